@@ -1,0 +1,40 @@
+"""How training times are drawn, all in process time: 0 is data, 1 is noise."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat
+
+from diffalign.config.params import Params
+
+
+class UniformTime(Params):
+    """Uniform: over the grid for a process with one (Stable Diffusion's integer timesteps), else over [0, 1]."""
+
+    sampling: Literal["uniform"] = "uniform"
+
+
+class LogitNormalTime(Params):
+    """t = sigmoid(normal(mean, std)), as SD3."""
+
+    sampling: Literal["logit_normal"]
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+    shift: PositiveFloat = 1.0  # then t -> shift t / (1 + (shift - 1) t)
+
+
+class ShiftedTime(Params):
+    """Uniform, then t -> shift t / (1 + (shift - 1) t)."""
+
+    sampling: Literal["shifted"]
+    shift: PositiveFloat
+
+
+class StratifiedTime(Params):
+    """One draw in each of as many equal strata as there are groups in a forward."""
+
+    sampling: Literal["stratified"]
+
+
+TimeParams = Annotated[UniformTime | LogitNormalTime | ShiftedTime | StratifiedTime, Field(discriminator="sampling")]

@@ -1,0 +1,40 @@
+"""The errors that diffalign raises.
+
+    DiffalignError
+    |- ConfigError (ValueError)        a setting is wrong; lists every problem with its dotted path
+    |- DataError (ValueError)          a record, picture or file is wrong; names the record
+    |- ShapeError (ValueError)         tensors do not fit together
+    |- MissingExtraError (ImportError) an optional library is not installed; says which extra has it
+    |- CheckpointError (RuntimeError)  a checkpoint or adapter cannot be read
+    |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
+"""
+
+from __future__ import annotations
+
+
+class DiffalignError(Exception):
+    """Any error that diffalign raises on purpose: its text is written for the user."""
+
+
+class ConfigError(DiffalignError, ValueError):
+    """A setting is wrong."""
+
+
+class DataError(DiffalignError, ValueError):
+    """A record, a picture or a file is wrong."""
+
+
+class ShapeError(DiffalignError, ValueError):
+    """Tensors do not fit together."""
+
+
+class MissingExtraError(DiffalignError, ImportError):
+    """An optional library is needed and not installed."""
+
+
+class CheckpointError(DiffalignError, RuntimeError):
+    """A checkpoint or adapter cannot be read."""
+
+
+class DivergenceError(DiffalignError, ArithmeticError):
+    """A number went bad in training."""

@@ -1,0 +1,129 @@
+"""Checkpoints: written whole or not at all, and never trusted without their hashes.
+
+A checkpoint is a folder `checkpoints/step-N/`:
+
+    policy.safetensors    the trained adapter          ema.safetensors   its average, where one is kept
+    trainer.pt            optimizer, schedule, gradient scaler and generator states (read with weights_only)
+    state.json            step, seconds of training so far
+    manifest.json         sha256 of every other file
+
+It is written under a temporary name, flushed to disk and renamed; a folder without a matching manifest is not a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffalign.exceptions import CheckpointError
+
+log = logging.getLogger(__name__)
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on to the bit; the data position follows from the step."""
+
+    progress: Progress
+    adapters: dict[str, dict[str, Tensor]]  # "policy", and "ema" where one is kept
+    trainer: dict[str, Any]
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write `run/checkpoints/step-N` atomically, then drop all but the newest `keep`."""
+    home = run / "checkpoints"
+    home.mkdir(exist_ok=True)
+    folder = home / f"step-{checkpoint.progress.step}"
+    draft = home / f".{folder.name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for name, state in checkpoint.adapters.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, draft / f"{name}.safetensors")
+    torch.save(checkpoint.trainer, draft / "trainer.pt")
+    (draft / "state.json").write_text(json.dumps(asdict(checkpoint.progress)))
+    hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+    (draft / "manifest.json").write_text(json.dumps(hashes, indent=2))
+    for path in draft.iterdir():
+        _flush(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(draft, folder)
+    _flush(home)
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first (not yet verified)."""
+    found = [path for path in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def load_latest(run: Path) -> Checkpoint:
+    """The newest checkpoint whose files match their hashes; a damaged one is passed over with a warning.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folders = list_checkpoints(run)
+    for folder in reversed(folders):
+        try:
+            return load_checkpoint(folder)
+        except CheckpointError as error:
+            log.warning("%s; trying the one before", error)
+    raise CheckpointError(
+        f"{run}: no usable checkpoint among {len(folders)}; start the run again with diffalign train --config "
+        f"{run / 'config.yaml'}"
+    )
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read and verify one checkpoint folder.
+
+    Raises:
+        CheckpointError: a file is missing or does not match its hash.
+    """
+    try:
+        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text())
+        damaged = [name for name, digest in manifest.items() if _sha256(folder / name) != digest]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a complete checkpoint ({error})") from None
+    if damaged:
+        raise CheckpointError(f"{folder}: damaged, {', '.join(damaged)} does not match its hash")
+    adapters = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
+    return Checkpoint(Progress(**json.loads((folder / "state.json").read_text())), adapters, trainer)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,155 @@
+"""What a run writes while it goes: the run folder, metrics.jsonl, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from diffalign.config import RunConfig, save_config
+from diffalign.exceptions import ConfigError
+
+log = logging.getLogger(__name__)
+_PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
+
+
+def make_run_folder(config: RunConfig) -> Path:
+    """Make `folder/NAME-TIME` with the resolved config and the environment in it.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    home = Path(config.folder)
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        folder = home / f"{config.name}-{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"folder: cannot make {folder}: {error.strerror}; choose another with --set folder=...") from None
+        save_config(config, folder / "config.yaml")
+        write_json(folder / "environment.json", describe_environment())
+        return folder
+    raise ConfigError(f"folder: {home} already has 999 runs named {config.name}-{stamp}")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions and hardware, for the run folder and `diffalign doctor`."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a whole JSON file or none of it."""
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(draft, path)
+
+
+class MetricsLog:
+    """Appends one JSON object a line to metrics.jsonl."""
+
+    def __init__(self, run: Path, *, resume_step: int | None = None) -> None:
+        """With `resume_step`, rows of later steps are dropped first: they will be written again."""
+        self.path = run / "metrics.jsonl"
+        kept = [] if resume_step is None else [row for row in read_rows(self.path) if row["step"] <= resume_step]
+        draft = self.path.with_name(".metrics.jsonl.partial")
+        draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(draft, self.path)
+        self.rows_before = kept
+        self._file = self.path.open("a")
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line that was cut off is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class _Figures(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("figures", ""), style="cyan")
+
+
+class ProgressReport:
+    """A bar on a terminal; about twenty lines in a log file."""
+
+    def __init__(self, total: int, start: int, *, enabled: bool) -> None:
+        self._console = Console(stderr=True)
+        self._live = enabled and self._console.is_terminal
+        self._enabled = enabled
+        self._total = total
+        self._every = max(1, total // 20)
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _Figures(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("training", total=total, completed=start)
+
+    @contextmanager
+    def __call__(self) -> Iterator[ProgressReport]:
+        with self._bar:
+            yield self
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._live:
+            self._bar.update(self._task, completed=step, figures=_figures(metrics))
+        elif self._enabled and (step % self._every == 0 or step in (1, self._total)):
+            left = (self._total - step) * metrics["seconds_per_step"]
+            print(f"step {step}/{self._total} {_figures(metrics)} ETA {left:.0f}s", file=sys.stderr, flush=True)
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    shown = (
+        ("loss", "loss", "{:.4f}"),
+        ("margin", "margin", "{:+.3f}"),
+        ("pair_accuracy", "acc", "{:.2f}"),
+        ("winner_error", "win err", "{:.4f}"),
+        ("loser_error", "lose err", "{:.4f}"),
+        ("seconds_per_step", "s/step", "{:.2f}"),
+    )
+    return "  ".join(f"{label} {form.format(metrics[name])}" for name, label, form in shown if name in metrics)
