@@ -7,6 +7,8 @@
     |- MissingExtraError (ImportError) an optional library is not installed; says which extra has it
     |- CheckpointError (RuntimeError)  a checkpoint or adapter cannot be read
     |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
+    |- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
+    |- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
 """
 
 from __future__ import annotations
@@ -38,3 +40,19 @@ class CheckpointError(DiffalignError, RuntimeError):
 
 class DivergenceError(DiffalignError, ArithmeticError):
     """A number went bad in training."""
+
+
+class HealthStop(DiffalignError, RuntimeError):
+    """An alarm of section `health` that is set to "stop" rang."""
+
+
+class RunInterrupted(DiffalignError, RuntimeError):
+    """A signal ended the run after a checkpoint was saved.
+
+    Attributes:
+        signal: the signal's number; shells expect the exit code 128 + signal.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = int(signal)

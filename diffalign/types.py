@@ -50,6 +50,11 @@ class Condition:
     def to(self, device: torch.device | str) -> Condition:
         return self.map(lambda leaf: leaf.to(device))
 
+    def join(self, other: Condition) -> Condition:
+        """The rows of both, one after the other; the empty prompt's leaves are dropped."""
+        leaves = {name: torch.cat([leaf, other.leaves[name]]) for name, leaf in self.leaves.items()}
+        return Condition(leaves, None, self.per_member)
+
     def unconditional(self) -> Condition:
         """The condition of the empty prompt, row by row."""
         if self.null is None:

@@ -10,14 +10,20 @@ from diffalign.config.params import Params
 
 
 class SceneParams(Params):
+    """Does the picture show its caption: colour, shape, count and position, checked exactly on the pixels."""
+
     name: Literal["scene"] = "scene"
     form: Literal["strict", "graded"] = "strict"  # all or nothing, or how much of the caption is there
 
 
 class JPEGParams(Params):
+    """Size of the picture as a JPEG file, in kB: small for smooth pictures."""
+
     name: Literal["jpeg"] = "jpeg"
     quality: int = Field(default=95, ge=1, le=100)
     direction: Literal["compressible", "incompressible"] = "compressible"  # the sign: -kB or +kB
 
+
+REWARD_PARAMS: tuple[type[Params], ...] = (SceneParams, JPEGParams)
 
 RewardParams = Annotated[SceneParams | JPEGParams, Field(discriminator="name")]

@@ -13,6 +13,7 @@ from diffalign.config.samplers import SamplerParams
 from diffalign.config.time import TimeParams, UniformTime
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+FLOW_FAMILIES = ("sd3",)
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -80,6 +81,7 @@ class EvaluationConfig(Params):
     count: PositiveInt | None = None  # None: all of them
     rewards: tuple[RewardParams, ...] = (SceneParams(), JPEGParams())
     trained_reward: str | None = None  # name of the reward that made the preferences: shown apart
+    quality: str | None = None  # reward.component in [0, 1], for the corrected score of the trained reward
     sampler: SamplerParams | None = None  # None: the family's own
     guidance_scale: NonNegativeFloat = 1.0  # 1: the conditional branch alone
     batch: PositiveInt = 50
@@ -121,10 +123,10 @@ class RunConfig(Params):
 
     @model_validator(mode="after")
     def _objective_fits_family(self) -> Self:
-        if self.objective.name == "flow_dpo" and self.model.family == "sd":
+        if self.objective.families == "flow" and self.model.family not in FLOW_FAMILIES:
             raise ValueError(
-                "objective.name: 'flow_dpo' needs a flow model, and model.family 'sd' is none; "
-                "use objective.name: diffusion_dpo"
+                f"objective.name: {self.objective.name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and model.family "
+                f"{self.model.family!r} is none; use objective.name: diffusion_dpo"
             )
         return self
 
@@ -143,6 +145,12 @@ class RunConfig(Params):
         trained = self.evaluation.trained_reward
         if trained is not None and trained not in names:
             raise ValueError(f"evaluation.trained_reward: {trained!r} is not in evaluation.rewards ({', '.join(names)})")
+        quality = self.evaluation.quality
+        if quality is not None and (trained is None or quality.partition(".")[0] not in names):
+            raise ValueError(
+                f"evaluation.quality: must look like reward.component with a reward of evaluation.rewards "
+                f"({', '.join(names)}), and needs evaluation.trained_reward; got {quality!r}"
+            )
         return self
 
     @property

@@ -32,7 +32,7 @@ class ShiftedTime(Params):
 
 
 class StratifiedTime(Params):
-    """One draw in each of as many equal strata as there are groups in a forward."""
+    """One draw in each of as many equal strata as there are groups in an optimizer step."""
 
     sampling: Literal["stratified"]
 

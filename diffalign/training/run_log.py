@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import sys
@@ -20,9 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from diffalign.config import RunConfig, save_config
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, MissingExtraError
 
-log = logging.getLogger(__name__)
 _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 
 
@@ -103,6 +101,52 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+class Trackers:
+    """TensorBoard and Weights & Biases, where asked for."""
+
+    def __init__(self, config: RunConfig, run: Path) -> None:
+        """
+        Raises:
+            MissingExtraError: a tracker that is asked for is not installed.
+        """
+        self._writer: Any = None
+        self._wandb: Any = None
+        if "tensorboard" in config.log.trackers:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise _missing("tensorboard") from None
+            self._writer = SummaryWriter(str(run / "tensorboard"))
+        if "wandb" in config.log.trackers:
+            try:
+                import wandb
+            except ImportError:
+                raise _missing("wandb") from None
+            self._wandb = wandb.init(
+                project="diffalign", name=run.name, id=run.name, resume="allow", config=config.model_dump(mode="json")
+            )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _missing(package: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"log.trackers: needs '{package}'; install it with: pip install 'diffalign[trackers]', or leave it out "
+        "(metrics.jsonl is always written)"
+    )
 
 
 class _Figures(ProgressColumn):

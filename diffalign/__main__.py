@@ -1,0 +1,5 @@
+"""`python -m diffalign` is `diffalign`."""
+
+from diffalign.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""Adapters from diffusers pipelines to denoisers: one file per family."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from diffalign.backbones.adapter import Backbone, Posterior, View
+from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.sd import SDBackbone
+from diffalign.backbones.sd3 import SD3Backbone
+from diffalign.exceptions import ConfigError
+from diffalign.zoo import is_zoo, locate
+
+__all__ = ["FAMILIES", "Backbone", "LoRASettings", "Posterior", "SD3Backbone", "SDBackbone", "View", "load_backbone"]
+
+log = logging.getLogger(__name__)
+FAMILIES: dict[str, type[Backbone]] = {"sd": SDBackbone, "sd3": SD3Backbone}
+
+
+def load_backbone(
+    family: str,
+    path: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    lora: LoRASettings | None = None,
+    gradient_checkpointing: bool = False,
+    **options: Any,
+) -> Backbone:
+    """Load a model.
+
+    Args:
+        family: a key of `FAMILIES`.
+        path: `zoo://name`, a local folder in diffusers' format, a single .safetensors file, or a hub id.
+        device, dtype: of the frozen weights; LoRA weights are always float32.
+        lora: the adapter to train; None for inference only.
+        gradient_checkpointing: trade time for memory in the backward pass.
+        options: what the family's adapter takes besides (sd3: max_sequence_length).
+
+    Raises:
+        ConfigError: no such family or model, or the model is of another family.
+    """
+    if family not in FAMILIES:
+        raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
+    kind = FAMILIES[family]
+    pipeline = _load_pipeline(kind, path, dtype).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return kind(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing, **options)
+
+
+def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype) -> DiffusionPipeline:
+    source = str(locate(path)) if is_zoo(path) else path
+    wanted = kind.pipeline_class
+    absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
+    try:
+        if source.endswith(".safetensors"):
+            return wanted.from_single_file(source, torch_dtype=dtype, **absent)
+        index = wanted.load_config(source)
+        found = index.get("_class_name")
+        if found != wanted.__name__:
+            raise ConfigError(f"model.path: {path} holds a {found}, but model.family {kind.family!r} needs {wanted.__name__}")
+        # components that a checkpoint was saved without must be named as absent
+        absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
+        return wanted.from_pretrained(source, torch_dtype=dtype, **absent)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"model.path: cannot load {path!r}{local}: {first}") from None

@@ -1,0 +1,295 @@
+"""What every image family shares: a diffusers pipeline seen as denoisers, an encoder and a decoder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from diffalign.backbones.lora import (
+    LoRASettings,
+    active_adapter,
+    adapter_state,
+    add_adapter,
+    blend_adapter,
+    load_adapter_state,
+    lora_layers,
+)
+from diffalign.denoising import Prediction, Process
+from diffalign.exceptions import ConfigError
+from diffalign.types import Condition
+
+POLICY = "policy"
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the autoencoder knows of a picture, in the units of x0: a Gaussian per element.
+
+    Attributes:
+        mean, log_variance: [batch, *sample].
+    """
+
+    mean: Float[Tensor, "batch *sample"]
+    log_variance: Float[Tensor, "batch *sample"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the networks that a backbone holds, as a denoiser."""
+
+    backbone: Backbone
+    name: str
+
+    @property
+    def process(self) -> Process:
+        return self.backbone.process
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.backbone.prediction
+
+    def __call__(
+        self, x_t: Float[Tensor, "batch *sample"], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch *sample"]:
+        with self.backbone.active(self.name):
+            return self.backbone.predict(x_t, t, condition)
+
+
+class Backbone(ABC):
+    """A diffusers pipeline with its conventions declared.
+
+    Media are pictures, float [batch, 3, H, W] in [0, 1]; x0 are latents [batch, C, h, w], scaled as the network was
+    trained on them. The network is frozen but for the adapter "policy"; the reference is the same network with the
+    adapter off, so it costs no second copy of the weights.
+
+    Attributes:
+        process, prediction: the network's conventions.
+        pipeline: the diffusers pipeline, with the adapter in it.
+        network: its denoiser, frozen but for the adapter.
+    """
+
+    family: ClassVar[str]
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    network_name: ClassVar[str]  # the pipeline's attribute
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    process: Process
+    prediction: Prediction
+
+    def __init__(
+        self, pipeline: DiffusionPipeline, *, lora: LoRASettings | None = None, gradient_checkpointing: bool = False
+    ) -> None:
+        self.pipeline = pipeline
+        self.network: nn.Module = getattr(pipeline, self.network_name)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        self.wrapped: nn.Module = self.network  # what is called: accelerate's wrapper, once prepared
+        self._lora = lora
+        self._layers: list[LoraLayer] = []
+        self._adapters: list[str] = []
+        if lora is not None:
+            self._add(POLICY)
+        if gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()  # type: ignore[operator]
+
+    # ------------------------------------------------------------ what a family says
+
+    @abstractmethod
+    def predict(
+        self, x_t: Float[Tensor, "batch *sample"], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch *sample"]:
+        """Call the network as it is switched now."""
+
+    @abstractmethod
+    def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Text leaves of a Condition [prompts, ...]."""
+
+    @abstractmethod
+    def times(self, steps: int) -> Float[Tensor, " times"]:
+        """The process times, descending, at which the checkpoint's own scheduler samples in `steps` steps."""
+
+    # ------------------------------------------------------------ networks
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    def view(self, name: str) -> View:
+        """A denoiser: "policy", "reference" (the adapter off), or a snapshot's name ("behaviour", "ema").
+
+        Raises:
+            ValueError: there is no such snapshot yet.
+        """
+        if name != "reference" and name not in self._adapters:
+            have = ", ".join(["reference", *self._adapters])
+            raise ValueError(f"no view {name!r}; there are {have}; make one with snapshot({name!r})")
+        return View(self, name)
+
+    def active(self, name: str) -> Any:
+        """A context in which the network runs as that view."""
+        return active_adapter(self._layers, None if name == "reference" else name)
+
+    def snapshot(self, name: str, decay: float = 0.0) -> None:
+        """Copy the policy into the frozen view `name`; with decay, into a running average of it."""
+        if name not in self._adapters:
+            self._add(name)
+            decay = 0.0
+        blend_adapter(self.network, POLICY, name, decay)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def state(self, name: str = POLICY) -> dict[str, Tensor]:
+        return adapter_state(self.network, name)
+
+    def load_state(self, name: str, state: dict[str, Tensor]) -> None:
+        """Put a view's tensors back.
+
+        Raises:
+            ValueError: they are of another adapter.
+        """
+        if name not in self._adapters:
+            self._add(name)
+        load_adapter_state(self.network, name, state)
+
+    def prepare(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Let accelerate wrap the network; all views go through the wrapped one."""
+        self.wrapped = wrap(self.network)
+
+    def _add(self, name: str) -> None:
+        if self._lora is None:
+            raise ValueError("this backbone was loaded without LoRA, so nothing in it can be trained or kept apart")
+        add_adapter(self.network, name, self._lora, self.lora_targets)
+        self._adapters.append(name)
+        self._layers = lora_layers(self.network)
+        for layer in self._layers:  # at rest, the policy is on: gradient checkpointing runs it again in the backward
+            layer._disable_adapters, layer._active_adapter = False, [POLICY]
+            for each in self._adapters:
+                layer.lora_A[each].requires_grad_(each == POLICY)
+                layer.lora_B[each].requires_grad_(each == POLICY)
+
+    # ------------------------------------------------------------ media and text
+
+    @torch.no_grad()
+    def posterior(self, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
+        """The autoencoder's Gaussian, scaled to x0."""
+        vae = self.pipeline.vae
+        scale, shift = self._latent_scale()
+        seen = vae.encode((media * 2 - 1).to(self.device, vae.dtype)).latent_dist
+        log_scale = 2 * torch.tensor(scale).log().item()
+        return Posterior((seen.mean.float() - shift) * scale, seen.logvar.float() + log_scale)
+
+    def encode(
+        self, media: Float[Tensor, "batch 3 height width"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch channels h w"]:
+        """x0 of pictures: the posterior's mean, or a draw from it."""
+        posterior = self.posterior(media)
+        if generator is None:
+            return posterior.mean
+        noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+        return posterior.mean + (posterior.log_variance / 2).exp() * noise.to(posterior.mean.device)
+
+    @torch.no_grad()
+    def decode(self, x0: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in [0, 1] of latents."""
+        vae = self.pipeline.vae
+        scale, shift = self._latent_scale()
+        return (vae.decode((x0 / scale + shift).to(self.device, vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """Text conditions [prompts, ...], with the empty prompt's beside them for guidance."""
+        leaves = self._encode_prompts([*prompts, ""])
+        given = {name: leaf[:-1] for name, leaf in leaves.items()}
+        null = {name: leaf[-1:].expand(len(prompts), *leaf.shape[1:]) for name, leaf in leaves.items()}
+        return Condition(given, null)
+
+    def sample_shape(self, resolution: int | None = None) -> tuple[int, ...]:
+        """Shape of one x0 for square pictures of `resolution` pixels; None: the model's own."""
+        side = (resolution or self.resolution) // self._factor
+        return (self.network.config.in_channels, side, side)
+
+    @property
+    def resolution(self) -> int:
+        """Pixels along a side that the model was trained for."""
+        return int(self.network.config.sample_size) * self._factor
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    def _latent_scale(self) -> tuple[float, float]:
+        config = self.pipeline.vae.config
+        return config.scaling_factor, config.get("shift_factor") or 0.0
+
+    def fingerprint(self, part: str) -> str:
+        """A hash of what turns pictures ("vae") or prompts ("text") into tensors: it changes when they would."""
+        names = ["vae"] if part == "vae" else [name for name in self.pipeline.components if name.startswith("text_encoder")]
+        digest = hashlib.sha256(part.encode())
+        for name in names:
+            module = getattr(self.pipeline, name)
+            if module is None:
+                continue
+            digest.update(repr(sorted(_plain(module.config).items())).encode())
+            for key, tensor in sorted(module.state_dict().items()):
+                digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(self._text_options().encode() if part == "text" else b"")
+        return digest.hexdigest()[:32]
+
+    def _text_options(self) -> str:
+        return ""
+
+    # ------------------------------------------------------------ saving
+
+    def save_adapter(self, folder: Path, name: str = POLICY) -> None:
+        """Write the adapter as `pipe.load_lora_weights(folder)` reads it, whole or not at all."""
+        draft = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        metadata = self.network.peft_config[name].to_dict()  # type: ignore[index,union-attr]
+        self.pipeline_class.save_lora_weights(
+            draft,
+            **{
+                f"{self.network_name}_lora_layers": {key: value.cpu() for key, value in self.state(name).items()},
+                f"{self.network_name}_lora_adapter_metadata": metadata,
+            },
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(draft, folder)
+
+    def load_adapter(self, folder: Path, name: str = POLICY) -> None:
+        """Read what `save_adapter` wrote into this backbone's adapter.
+
+        Raises:
+            ConfigError: no adapter there, or one of another model, rank or set of targets.
+        """
+        try:
+            states = self.pipeline_class.lora_state_dict(folder)
+            state = states[0] if isinstance(states, tuple) else states
+            prefix = f"{self.network_name}."
+            self.load_state(name, {key.removeprefix(prefix): value for key, value in state.items()})
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the adapter in {folder}: {error}") from None
+
+
+def _plain(config: Any) -> Mapping[str, Any]:
+    content = config.to_dict() if callable(getattr(config, "to_dict", None)) else dict(config)
+    return {key: value for key, value in content.items() if not key.startswith("_") and "version" not in key}
+
+

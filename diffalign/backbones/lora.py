@@ -1,0 +1,124 @@
+"""LoRA adapters on a diffusers network through peft: adding, switching, copying.
+
+peft's own switching (`set_adapter`, `disable_adapters`) also flips `requires_grad`, which would silently stop training
+after a reference pass. `active_adapter` switches without touching it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """What a LoRA adapter looks like.
+
+    Attributes:
+        rank, alpha: the update is alpha / rank * B A.
+        targets: names of the linear layers that get one; None is the family's attention projections.
+        init: "gaussian" draws A with std 1 / rank, "default" is peft's Kaiming uniform; B is 0 in both.
+        dropout: on the adapter's input, while training.
+        seed: of the draw of A.
+    """
+
+    rank: int = 8
+    alpha: float = 8.0
+    targets: tuple[str, ...] | None = None
+    init: Literal["gaussian", "default"] = "gaussian"
+    dropout: float = 0.0
+    seed: int = 0
+
+
+def lora_layers(network: nn.Module) -> list[LoraLayer]:
+    return [module for module in network.modules() if isinstance(module, LoraLayer)]
+
+
+def add_adapter(network: nn.Module, name: str, settings: LoRASettings, targets: Sequence[str]) -> None:
+    """Add a float32 adapter that changes nothing yet (B is 0).
+
+    Raises:
+        ValueError: no layer has one of the target names.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.targets or targets),
+        lora_dropout=settings.dropout,
+        init_lora_weights="gaussian" if settings.init == "gaussian" else True,
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; ours below replaces what it drew
+        network.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(settings.seed)
+    for layer in lora_layers(network):
+        if name not in layer.lora_A:
+            continue
+        down, up = layer.lora_A[name], layer.lora_B[name]
+        down.to(torch.float32)
+        up.to(torch.float32)
+        drawn = torch.empty(down.weight.shape)
+        if settings.init == "gaussian":
+            drawn.normal_(std=1 / settings.rank, generator=generator)
+        else:
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+        down.weight.data.copy_(drawn)
+        up.weight.data.zero_()
+        layer.lora_dropout[name].eval()
+
+
+@contextmanager
+def active_adapter(layers: Sequence[LoraLayer], name: str | None) -> Iterator[None]:
+    """Inside, the network runs with the adapter `name` (None: with none). `requires_grad` stays as it is.
+
+    Dropout acts only where gradients are recorded.
+    """
+    before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
+    training = name is not None and torch.is_grad_enabled()
+    for layer in layers:
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+            layer.lora_dropout[name].training = training
+    try:
+        yield
+    finally:
+        for layer, (disabled, active) in zip(layers, before, strict=True):
+            layer._disable_adapters, layer._active_adapter = disabled, active
+
+
+def adapter_state(network: nn.Module, name: str) -> dict[str, Tensor]:
+    """The adapter's tensors by peft's names, without the adapter's own name in them."""
+    return get_peft_model_state_dict(network, adapter_name=name)
+
+
+def load_adapter_state(network: nn.Module, name: str, state: dict[str, Tensor]) -> None:
+    """Put tensors of `adapter_state` back.
+
+    Raises:
+        ValueError: they are not of this adapter's shape or names.
+    """
+    expected = adapter_state(network, name)
+    if expected.keys() != state.keys():
+        missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+        raise ValueError(f"not this adapter: missing {missing[:3]}, unexpected {extra[:3]}")
+    wrong = [key for key in expected if expected[key].shape != state[key].shape]
+    if wrong:
+        raise ValueError(f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {tuple(expected[wrong[0]].shape)}")
+    set_peft_model_state_dict(network, state, adapter_name=name)
+
+
+@torch.no_grad()
+def blend_adapter(network: nn.Module, source: str, target: str, decay: float) -> None:
+    """target = decay * target + (1 - decay) * source, tensor by tensor."""
+    for layer in lora_layers(network):
+        for part in (layer.lora_A, layer.lora_B):
+            part[target].weight.lerp_(part[source].weight, 1 - decay)

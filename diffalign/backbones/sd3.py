@@ -1,0 +1,83 @@
+"""Stable Diffusion 3 and 3.5: a transformer over 16-channel latents, on a linear flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from jaxtyping import Float
+from torch import Tensor
+
+from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.lora import LoRASettings
+from diffalign.denoising import LinearFlow, Prediction
+from diffalign.types import Condition
+
+
+class SD3Backbone(Backbone):
+    """Condition leaves: `states` [prompts, tokens, width] and `pooled` [prompts, width].
+
+    Args:
+        max_sequence_length: tokens of the T5 part (zeros where the checkpoint has no T5); diffusers' default is 256.
+    """
+
+    family = "sd3"
+    pipeline_class = StableDiffusion3Pipeline
+    network_name = "transformer"
+    process: LinearFlow
+    # diffusers' train_dreambooth_lora_sd3.py: both streams' attention projections
+    lora_targets = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        *,
+        lora: LoRASettings | None = None,
+        gradient_checkpointing: bool = False,
+        max_sequence_length: int | None = None,
+    ) -> None:
+        super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
+        self.process = LinearFlow(shift=pipeline.scheduler.config.shift)
+        self.prediction = Prediction.FLOW
+        self._max_sequence_length = max_sequence_length or 256
+
+    def predict(
+        self, x_t: Float[Tensor, "batch *sample"], t: Float[Tensor, " batch"], condition: Condition
+    ) -> Float[Tensor, "batch *sample"]:
+        dtype = self.dtype
+        return self.wrapped(
+            hidden_states=x_t.to(dtype),
+            timestep=t * self.pipeline.scheduler.config.num_train_timesteps,
+            encoder_hidden_states=condition.leaves["states"].to(dtype),
+            pooled_projections=condition.leaves["pooled"].to(dtype),
+            return_dict=False,
+        )[0]
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        texts = list(prompts)
+        states, _, pooled, _ = self.pipeline.encode_prompt(
+            texts,
+            texts,
+            texts,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._max_sequence_length,
+        )
+        return {"states": states, "pooled": pooled}
+
+    def _text_options(self) -> str:
+        return f"max_sequence_length={self._max_sequence_length}"
+
+    def times(self, steps: int) -> Float[Tensor, " times"]:
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
+        scheduler.set_timesteps(steps)
+        return scheduler.sigmas.cpu()

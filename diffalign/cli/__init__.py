@@ -1,0 +1,34 @@
+"""The command line: parse, call, print. Results go to stdout, progress and logs to stderr.
+
+Heavy imports stand inside the commands, so that `--help`, `list` and `check` answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from diffalign.cli.app import app
+from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line; errors that diffalign raises on purpose become one message and an exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "diffusers", "transformers", "accelerate", "matplotlib", "fontTools", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        app()
+    except RunInterrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)
+    except (ConfigError, DataError, MissingExtraError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except DiffalignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,5 @@
+"""`python -m diffalign.cli` is `diffalign`."""
+
+from diffalign.cli import main
+
+main()

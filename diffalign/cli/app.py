@@ -1,0 +1,216 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from diffalign.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from diffalign.training import Run
+
+app = typer.Typer(
+    help="Align diffusion and flow models with preferences and rewards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Optional[str],  # noqa: UP045 (typer reads it)
+    typer.Option("--config", "-c", help="A config file, or a name that `diffalign list configs` shows."),
+]
+SetOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", "-s", help="Override a setting, for example --set optimizer.learning_rate=1e-4. Repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _need_config(config: str | None) -> str:
+    if config is None:
+        raise ConfigError("--config is missing; `diffalign list configs` shows the ones that ship with diffalign")
+    return config
+
+
+@app.command()
+def train(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--resume", help="Go on with this run folder, to the bit; takes no --config and no --set."),
+    ] = None,
+) -> None:
+    """Train, compare base with aligned on held-out prompts, write report.html; the run folder is printed last."""
+    from diffalign.config import load_config
+
+    if resume is not None and (config is not None or overrides):
+        raise ConfigError("--resume goes on with the run's own config; leave out --config and --set, or start a new run")
+    if resume is None:
+        settings = load_config(_need_config(config), overrides or ())
+    _quiet_libraries()
+    import diffalign.training as training
+
+    run = training.resume(resume) if resume is not None else training.train(settings)
+    if _is_main_process():
+        if run.config.evaluation.prompts is not None:
+            _evaluate(run, as_json=False)
+        _report(run.folder)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare base and aligned again, on the same seeds and prompts, and rebuild the report."""
+    _quiet_libraries()
+    from diffalign.training import load_run
+
+    _evaluate(load_run(run), as_json=as_json)
+    _report(run, quiet=as_json)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Rebuild report.html from what is in a run folder."""
+    _report(run)
+
+
+@app.command()
+def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Validate a config and print its batch arithmetic, without loading anything."""
+    from diffalign.cli.show import describe_config
+    from diffalign.config import load_config
+
+    describe_config(load_config(_need_config(config), overrides or ()), as_json=as_json)
+
+
+@app.command()
+def generate(
+    prompts: Annotated[str, typer.Option("--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and metadata.jsonl.")],
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--run", help="Draw with the aligned model of this run folder."),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--model", "-m", help="Draw with this model: zoo://NAME, a folder or a hub id."),
+    ] = None,
+    family: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--family", help="The model's family; needed with --model unless it is from the zoo."),
+    ] = None,
+    adapter: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--adapter", help="A LoRA folder or file to load into --model."),
+    ] = None,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--steps", min=1, help="Sampling steps; the family's own if left out."),
+    ] = None,
+    guidance_scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--device", help="cuda, mps or cpu."),
+    ] = None,
+) -> None:
+    """Draw pictures for prompts; writes PNGs and records (metadata.jsonl). Pictures that are there are kept."""
+    _quiet_libraries()
+    from diffalign.cli.drawing import draw
+
+    draw(
+        prompts,
+        out,
+        run=run,
+        model=model,
+        family=family,
+        adapter=adapter,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        count=count,
+        batch=batch,
+        device=device,
+    )
+    print(out)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine and environment can do, and what to mend. Exit code 1 when something is wrong."""
+    _quiet_libraries()
+    from diffalign.cli.doctor import examine
+
+    if not examine(as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="objectives, rewards, families, samplers, configs or zoo.")
+    ] = "objectives",
+    as_json: JsonOption = False,
+) -> None:
+    """List what there is: objectives, rewards, families, samplers, configs, zoo."""
+    from diffalign.cli.show import show_list
+
+    show_list(what, as_json=as_json)
+
+
+def _evaluate(run: Run, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from diffalign.cli.progress import drawing_bar
+    from diffalign.evaluation import evaluate as compare
+    from diffalign.reports import evaluation_table
+    from diffalign.training.build import held_out_prompts
+
+    prompts = held_out_prompts(run.config)
+    with drawing_bar(2 * len(prompts)) as progress:
+        summary = compare(
+            run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress
+        )
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        Console().print(evaluation_table(summary))
+
+
+def _report(run: Path, *, quiet: bool = False) -> None:
+    from diffalign.reports import write_report
+
+    page = write_report(run)
+    if not quiet:
+        print(f"report: {page}")
+        print(run)
+
+
+def _is_main_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _quiet_libraries() -> None:
+    """Model libraries talk a lot while they load; their errors still come through."""
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", module=r"(?!diffalign).*")

@@ -1,0 +1,143 @@
+"""`diffalign doctor`: what works here, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["fine", "note", "wrong"]
+_EXTRAS = {
+    "data": "datasets",
+    "openclip": "open_clip",
+    "ocr": "rapidocr",
+    "sim": "mujoco",
+    "eightbit": "bitsandbytes",
+    "xformers": "xformers",
+    "trackers": "tensorboard",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    topic: str
+    state: State
+    text: str
+
+
+def examine(*, as_json: bool) -> bool:
+    """Print all findings; whether none of them is wrong."""
+    findings = [finding for look in (_python, _libraries, _torchvision, _hardware, _precision, _disk, _zoo, _extras) for finding in look()]
+    if as_json:
+        print(json.dumps([finding.__dict__ for finding in findings], indent=2))
+    else:
+        from rich.console import Console
+
+        signs = {"fine": "[green]fine [/]", "note": "[yellow]note [/]", "wrong": "[red]wrong[/]"}
+        console = Console(highlight=False, soft_wrap=True)
+        for finding in findings:
+            console.print(f"{signs[finding.state]} {finding.topic}: {finding.text}")
+    return all(finding.state != "wrong" for finding in findings)
+
+
+def _python() -> list[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):
+        return [Finding("python", "wrong", f"{version}; diffalign needs 3.11 or newer")]
+    return [Finding("python", "fine", version)]
+
+
+def _libraries() -> list[Finding]:
+    findings = []
+    for name in ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pyarrow"):
+        try:
+            module = importlib.import_module(name)
+            findings.append(Finding(name, "fine", str(module.__version__)))
+        except Exception as error:  # a broken install may raise anything
+            findings.append(Finding(name, "wrong", f"cannot be imported ({type(error).__name__}: {error}); install diffalign again"))
+    return findings
+
+
+def _torchvision() -> list[Finding]:
+    if importlib.util.find_spec("torchvision") is None:
+        return [Finding("torchvision", "fine", "not installed, and not needed")]
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        text = f"installed but broken ({error}); it makes transformers fail too: pip uninstall torchvision, or install the build that matches torch"
+        return [Finding("torchvision", "wrong", text)]
+    return [Finding("torchvision", "fine", "works")]
+
+
+def _hardware() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return [Finding("GPU", "fine", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")]
+    if torch.backends.mps.is_available():
+        return [Finding("GPU", "fine", "Apple MPS")]
+    text = f"none; on the CPU ({torch.get_num_threads()} threads) the zoo trains in minutes, full-size models do not"
+    return [Finding("GPU", "note", text)]
+
+
+def _precision() -> list[Finding]:
+    """bf16 is slower than fp32 on CPUs without matrix instructions for it."""
+    import torch
+
+    if torch.cuda.is_available():
+        fine = torch.cuda.is_bf16_supported()
+        return [Finding("bf16", "fine" if fine else "note", "supported" if fine else "not supported: use fp16 or fp32")]
+    seconds = {dtype: _time(lambda dtype=dtype: torch.ones(512, 512, dtype=dtype) @ torch.ones(512, 512, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    ratio = seconds[torch.bfloat16] / seconds[torch.float32]
+    if ratio > 1.5:
+        return [Finding("bf16", "note", f"a product takes {ratio:.1f} times as long as in fp32 here: keep model.precision: fp32")]
+    return [Finding("bf16", "fine", f"a product takes {ratio:.1f} times as long as in fp32 here")]
+
+
+def _time(work: Callable[[], object], repeats: int = 5) -> float:
+    work()
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _disk() -> list[Finding]:
+    free = shutil.disk_usage(".").free / 2**30
+    try:
+        with tempfile.NamedTemporaryFile(dir="."):
+            pass
+    except OSError as error:
+        return [Finding("disk", "wrong", f"this folder cannot be written ({error.strerror}); run elsewhere, or --set folder=...")]
+    return [Finding("disk", "fine" if free > 2 else "note", f"{free:.1f} GiB free here")]
+
+
+def _zoo() -> list[Finding]:
+    from diffalign.backbones import load_backbone
+    from diffalign.zoo import list_zoo
+
+    findings = []
+    for model in list_zoo():
+        try:
+            load_backbone(model.card["family"], f"zoo://{model.name}")
+            findings.append(Finding(f"zoo://{model.name}", "fine", "loads"))
+        except Exception as error:
+            findings.append(Finding(f"zoo://{model.name}", "wrong", f"does not load ({error}); install diffalign again"))
+    return findings
+
+
+def _extras() -> list[Finding]:
+    have = [extra for extra, module in _EXTRAS.items() if importlib.util.find_spec(module) is not None]
+    lack = [extra for extra in _EXTRAS if extra not in have]
+    hint = f"; pip install 'diffalign[{lack[0]}]' adds one" if lack else ""
+    return [Finding("extras", "fine", f"installed: {', '.join(have) or 'none'}; not installed: {', '.join(lack) or 'none'}{hint}")]

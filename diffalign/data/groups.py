@@ -1,0 +1,238 @@
+"""Groups ready for training: from pictures through the cache, or from latents that were shipped."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from diffalign.data.cache import TensorCache, content_key
+from diffalign.data.order import seeded
+from diffalign.data.readers import ReadCounts
+from diffalign.data.records import Record, open_picture, picture_bytes
+from diffalign.exceptions import DataError
+from diffalign.types import Condition, GroupBatch
+
+log = logging.getLogger(__name__)
+_CHUNK = 64  # pictures or prompts per call of an encoder, and entries per cache shard
+
+
+@dataclass(frozen=True)
+class GroupData:
+    """All groups of a data set.
+
+    Attributes:
+        records: id and prompt of every group, in file order.
+        latents: gives the latents [members, *sample] of a group, for one epoch.
+        texts: gives the text leaves of a prompt.
+        empty_prompt_share: chance that a group is shown with the empty prompt.
+        seed: of every draw made here.
+        counts: what the reader left out.
+    """
+
+    records: Sequence[tuple[str, str]]
+    latents: Latents
+    texts: Texts
+    empty_prompt_share: float = 0.0
+    seed: int = 0
+    counts: ReadCounts | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, places: Sequence[tuple[int, int]]) -> GroupBatch:
+        """The groups at (epoch, record number) as one batch."""
+        ids, prompts, latents, rewards = [], [], [], []
+        for epoch, number in places:
+            name, prompt = self.records[number]
+            if self.empty_prompt_share:
+                drawn = torch.rand((), generator=seeded(self.seed, epoch, name, "empty prompt"))
+                prompt = "" if drawn < self.empty_prompt_share else prompt
+            ids.append(name)
+            prompts.append(prompt)
+            latents.append(self.latents.of(number, epoch, name))
+            rewards.append(self.latents.reward(number))
+        x0 = torch.stack(latents)
+        return GroupBatch(
+            x0=x0,
+            condition=Condition(self.texts.stack(prompts)),
+            valid=torch.isfinite(x0.flatten(2)).all(-1),
+            record_ids=tuple(ids),
+            reward=None if rewards[0] is None else torch.stack(rewards),  # type: ignore[arg-type]
+        )
+
+
+class Latents(Protocol):
+    def of(self, number: int, epoch: int, name: str) -> Tensor: ...
+
+    def reward(self, number: int) -> Tensor | None: ...
+
+
+class Texts:
+    """Text leaves by prompt, from the cache."""
+
+    def __init__(self, cache: TensorCache, fingerprint: str) -> None:
+        self._cache = cache
+        self._fingerprint = fingerprint
+
+    def key(self, prompt: str) -> str:
+        return content_key(self._fingerprint, prompt)
+
+    def stack(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return self._cache.stack([self.key(prompt) for prompt in prompts])
+
+    def fill(self, prompts: Iterable[str], encode: Callable[[list[str]], dict[str, Tensor]]) -> None:
+        """Encode what is not there yet."""
+        wanted = {self.key(prompt): prompt for prompt in prompts}
+        absent = self._cache.missing(list(wanted))
+        for start in range(0, len(absent), _CHUNK):
+            keys = absent[start : start + _CHUNK]
+            self._cache.add(keys, encode([wanted[key] for key in keys]))
+
+
+class ShippedLatents:
+    """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        """
+        Raises:
+            DataError: missing, damaged, or made with another autoencoder.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                self._latents = file.get_tensor("latents")
+                self._rewards = file.get_tensor("rewards")
+                numbers = file.get_tensor("prompt").tolist()
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path}: not a readable preference set ({error})") from None
+        if about.get("autoencoder") != fingerprint:
+            raise DataError(
+                f"{path}: these latents were made with another autoencoder than model.path has "
+                f"(made with {about.get('autoencoder')}, have {fingerprint}); use the model that they ship with"
+            )
+        if not bool(torch.isfinite(self._latents).all()):
+            raise DataError(f"{path}: some latents are not finite; the file is damaged")
+        prompts: list[str] = json.loads(about["prompts"])
+        self.records = [(f"pair-{number}", prompts[index]) for number, index in enumerate(numbers)]
+
+    def of(self, number: int, epoch: int, name: str) -> Tensor:
+        return self._latents[number].float()
+
+    def reward(self, number: int) -> Tensor | None:
+        return self._rewards[number].float()
+
+
+class CachedLatents:
+    """Latents from pictures: the posterior of every picture is kept, and a sample of it drawn each epoch."""
+
+    def __init__(self, cache: TensorCache, keys: list[list[tuple[str, str]]], flip: bool, seed: int) -> None:
+        self._cache = cache
+        self._keys = keys  # [group][member] -> (key, key of the mirror image)
+        self._flip = flip
+        self._seed = seed
+
+    def of(self, number: int, epoch: int, name: str) -> Tensor:
+        mirrored = self._flip and bool(torch.rand((), generator=seeded(self._seed, epoch, name, "flip")) < 0.5)
+        posterior = self._cache.stack([keys[mirrored] for keys in self._keys[number]])
+        mean, log_variance = posterior["mean"].float(), posterior["log_variance"].float()
+        noise = torch.randn(mean.shape, generator=seeded(self._seed, epoch, name, "posterior"))
+        return mean + (log_variance / 2).exp() * noise
+
+    def reward(self, number: int) -> Tensor | None:
+        return None
+
+
+def encode_records(
+    records: Iterable[Record],
+    cache: TensorCache,
+    *,
+    fingerprint: str,
+    posterior: Callable[[Tensor], dict[str, Tensor]],
+    resolution: int,
+    flip: bool,
+    seed: int,
+    on_bad: Literal["error", "skip"],
+    counts: ReadCounts,
+) -> tuple[list[tuple[str, str]], CachedLatents]:
+    """Encode the pictures that the cache lacks, a chunk at a time, and say where every group's entries are.
+
+    Args:
+        records: read once, in order.
+        posterior: pictures float [batch, 3, H, W] in [0, 1] -> {"mean", "log_variance"} [batch, *sample].
+        fingerprint: hash of the autoencoder.
+
+    Raises:
+        DataError: a picture is missing or damaged and `on_bad` is "error".
+    """
+    kept: list[tuple[str, str]] = []
+    keys: list[list[tuple[str, str]]] = []
+    waiting: dict[str, Tensor] = {}
+
+    broken: set[str] = set()
+
+    def flush() -> None:
+        if not waiting:
+            return
+        names, encoded = list(waiting), posterior(torch.stack(list(waiting.values())))
+        finite = torch.stack([torch.isfinite(part.flatten(1)).all(1) for part in encoded.values()]).all(0)
+        broken.update(name for name, fine in zip(names, finite.tolist(), strict=True) if not fine)
+        fine = [name for name in names if name not in broken]
+        if fine:
+            cache.add(fine, {part: values[finite] for part, values in encoded.items()})
+        waiting.clear()
+
+    for record in records:
+        try:
+            contents = [picture_bytes(item, record.id) for item in record.items]
+            group = [tuple(content_key(fingerprint, str(resolution), side, it) for side in ("", "mirror")) for it in contents]
+            opened: dict[str, Tensor] = {}
+            for content, (key, mirror) in zip(contents, group, strict=True):
+                wanted = [each for each in ((key, mirror) if flip else (key,)) if each not in cache and each not in waiting]
+                if wanted:
+                    picture = open_picture(content, record.id, resolution)
+                    opened |= {each: picture.flip(-1) if each == mirror else picture for each in wanted}
+        except DataError as error:
+            if on_bad == "error":
+                raise
+            counts.add_bad(str(error))
+            continue
+        waiting |= opened
+        if len(waiting) >= _CHUNK:
+            flush()
+        kept.append((record.id, record.prompt))
+        keys.append(group)  # type: ignore[arg-type]
+    flush()
+    for number in [number for number, group in enumerate(keys) if broken & {key for pair in group for key in pair}][::-1]:
+        reason = f"record {kept[number][0]!r}: the autoencoder's latents of its pictures are not finite"
+        if on_bad == "error":
+            raise DataError(f"{reason}; look at the picture, or load the model in another precision")
+        counts.add_bad(reason)
+        del kept[number], keys[number]
+    if not kept:
+        raise DataError(f"no usable records: all {counts.bad} are bad; the first: {counts.reasons[0]}")
+    return kept, CachedLatents(cache, keys, flip, seed)
+
+
+def save_latents(
+    path: Path, latents: Tensor, rewards: Tensor, prompts: Sequence[str], numbers: Sequence[int], about: dict[str, Any]
+) -> None:
+    """Write a preference set as `ShippedLatents` reads it: latents [groups, members, *sample] in half precision."""
+    from safetensors.torch import save_file
+
+    save_file(
+        {
+            "latents": latents.to(torch.float16).contiguous(),
+            "rewards": rewards.to(torch.float32).contiguous(),
+            "prompt": torch.tensor(numbers, dtype=torch.int32),
+        },
+        path,
+        metadata={"prompts": json.dumps(list(prompts)), **{key: str(value) for key, value in about.items()}},
+    )

@@ -1,0 +1,83 @@
+"""What a record is, before it becomes tensors.
+
+A record of kind `pairs` has the columns prompt, chosen and rejected. Every kind may also carry: id, source, condition,
+votes ({"a": 7, "b": 3, "tie": 1}, a for the first column), preferences ({"VQ": "a", "MQ": "tie"}), and any other column,
+which is kept as metadata.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from diffalign.exceptions import DataError
+
+PictureSource = Path | bytes  # a file, or the bytes of one
+
+
+@dataclass(frozen=True)
+class Record:
+    """One prompt and its competing pictures, the preferred one first.
+
+    Attributes:
+        id: names the record in messages and seeds its draws; unique in its data set.
+        prompt: the caption; not empty.
+        items: pictures that are not read yet, best first.
+        preference: probability that items[0] is preferred, in (0.5, 1].
+        votes, preferences, source, condition: the optional columns, as they came.
+        metadata: every other column.
+    """
+
+    id: str
+    prompt: str
+    items: tuple[PictureSource, ...]
+    preference: float = 1.0
+    votes: Mapping[str, int] | None = None
+    preferences: Mapping[str, str] | None = None
+    source: str | None = None
+    condition: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def picture_bytes(source: PictureSource, record: str) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        DataError: the file is missing or cannot be read; names the record.
+    """
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise DataError(f"record {record!r}: cannot read {source}: {error.strerror}") from None
+
+
+def open_picture(content: bytes, record: str, resolution: int) -> Float[Tensor, "3 resolution resolution"]:
+    """Decode, resize the shorter side to `resolution` (bilinear, antialiased), crop the centre; float in [0, 1], RGB.
+
+    Raises:
+        DataError: not a picture, or a damaged one; names the record.
+    """
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"record {record!r}: not a readable picture ({error}); {len(content)} bytes") from None
+    picture = picture.convert("RGB")
+    scale = resolution / min(picture.size)
+    if scale != 1:
+        width, height = (max(resolution, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (picture.width - resolution) // 2, (picture.height - resolution) // 2
+    picture = picture.crop((left, top, left + resolution, top + resolution))
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)

@@ -1,0 +1,196 @@
+"""Base against aligned on the same prompts and seeds, with every reward, to files that the report reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffalign.config.run import EvaluationConfig
+from diffalign.evaluation.statistics import outcomes, paired_bootstrap
+from diffalign.exceptions import ConfigError
+from diffalign.pipelines import ImageGenerator, save_picture, to_picture
+from diffalign.rewards import Reward, RewardOutput, Sample, build_reward
+from diffalign.rewards.functional import corrected_score, picture_diversity
+
+log = logging.getLogger(__name__)
+DIVERSITY = "mean RMS distance between the pictures of different prompts, pixels in [0, 1]"
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    generator: ImageGenerator,
+    prompts: Sequence[str],
+    config: EvaluationConfig,
+    run: Path,
+    *,
+    view: str = "policy",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draw base and aligned pictures, score both, and write `run/evaluation/`.
+
+    Prompt number i is drawn with the seed `config.seed + i` by both models.
+
+    Args:
+        generator: draws the pictures; its backbone holds both models.
+        prompts: held-out prompts.
+        config: rewards, seed, confidence.
+        run: the run folder.
+        view: the aligned model's view; the base is "reference".
+        progress: told (pictures done, pictures in all).
+
+    Returns:
+        The content of `evaluation/summary.json`.
+
+    Raises:
+        ConfigError: no prompts.
+    """
+    if not prompts:
+        raise ConfigError("evaluation.prompts: names no prompts to compare on; set it to a .txt, a .jsonl or zoo://NAME/held_out")
+    started = time.monotonic()
+    seeds = [config.seed + number for number in range(len(prompts))]
+    draft = run / ".evaluation.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    done = 0
+    pictures: dict[str, Tensor] = {}
+    for side, name in (("base", "reference"), ("aligned", view)):
+        (draft / side).mkdir(parents=True)
+        drawn = []
+        for batch in generator(prompts, seeds, view=name):
+            for number, pixels in enumerate(batch, start=sum(map(len, drawn))):
+                save_picture(to_picture(pixels), draft / side / f"{number:05d}.png")
+            drawn.append(batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done, 2 * len(prompts))
+        pictures[side] = torch.cat(drawn)
+    rewards = [build_reward(params) for params in config.rewards]
+    scores = {reward.spec.name: _score(reward, pictures, prompts) for reward in rewards}
+    summary = {
+        "prompts": len(prompts),
+        "seed": config.seed,
+        "guidance_scale": generator.guidance_scale,
+        "sampler": {"name": type(generator.sampler).__name__, "steps": len(generator.times) - 1},
+        "confidence": config.confidence,
+        "resamples": config.resamples,
+        "trained_reward": config.trained_reward,
+        "rewards": {reward.spec.name: _compare(reward, scores[reward.spec.name], config) for reward in rewards},
+        "corrected": _corrected(scores, config),
+        "diversity": {
+            "measure": DIVERSITY,
+            "base": picture_diversity(pictures["base"]),
+            "aligned": picture_diversity(pictures["aligned"]),
+        },
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    with (draft / "records.jsonl").open("w", encoding="utf-8") as file:
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            row = {
+                "id": f"{number:05d}",
+                "prompt": prompt,
+                "seed": seed,
+                "base": f"evaluation/base/{number:05d}.png",
+                "aligned": f"evaluation/aligned/{number:05d}.png",
+                "rewards": {name: [_plain(side.values[number]) for side in both] for name, both in scores.items()},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    (draft / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    final = run / "evaluation"
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(draft, final)
+    return summary
+
+
+def _score(reward: Reward, pictures: dict[str, Tensor], prompts: Sequence[str]) -> tuple[RewardOutput, RewardOutput]:
+    base, aligned = (
+        reward.score(
+            [
+                Sample(pixels, prompt, id=f"{side}-{number:05d}")
+                for number, (pixels, prompt) in enumerate(zip(pictures[side], prompts, strict=True))
+            ]
+        )
+        for side in ("base", "aligned")
+    )
+    return base, aligned
+
+
+def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: EvaluationConfig) -> dict[str, Any]:
+    base, aligned = (side.values.double().numpy() for side in scores)
+    paired = np.isfinite(base) & np.isfinite(aligned)
+    reasons = Counter(reason for side in scores for reason in side.reasons if reason is not None)
+    spec = reward.spec
+    facts: dict[str, Any] = {
+        "trained_on": spec.name == config.trained_reward,
+        "unit": spec.unit,
+        "range": [_plain(bound) for bound in spec.range],
+        "scored": int(paired.sum()),
+        "unscored": int((~paired).sum()),
+        "reasons": dict(reasons),
+    }
+    if not paired.any():
+        return facts
+    differences = aligned[paired] - base[paired]
+    options = {"confidence": config.confidence, "resamples": config.resamples, "seed": config.seed}
+    change = paired_bootstrap(differences, **options)
+    wins = paired_bootstrap(outcomes(differences), **options)
+    return facts | {
+        "base_mean": float(base[paired].mean()),
+        "aligned_mean": float(aligned[paired].mean()),
+        "difference": change.value,
+        "low": change.low,
+        "high": change.high,
+        "wins": int((differences > 0).sum()),
+        "ties": int((differences == 0).sum()),
+        "losses": int((differences < 0).sum()),
+        "win_rate": wins.value,
+        "win_rate_low": wins.low,
+        "win_rate_high": wins.high,
+    }
+
+
+def _corrected(
+    scores: dict[str, tuple[RewardOutput, RewardOutput]], config: EvaluationConfig
+) -> dict[str, Any] | None:
+    """The trained reward discounted by a quality term: `rewards.functional.corrected_score`, per prompt."""
+    if config.quality is None or config.trained_reward is None:
+        return None
+    judge, _, component = config.quality.partition(".")
+    corrected = []
+    for reward, quality in zip(scores[config.trained_reward], scores[judge], strict=True):
+        if component not in quality.components:
+            have = ", ".join(quality.components) or "none"
+            raise ConfigError(f"evaluation.quality: {judge!r} has no component {component!r}; it has {have}")
+        ones_to_fives = 1 + 4 * quality.components[component].double()
+        corrected.append(corrected_score(reward.values.double(), ones_to_fives.nan_to_num(1.0)).numpy())
+    base, aligned = corrected
+    paired = np.isfinite(base) & np.isfinite(aligned)
+    if not paired.any():
+        return None
+    change = paired_bootstrap(
+        aligned[paired] - base[paired], confidence=config.confidence, resamples=config.resamples, seed=config.seed
+    )
+    return {
+        "reward": config.trained_reward,
+        "quality": config.quality,
+        "formula": "r (u - 3) + 0.2, where u = 1 + 4 quality",
+        "base_mean": float(base[paired].mean()),
+        "aligned_mean": float(aligned[paired].mean()),
+        "difference": change.value,
+        "low": change.low,
+        "high": change.high,
+    }
+
+
+def _plain(value: Tensor | float) -> float | None:
+    number = float(value)
+    return number if np.isfinite(number) else None

@@ -1,0 +1,21 @@
+"""What every objective returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """A loss per group, not averaged, and detached figures for the log.
+
+    Attributes:
+        loss: [groups], with gradient.
+        metrics: name -> detached scalar, a mean over the groups.
+    """
+
+    loss: Float[Tensor, " groups"]
+    metrics: dict[str, Float[Tensor, ""]]

@@ -1,0 +1,7 @@
+"""Run folder -> one HTML page, and the before/after table for the terminal. Imports no torch."""
+
+from diffalign.reports.page import write_report
+from diffalign.reports.run_folder import RunReport, read_run
+from diffalign.reports.terminal import evaluation_table
+
+__all__ = ["RunReport", "evaluation_table", "read_run", "write_report"]

@@ -1,0 +1,71 @@
+"""The before/after table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from diffalign.reports.comparison import Row, comparison_rows, confidence_text, how_measured, tie_rule
+
+_COLOURS = {"rose": "green", "fell": "red", "unclear": "yellow", "unknown": ""}
+
+
+def evaluation_table(summary: dict[str, Any]) -> Table:
+    """Base against aligned, one row a reward, then corrected score and diversity where present.
+
+    Args:
+        summary: what evaluation/summary.json holds.
+
+    Green: the interval lies above zero; red: below; yellow: it includes zero.
+    """
+    rows = comparison_rows(summary)
+    table = Table(
+        title="base against aligned",
+        caption=Text(_caption(summary, rows)),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("reward", min_width=15, overflow="fold")
+    table.add_column("base", justify="right")
+    table.add_column("aligned", justify="right")
+    table.add_column("difference", justify="right")
+    table.add_column("wins/ties/\nlosses", justify="right")
+    table.add_column("win rate", justify="right")
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Row) -> tuple[Text, ...]:
+    name = Text(row.name, style="bold")
+    if row.tally and row.note:
+        name.append(f"\n{row.note}", style="not bold dim")
+    if row.unscored:
+        name.append(f"\n{row.unscored} unscored", style="not bold yellow")
+    difference, rate = row.scale.change(row.difference), row.win_rate_text
+    if row.verdict != "unknown":
+        difference += f"\n[{row.scale.bare(row.low)}, {row.scale.bare(row.high)}]"
+    if row.win_rate_interval:
+        rate += f"\n[{row.win_rate_interval.replace(' to ', ', ')}]"
+    return (
+        name,
+        Text(row.scale.level(row.base)),
+        Text(row.scale.level(row.aligned)),
+        Text(difference, style=_COLOURS[row.verdict]),
+        Text(row.tally.replace(" / ", "/")),
+        Text(rate),
+    )
+
+
+def _caption(summary: Mapping[str, Any], rows: list[Row]) -> str:
+    parts = [f"in brackets: {confidence_text(summary)} interval; higher is better", how_measured(summary)]
+    parts += [f"{row.name}: {row.unit}, {row.note}" for row in rows if row.note and not row.tally]
+    if rule := tie_rule(rows):
+        parts.append(f"win rate: {rule}")
+    return "; ".join(part for part in parts if part)

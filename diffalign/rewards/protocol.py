@@ -1,0 +1,182 @@
+"""What every reward is: a frozen spec, one batch method, and a short call for people with pictures at hand.
+
+Higher is always better. A sample that cannot be scored is NaN with a reason; 0 is a score.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffalign.exceptions import DataError, ShapeError
+from diffalign.rewards.pictures import Pixels, as_pixels, split_pictures
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One thing to score.
+
+    Attributes:
+        media: a picture: PIL, float tensor [3, height, width] in [0, 1], or array [height, width, 3] (see `as_pixels`).
+        prompt: what it was made for; "" when there is none.
+        metadata: anything a reward may need beyond the prompt.
+        id: names the sample in messages.
+    """
+
+    media: Any
+    prompt: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RewardOutput:
+    """Scores of a batch, in its order.
+
+    Attributes:
+        values: the reward, NaN where a sample could not be scored.
+        reasons: why not, or None; one per sample.
+        components: what the reward is made of, by name; NaN where unscored.
+    """
+
+    values: Float[Tensor, " batch"]
+    reasons: tuple[str | None, ...]
+    components: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """What a reward's number means.
+
+    Attributes:
+        name: as in `load_reward(name)`.
+        version: changes whenever the same sample may get another number; part of cache keys.
+        media: what it looks at.
+        level: one sample, one against a reference set, or a set against another.
+        unit: of the value ("kB", or "1" for a pure number).
+        range: least and greatest value; infinities where there is no bound.
+        differentiable: whether gradients flow to the media.
+        licence: of the code and weights that make the number.
+        needs: fields of `Sample` that must be there beside the media.
+        source: paper or definition.
+    """
+
+    name: str
+    version: str
+    media: Literal["image", "video", "audio", "mesh"]
+    level: Literal["instance", "instance_to_set", "set_to_set"]
+    unit: str
+    range: tuple[float, float]
+    differentiable: bool
+    licence: str
+    needs: tuple[Literal["prompt", "metadata"], ...]
+    source: str
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A reward of the instance level. `PictureReward` shares everything but the judgement."""
+
+    @property
+    def spec(self) -> RewardSpec: ...
+
+    def score(self, batch: Sequence[Sample]) -> RewardOutput:
+        """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
+        ...
+
+    def __call__(
+        self,
+        media: Any,
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Float[Tensor, " batch"]: ...
+
+
+class PictureReward(ABC):
+    """A reward that judges one picture at a time: `judge` is all that such a reward has to write."""
+
+    spec: RewardSpec
+    components: tuple[str, ...]  # names of what `judge` returns beside the value
+
+    @abstractmethod
+    def judge(self, pixels: Pixels, sample: Sample) -> tuple[float, dict[str, float]]:
+        """The value and the components of one picture, uint8 [height, width, 3].
+
+        Raises:
+            DataError: it cannot be scored; the text is the reason.
+        """
+
+    def score(self, batch: Sequence[Sample]) -> RewardOutput:
+        """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
+        judged = [self._judge_or_say_why(sample) for sample in batch]
+        reasons = tuple(reason for _, _, reason in judged)
+        for sample, reason in zip(batch, reasons, strict=True):
+            if reason is not None:
+                _log.warning("%s: sample %r not scored: %s", self.spec.name, sample.id, reason)
+        return RewardOutput(
+            values=torch.tensor([value for value, _, _ in judged], dtype=torch.float32),
+            reasons=reasons,
+            components={
+                name: torch.tensor([parts.get(name, math.nan) for _, parts, _ in judged], dtype=torch.float32)
+                for name in self.components
+            },
+        )
+
+    def __call__(
+        self,
+        media: Any,
+        prompts: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Score pictures; the reasons behind a NaN are logged, and returned by `score`.
+
+        Args:
+            media: a float tensor [batch, 3, height, width] in [0, 1], a list of pictures, one PIL picture, or an array
+                [batch, height, width, 3] or [height, width, 3], uint8 or float in [0, 1].
+            prompts: one per picture.
+            metadata: one mapping per picture.
+
+        Returns:
+            One value per picture, in order, on the device of a tensor `media`.
+
+        Raises:
+            ShapeError: a wrong number of axes, channels, prompts or metadata.
+            DataError: float pictures outside of [0, 1], or no prompts although the reward needs them.
+        """
+        pictures = split_pictures(media)
+        if prompts is None and "prompt" in self.spec.needs:
+            raise DataError(f"the {self.spec.name} reward needs a prompt per picture: call reward(pictures, prompts)")
+        texts = _one_each("prompts", prompts, "", len(pictures))
+        facts = _one_each("metadata", metadata, {}, len(pictures))
+        output = self.score(
+            [
+                Sample(picture, text, fact, id=str(index))
+                for index, (picture, text, fact) in enumerate(zip(pictures, texts, facts, strict=True))
+            ]
+        )
+        return output.values.to(media.device) if isinstance(media, Tensor) else output.values
+
+    def _judge_or_say_why(self, sample: Sample) -> tuple[float, dict[str, float], str | None]:
+        try:
+            return *self.judge(as_pixels(sample.media), sample), None
+        except (DataError, ShapeError) as error:
+            return math.nan, {}, str(error)
+
+
+def _one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:
+    if given is None:
+        return [missing] * count
+    if isinstance(given, str | Mapping) or len(given) != count:
+        seen = f"one {type(given).__name__}" if isinstance(given, str | Mapping) else str(len(given))
+        raise ShapeError(f"{name} must be a sequence with one entry per picture ({count}), got {seen}")
+    return list(given)

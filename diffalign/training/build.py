@@ -1,0 +1,166 @@
+"""From settings to parts. The only place that knows both the config and the classes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffalign.backbones import Backbone, LoRASettings, load_backbone
+from diffalign.config import RunConfig
+from diffalign.config.time import LogitNormalTime as LogitNormalParams
+from diffalign.config.time import ShiftedTime as ShiftedParams
+from diffalign.config.time import StratifiedTime as StratifiedParams
+from diffalign.data import (
+    GroupData,
+    ReadCounts,
+    ShippedLatents,
+    TensorCache,
+    Texts,
+    encode_records,
+    read_pairs,
+    read_prompts,
+)
+from diffalign.denoising import (
+    VP,
+    LogitNormalTime,
+    Process,
+    SampleTime,
+    ShiftedTime,
+    StratifiedTime,
+    default_time,
+)
+from diffalign.exceptions import ConfigError
+from diffalign.pipelines import ImageGenerator
+from diffalign.zoo import is_zoo, locate
+
+log = logging.getLogger(__name__)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """The device asked for, else CUDA, MPS or CPU, whichever comes first.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    if config.device is None:
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"device: {config.device!r} cannot be used here ({first}); leave it out to choose") from None
+    return device
+
+
+def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
+    """Load the model with a fresh adapter, seeded by the run's seed."""
+    model, lora = config.model, config.model.lora
+    settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
+    options = {} if model.family != "sd3" else {"max_sequence_length": model.max_sequence_length}
+    return load_backbone(
+        model.family,
+        model.path,
+        device=device,
+        dtype=_DTYPES[model.precision],
+        lora=settings,
+        gradient_checkpointing=model.gradient_checkpointing,
+        **options,
+    )
+
+
+def build_inference(family: str, path: str, adapter: Path | None, device: str | None) -> Backbone:
+    """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
+
+    Raises:
+        ConfigError: the model or the adapter cannot be loaded.
+    """
+    backbone = load_backbone(family, path, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if adapter is not None:
+        if not adapter.exists():
+            raise ConfigError(f"--adapter: no such file or folder: {adapter}")
+        try:
+            backbone.pipeline.load_lora_weights(adapter)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}") from None
+    return backbone
+
+
+def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
+    """Read the records and fill the caches.
+
+    Raises:
+        DataError: the data cannot be used; names the record.
+    """
+    data = config.data
+    path = locate(data.path) if is_zoo(data.path) else Path(data.path)
+    home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
+    text_print, image_print = backbone.fingerprint("text"), backbone.fingerprint("vae")
+    counts = ReadCounts()
+    latents: ShippedLatents | object
+    if path.suffix == ".safetensors":
+        latents = ShippedLatents(path, image_print)
+        records = latents.records
+        counts.kept = len(records)
+    else:
+        records, latents = encode_records(
+            read_pairs(path, columns=data.columns, on_bad=data.on_bad, counts=counts),
+            TensorCache(home / f"latents-{image_print[:16]}"),
+            fingerprint=image_print,
+            posterior=lambda pictures: _posterior(backbone, pictures),
+            resolution=data.resolution or backbone.resolution,
+            flip=data.flip,
+            seed=config.seed,
+            on_bad=data.on_bad,
+            counts=counts,
+        )
+    texts = Texts(TensorCache(home / f"texts-{text_print[:16]}"), text_print)
+    prompts = {prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set())
+    texts.fill(sorted(prompts), lambda chunk: backbone.condition(chunk).leaves)
+    log.info("%d pairs (%d ties left out, %d bad rows skipped)", len(records), counts.ties, counts.bad)
+    return GroupData(records, latents, texts, data.empty_prompt_share, config.seed, counts)  # type: ignore[arg-type]
+
+
+def _posterior(backbone: Backbone, pictures: Tensor) -> dict[str, Tensor]:
+    seen = backbone.posterior(pictures)
+    return {"mean": seen.mean, "log_variance": seen.log_variance}
+
+
+def build_time(config: RunConfig, process: Process) -> SampleTime:
+    """The sampler of training times."""
+    time = config.time
+    if isinstance(time, LogitNormalParams):
+        return LogitNormalTime(time.mean, time.std, time.shift)
+    if isinstance(time, ShiftedParams):
+        return ShiftedTime(time.shift)
+    if isinstance(time, StratifiedParams):
+        return StratifiedTime(config.groups_per_step, process.entries if isinstance(process, VP) else None)
+    return default_time(process)
+
+
+def build_generator(config: RunConfig, backbone: Backbone) -> ImageGenerator:
+    """What draws the held-out pictures, as the section `evaluation` says."""
+    evaluation = config.evaluation
+    sampler = evaluation.sampler
+    options = {} if sampler is None else sampler.model_dump(exclude={"name"}) | {"sampler": sampler.name}
+    return ImageGenerator.create(
+        backbone,
+        guidance_scale=evaluation.guidance_scale,
+        batch=evaluation.batch,
+        resolution=config.data.resolution,
+        **options,
+    )
+
+
+def held_out_prompts(config: RunConfig) -> list[str]:
+    """The prompts of the section `evaluation`, empty when it names none."""
+    source = config.evaluation.prompts
+    if source is None:
+        return []
+    prompts = read_prompts(locate(source) if is_zoo(source) else Path(source))
+    return prompts[: config.evaluation.count]

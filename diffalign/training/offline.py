@@ -1,0 +1,234 @@
+"""The offline loop: groups from a data set, errors from the primitive, one objective, one optimizer step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from diffalign.backbones import Backbone
+from diffalign.config import RunConfig
+from diffalign.data import GroupData, place_of, seeded
+from diffalign.denoising import (
+    DenoisingErrors,
+    NoiseDraw,
+    SampleTime,
+    StratifiedTime,
+    denoising_errors,
+    draw_noise,
+)
+from diffalign.objectives import Objective
+from diffalign.training.checkpoint import Checkpoint, Progress
+from diffalign.training.health import check_finite
+from diffalign.types import GroupBatch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Means over the groups of one optimizer step, over all processes; and its records."""
+
+    metrics: dict[str, float]
+    record_ids: tuple[str, ...]
+
+
+def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:
+    """What the learning rate is multiplied by at each optimizer step, counted from 0."""
+    optimizer, steps = config.optimizer, config.training.steps
+    warmup = optimizer.warmup_steps
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if optimizer.schedule == "constant":
+            return 1.0
+        done = (step - warmup) / max(1, steps - warmup)
+        if optimizer.schedule == "linear":
+            return 1 - done
+        return 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi, dtype=torch.float64)).item())
+
+    return factor
+
+
+class OfflineTrainer:
+    """Holds what one optimizer step needs. The data position, and every draw, follow from the step and the seed."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        backbone: Backbone,
+        data: GroupData,
+        objective: Objective,
+        sample_time: SampleTime,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config = config
+        self.backbone = backbone
+        self.data = data
+        self.accelerator = accelerator
+        self.step = 0
+        self.seconds = 0.0
+        self._objective = objective
+        self._sample_time = sample_time
+        self._hyperparameters = config.objective.model_dump(exclude={"name"})
+        self._parameters = backbone.trained_parameters()
+        settings = config.optimizer
+        optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            eps=settings.epsilon,
+        )
+        backbone.prepare(accelerator.prepare)
+        self._optimizer: Any = accelerator.prepare(optimizer)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config))
+        self._policy = backbone.view("policy")
+        self._reference = backbone.view("reference") if "reference" in objective.params.needs else None
+
+    # ------------------------------------------------------------ one optimizer step
+
+    def train_step(self) -> StepResult:
+        """One optimizer step.
+
+        Raises:
+            DivergenceError: the loss or a gradient is not finite; the weights are then as before.
+        """
+        started = time.monotonic()
+        training = self.config.training
+        ids: list[str] = []
+        sums: dict[str, float] = {}
+        for number in range(training.accumulation):
+            positions = self._positions(number)
+            batch = self.data.batch([self._place(position) for position in positions])
+            metrics = self._backward(batch, positions, last=number == training.accumulation - 1)
+            check_finite(self.step + 1, metrics, batch.record_ids)
+            ids += batch.record_ids
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+        metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
+        norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
+        metrics["gradient_norm"] = float(norm)
+        if self.accelerator.scaler is None:  # a scaler passes over steps with infinite gradients by itself
+            check_finite(self.step + 1, {"gradient_norm": metrics["gradient_norm"]}, ids)
+        metrics["learning_rate"] = self._schedule.get_last_lr()[0]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        self.step += 1
+        if self.config.training.ema_decay is not None:
+            self.backbone.snapshot("ema", self.config.training.ema_decay)
+        metrics["seconds_per_step"] = time.monotonic() - started
+        self.seconds += metrics["seconds_per_step"]
+        return StepResult(metrics, tuple(ids))
+
+    def _positions(self, number: int) -> list[int]:
+        """Where the groups of one forward of this process stand in the endless training order."""
+        groups = self.config.training.groups
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        first = self.step * self.config.groups_per_step + (number * processes + rank) * groups
+        return list(range(first, first + groups))
+
+    def _place(self, position: int) -> tuple[int, int]:
+        return place_of(position, len(self.data), self.config.seed)
+
+    def _draw(self, batch: GroupBatch, positions: list[int]) -> NoiseDraw:
+        """A group's draw follows from the seed, the epoch and its record: not from what else is in the batch."""
+        training, seed = self.config.training, self.config.seed
+        samplers: SampleTime | list[SampleTime] = self._sample_time
+        if isinstance(self._sample_time, StratifiedTime):  # group number k of the step gets the k-th stratum
+            samplers = [self._sample_time.stratum(position) for position in positions]
+        generators = [
+            seeded(seed, self._place(position)[0], name, "noise")
+            for position, name in zip(positions, batch.record_ids, strict=True)
+        ]
+        return draw_noise(
+            batch.x0, samplers, generator=generators, share_noise=training.share_noise, share_time=training.share_time
+        )
+
+    def _backward(self, batch: GroupBatch, positions: list[int], *, last: bool) -> dict[str, float]:
+        """Forward and backward of one micro-batch; the means of its figures."""
+        training, device = self.config.training, self.backbone.device
+        draw = self._draw(batch, positions).to(device)
+        batch = batch.to(device)
+        with self.accelerator.autocast():
+            errors = denoising_errors(
+                self._policy,
+                self._reference,
+                batch.x0,
+                batch.condition,
+                draw,
+                mask=batch.mask,
+                residuals=self._reference is not None,
+                max_batch=training.max_batch,
+            )
+        available = {"reference": errors.reference, "t": errors.t, "reward": batch.reward, "label": batch.label}
+        inputs = {name: available[name] for name in self._objective.params.needs}
+        output = self._objective.function(errors.policy, **inputs, **self._hyperparameters)
+        loss = output.loss.mean()
+        # the mean over the accumulated batch; DDP takes the mean over processes, at the last backward only
+        with nullcontext() if last else self.accelerator.no_sync(self.backbone.wrapped):
+            self.accelerator.backward(loss / training.accumulation)
+        return {"loss": loss.item(), **{k: v.item() for k, v in output.metrics.items()}, **_error_figures(errors)}
+
+    def _mean(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(tensor, "mean"))
+
+    # ------------------------------------------------------------ checkpoints
+
+    def checkpoint(self) -> Checkpoint:
+        names = ["policy", *(["ema"] if self.config.training.ema_decay is not None and self.step else [])]
+        scaler = self.accelerator.scaler
+        trainer = {
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        states = {name: self.backbone.state(name) for name in names}
+        return Checkpoint(Progress(self.step, self.seconds), states, trainer)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, to the bit."""
+        for name, state in checkpoint.adapters.items():
+            self.backbone.load_state(name, state)
+        trainer = checkpoint.trainer
+        self._optimizer.load_state_dict(trainer["optimizer"])
+        self._schedule.load_state_dict(trainer["schedule"])
+        if trainer["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(trainer["scaler"])
+        torch.set_rng_state(trainer["random"])
+        if trainer["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(trainer["cuda_random"])
+        self.step, self.seconds = checkpoint.progress.step, checkpoint.progress.seconds
+
+    @property
+    def final_view(self) -> str:
+        """The network that the run is for: the average where one is kept."""
+        return "ema" if self.config.training.ema_decay is not None and self.step else "policy"
+
+    def save_adapter(self, run: Path) -> None:
+        self.backbone.save_adapter(run / "adapter", self.final_view)
+
+
+def _error_figures(errors: DenoisingErrors) -> dict[str, float]:
+    """Winner and loser errors of policy and reference, and how far the policy has drifted from the reference."""
+    figures = {"winner_error": errors.policy[:, 0].mean().item()}
+    if errors.policy.shape[1] > 1:
+        figures["loser_error"] = errors.policy[:, -1].mean().item()
+    if errors.reference is not None and errors.residuals is not None:
+        figures["reference_winner_error"] = errors.reference[:, 0].mean().item()
+        if errors.policy.shape[1] > 1:
+            figures["reference_loser_error"] = errors.reference[:, -1].mean().item()
+        apart = errors.residuals["policy"].detach() - errors.residuals["reference"]
+        figures["reference_drift"] = apart.square().mean().item()
+    return figures

@@ -1,0 +1,29 @@
+"""What all tests share: no network, no window, no colour; and a seeded generator."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+# Before any library reads them; a value that is already set wins: HF_HUB_OFFLINE=0 pytest -m weights.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Command output is compared as text: rich must neither colour it (it does on CI hosts) nor fold it at 80 columns.
+os.environ["NO_COLOR"] = "1"
+os.environ["COLUMNS"] = "200"
+for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "GITHUB_ACTIONS"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(0)

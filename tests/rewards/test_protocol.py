@@ -1,0 +1,184 @@
+"""What holds for every reward: order, batch size, failures, forms of pictures, and what importing them brings along."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffalign.exceptions import DataError, ShapeError
+from diffalign.rewards import REWARDS, Sample, load_reward
+from diffalign.rewards.scene import parse_caption, render_scene
+
+PROMPTS = [
+    "a red circle",
+    "a blue square",
+    "two green crosses",
+    "a white triangle above a purple circle",
+    "a red cross",
+]
+NAMES = sorted(REWARDS)
+
+
+def pictures() -> list[Image.Image]:
+    drawn = [render_scene(parse_caption(text), np.random.default_rng(seed)) for seed, text in enumerate(PROMPTS)]
+    return [*drawn[:-1], drawn[0]]  # the last one is not what its prompt says
+
+
+def as_tensor(images: list[Image.Image]) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float() / 255
+
+
+def batch() -> list[Sample]:
+    return [
+        Sample(image, text, id=f"r{index}") for index, (image, text) in enumerate(zip(pictures(), PROMPTS, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_permutation_equivariant(name):
+    reward, order = load_reward(name), [3, 0, 4, 2, 1]
+    straight, mixed = reward.score(batch()), reward.score([batch()[index] for index in order])
+    torch.testing.assert_close(mixed.values, straight.values[order], rtol=0, atol=0)
+    for part, values in straight.components.items():
+        torch.testing.assert_close(mixed.components[part], values[order], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_size_does_not_matter(name):
+    reward = load_reward(name)
+    one_by_one = torch.cat([reward.score([sample]).values for sample in batch()])
+    torch.testing.assert_close(one_by_one, reward.score(batch()).values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_batch(name):
+    output = load_reward(name).score([])
+    assert output.values.shape == (0,) and output.reasons == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (torch.full((3, 32, 32), torch.nan), "3072 of 3072 values of the picture are not finite"),
+        (torch.rand(3, 32, 32) * 2 - 1, r"must lie in \[0, 1\], got values from -"),
+        (torch.rand(1, 32, 32), r"must be \[3, height, width\], got \[1, 32, 32\]"),
+        (np.zeros((32, 32, 3), dtype=np.int64), "uint8, or float"),
+        (np.zeros((0, 4, 3), dtype=np.float32), "must have pixels"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), "must have pixels"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "float in"),
+        (None, "got NoneType"),
+        ("picture.png", "got str"),
+    ],
+)
+def test_bad_sample_is_nan_with_reason_and_spares_the_rest(name, bad, reason, caplog):
+    reward, good = load_reward(name), batch()
+    before = reward.score(good)
+    after = reward.score([*good[:2], Sample(bad, "a red circle", id="broken"), *good[2:]])
+    assert after.values[2].isnan()
+    assert torch.cat([after.values[:2], after.values[3:]]).equal(before.values)
+    assert re.search(reason, after.reasons[2])
+    assert after.reasons[:2] == (None, None) and after.reasons[3:] == (None,) * 3
+    assert all(values[2].isnan() for values in after.components.values())
+    assert "broken" in caplog.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_lie_in_the_declared_range(name):
+    reward = load_reward(name)
+    low, high = reward.spec.range
+    assert ((reward.score(batch()).values >= low) & (reward.score(batch()).values <= high)).all()
+    assert reward.spec == load_reward(name).spec == REWARDS[name].spec
+    assert hash(reward.spec) == hash(REWARDS[name].spec)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(as_tensor, id="float tensor"),
+        pytest.param(lambda images: as_tensor(images).double(), id="double tensor"),
+        pytest.param(lambda images: as_tensor(images).requires_grad_(), id="tensor with gradient"),
+        pytest.param(lambda images: list(as_tensor(images)), id="list of tensors"),
+        pytest.param(lambda images: np.stack([np.asarray(image) for image in images]), id="uint8 array"),
+        pytest.param(lambda images: np.stack([np.asarray(image) / 255 for image in images]), id="float array"),
+        pytest.param(lambda images: [image.convert("RGBA") for image in images], id="RGBA"),
+    ],
+)
+def test_forms_of_pictures_agree(name, form):
+    reward = load_reward(name)
+    torch.testing.assert_close(reward(form(pictures()), PROMPTS), reward(pictures(), PROMPTS), rtol=0, atol=0)
+
+
+def test_one_picture():
+    image = pictures()[0]
+    scores = [load_reward("scene")(one, ["a red circle"]) for one in (image, np.asarray(image), [image])]
+    assert [score.tolist() for score in scores] == [[1.0]] * 3
+
+
+def test_three_lines_of_the_readme():
+    scores = load_reward("scene")(pictures(), PROMPTS)
+    assert scores.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_nan_picture_in_a_tensor_spares_the_rest():
+    images = as_tensor(pictures())
+    images[1] = torch.nan
+    assert load_reward("scene")(images, PROMPTS).isnan().tolist() == [False, True, False, False, False]
+
+
+def test_rounding_errors_are_forgiven():
+    reward, images = load_reward("scene"), as_tensor(pictures())
+    torch.testing.assert_close(reward(images * 1.0019 - 1e-4, PROMPTS), reward(images, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("media", "error", "message"),
+    [
+        (torch.rand(3, 32, 32), ShapeError, r"\[batch, 3, height, width\], got \[3, 32, 32\]"),
+        (torch.rand(2, 32, 32, 3), ShapeError, r"got \[2, 32, 32, 3\]"),
+        (np.zeros((32, 32)), ShapeError, r"got \[32, 32\]"),
+        (
+            torch.rand(2, 3, 8, 8) * 2 - 1,
+            DataError,
+            r"from -0\.\d+ to 0\.\d+; pictures in \[-1, 1\] need \(x \+ 1\) / 2",
+        ),
+        (torch.rand(2, 3, 8, 8) * 255, DataError, "divide by 255"),
+        (np.full((2, 8, 8, 3), 1.5), DataError, "from 1.5 to 1.5"),
+        ("picture.png", DataError, "got str"),
+    ],
+)
+def test_wrong_pictures(media, error, message):
+    with pytest.raises(error, match=message):
+        load_reward("jpeg")(media)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error", "message"),
+    [
+        (None, DataError, "the scene reward needs a prompt per picture"),
+        (["a red circle"], ShapeError, r"prompts must be a sequence with one entry per picture \(5\), got 1"),
+        ("a red circle", ShapeError, "got one str"),
+    ],
+)
+def test_wrong_prompts(prompts, error, message):
+    with pytest.raises(error, match=message):
+        load_reward("scene")(pictures(), prompts)
+
+
+def test_one_metadata_per_picture(unchecked_types):
+    with pytest.raises(ShapeError, match=r"metadata must be .* \(5\), got one dict"):
+        load_reward("jpeg")(pictures(), metadata={"source": "test"})
+
+
+def test_import_is_light():
+    heavy = ("diffusers", "transformers", "accelerate", "peft", "matplotlib")
+    code = f"import sys, diffalign.rewards; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
