@@ -123,13 +123,13 @@ def _disk() -> list[Finding]:
 
 
 def _zoo() -> list[Finding]:
-    from diffalign.backbones import load_backbone
+    from diffalign.training.build import build_inference
     from diffalign.zoo import list_zoo
 
     findings = []
     for model in list_zoo():
         try:
-            load_backbone(model.card["family"], f"zoo://{model.name}")
+            build_inference(model.card["family"], f"zoo://{model.name}", None, None)
             findings.append(Finding(f"zoo://{model.name}", "fine", "loads"))
         except Exception as error:
             findings.append(Finding(f"zoo://{model.name}", "wrong", f"does not load ({error}); install diffalign again"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -122,7 +122,7 @@ class RunConfig(Params):
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
-    def _objective_fits_family(self) -> Self:
+    def _objective_fits_family(self) -> RunConfig:
         if self.objective.families == "flow" and self.model.family not in FLOW_FAMILIES:
             raise ValueError(
                 f"objective.name: {self.objective.name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and model.family "
@@ -131,7 +131,7 @@ class RunConfig(Params):
         return self
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
+    def _warmup_ends(self) -> RunConfig:
         if self.optimizer.warmup_steps >= self.training.steps:
             raise ValueError(
                 f"optimizer.warmup_steps: must be < training.steps ({self.training.steps}), "
@@ -140,7 +140,7 @@ class RunConfig(Params):
         return self
 
     @model_validator(mode="after")
-    def _trained_reward_is_shown(self) -> Self:
+    def _trained_reward_is_shown(self) -> RunConfig:
         names = [reward.name for reward in self.evaluation.rewards]
         trained = self.evaluation.trained_reward
         if trained is not None and trained not in names:

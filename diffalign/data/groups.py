@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,6 +69,7 @@ class GroupData:
         )
 
 
+@runtime_checkable
 class Latents(Protocol):
     def of(self, number: int, epoch: int, name: str) -> Tensor: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from diffalign.denoising.process import Process
 from diffalign.types import Condition
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A network with its conventions declared. `t` is process time; any rescaling is the adapter's business."""
 

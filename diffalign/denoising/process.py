@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Process(Protocol):
     """x_t = alpha(t) x0 + sigma(t) noise."""
 
@@ -127,7 +128,7 @@ class VP:
         object.__setattr__(self, "_angle", torch.atan2(sigma.double(), alpha.double()))
 
     @classmethod
-    def from_scheduler_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_scheduler_config(cls, config: Mapping[str, Any]) -> VP:
         """Read a diffusers scheduler's config: any of its beta schedules, with `rescale_betas_zero_snr` if set."""
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from diffalign.denoising.process import VP, Process
 
 
+@runtime_checkable
 class SampleTime(Protocol):
     def __call__(
         self, shape: tuple[int, ...], *, generator: torch.Generator | None, device: torch.device | str

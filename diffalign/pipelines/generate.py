@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ class ImageGenerator:
         guidance_scale: float = 1.0,
         batch: int = 16,
         resolution: int | None = None,
-    ) -> Self:
+    ) -> ImageGenerator:
         """With sampler and steps by name; None takes the family's own (DDIM in 50 steps, flow Euler in 28)."""
         flow = isinstance(backbone.process, LinearFlow)
         name = sampler or ("flow_euler" if flow else "ddim")

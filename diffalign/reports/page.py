@@ -25,6 +25,7 @@ from diffalign.reports.selection import choose_examples, score_pair
 
 _CARD_PIXELS = 256  # greatest side of a picture in the grid
 _SHEET_PIXELS = 1024  # greatest side of a contact sheet
+_CARD_SHOWN, _SHEET_SHOWN = 150, 345  # width on the page, in CSS pixels
 _SHEETS = 6  # first, last and up to four between
 
 
@@ -144,17 +145,17 @@ def _write(value: Any) -> str:
 def _progress(run: RunReport) -> str:
     """What was trained, and how far it came."""
     method, model = (_section(run.config, part).get(key) for part, key in (("objective", "name"), ("model", "path")))
-    what = f"{method} aligned {_write(model)}" if method and model else "This run trained"
+    what = f"{method} on {_write(model)}: " if method and model else ""
     planned = count(_section(run.config, "training").get("steps"))
     if not run.steps:
         why = "yet" if run.steps == () else "(metrics.jsonl is absent)"
-        return f"{what}; no training step is logged {why}."
+        return f"{what}no training step is logged {why}."
     last = run.steps[-1]["step"]
     every = count(_section(run.config, "training").get("log_every")) or 1
     if planned is not None and last + every <= planned:
-        text = f"{what} for {last} of {planned} steps: it had not finished when this page was written."
+        text = f"{what}trained for {last} of {planned} steps; it had not finished when this page was written."
     else:
-        text = f"{what} for {plural(planned or last, 'step')}."
+        text = f"{what}trained for {plural(planned or last, 'step')}."
     pace = [seconds for row in run.steps if (seconds := finite(row.get("seconds_per_step"))) > 0]
     return f"{text} {plain(sorted(pace)[len(pace) // 2], 3)} s a step (median)." if pace else text
 
@@ -196,7 +197,9 @@ def _card(run: RunReport, row: Mapping[str, Any], reward: str | None, scales: Ma
         return plain(value) if scale is None or scale.percent else scale.level(value)  # one picture's share is 0 or 1
 
     scores = tuple((name, *(write(name, value) for value in score_pair(row, name))) for name in names)
-    base, aligned = (inline_picture(run.folder, row.get(side), limit=_CARD_PIXELS) for side in ("base", "aligned"))
+    base, aligned = (
+        inline_picture(run.folder, row.get(side), limit=_CARD_PIXELS, shown=_CARD_SHOWN) for side in ("base", "aligned")
+    )
     return _Card(str(row.get("prompt") or "(empty prompt)"), base, aligned, scores)
 
 
@@ -214,7 +217,7 @@ def _sheets(run: RunReport, rows: Sequence[comparison.Row]) -> list[_Sheet]:
     for step, file in (run.sheets[index] for index in picked):
         entry = rewards.get(step)
         text = ", ".join(write(name, figures) for name, figures in entry.items()) if isinstance(entry, dict) else ""
-        picture = inline_picture(run.folder, f"samples/{file.name}", limit=_SHEET_PIXELS)
+        picture = inline_picture(run.folder, f"samples/{file.name}", limit=_SHEET_PIXELS, shown=_SHEET_SHOWN)
         sheets.append(_Sheet(step, picture, text))
     return sheets
 

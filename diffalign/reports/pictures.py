@@ -9,26 +9,27 @@ from pathlib import Path
 
 from PIL import Image
 
-_SMALL = 128  # pixels; smaller pictures are shown enlarged with hard edges
 _LOSSLESS = 256  # pixels; larger pictures become JPEGs, or the page would weigh tens of megabytes
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in the page; `width` and `height` are its own, in pixels."""
+    """A picture in the page; `width` and `height` are its own, in pixels, `pixelated` shows each as a square."""
 
     address: str
     width: int
     height: int
-
-    @property
-    def pixelated(self) -> bool:
-        """Whether the page shows each pixel as a square."""
-        return max(self.width, self.height) < _SMALL
+    pixelated: bool
 
 
-def inline_picture(run: Path, name: object, *, limit: int) -> Picture | None:
+def inline_picture(run: Path, name: object, *, limit: int, shown: int) -> Picture | None:
     """Read a picture of the run folder; those wider or higher than `limit` pixels are scaled down.
+
+    Args:
+        run: the run folder.
+        name: path below it, as the records have it.
+        limit: greatest side of what is put into the page, in pixels.
+        shown: about the width at which the page shows it; a picture much smaller than that keeps hard edges.
 
     Returns:
         None where the file is missing, damaged, or lies outside the run folder.
@@ -45,7 +46,9 @@ def inline_picture(run: Path, name: object, *, limit: int) -> Picture | None:
             kind, content = _encode(image, limit)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow: SyntaxError for a broken PNG
         return None
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}", width, height)
+    return Picture(
+        f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}", width, height, 1.5 * width <= shown
+    )
 
 
 def _encode(image: Image.Image, limit: int) -> tuple[str, bytes]:

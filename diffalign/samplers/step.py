@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ class Step:
     state: Any = None
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Goes from t to t_next < t. `t` and `t_next` are [batch] process times."""
 

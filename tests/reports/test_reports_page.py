@@ -105,7 +105,7 @@ def test_prompts_are_escaped(tmp_path):
 
 
 def test_summary_says_what_happened(text):
-    assert "diffusion_dpo aligned zoo://shapes-sd for 60 steps." in text
+    assert "diffusion_dpo on zoo://shapes-sd: trained for 60 steps." in text
     rose = "scene rose from 50.0 % to 60.5 % on 40 held-out prompts: +10.5 points, 95 % interval +6.1 to +14.9."
     assert rose in text
     fell = "jpeg fell from −1.500 to −1.620 on 38 held-out prompts: −0.120, 95 % interval −0.150 to −0.090."
@@ -117,7 +117,7 @@ def test_summary_says_what_happened(text):
 def test_unfinished_run_says_so(tmp_path):
     run = make_run(tmp_path)
     write_lines(run / "metrics.jsonl", metrics_rows()[:20])
-    assert "for 20 of 60 steps: it had not finished" in report_text(run)
+    assert "trained for 20 of 60 steps; it had not finished" in report_text(run)
 
 
 def test_wins_and_losses_are_both_shown(text):
