@@ -97,7 +97,9 @@ def main() -> None:
     ratios = [ours / theirs for ours, theirs in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4)
     print(f"{options.groups} pairs, {options.threads} thread(s), {options.steps} steps each, in turns")
-    print(f"ours {statistics.median(o for o, _ in pairs):.3f} s, bare {statistics.median(b for _, b in pairs):.3f} s a step")
+    print(
+        f"ours {statistics.median(o for o, _ in pairs):.3f} s, bare {statistics.median(b for _, b in pairs):.3f} s a step"
+    )
     print(f"ours / bare: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
 
 

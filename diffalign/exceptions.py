@@ -1,14 +1,14 @@
 """The errors that diffalign raises.
 
-    DiffalignError
-    |- ConfigError (ValueError)        a setting is wrong; lists every problem with its dotted path
-    |- DataError (ValueError)          a record, picture or file is wrong; names the record
-    |- ShapeError (ValueError)         tensors do not fit together
-    |- MissingExtraError (ImportError) an optional library is not installed; says which extra has it
-    |- CheckpointError (RuntimeError)  a checkpoint or adapter cannot be read
-    |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
-    |- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
-    |- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
+DiffalignError
+|- ConfigError (ValueError)        a setting is wrong; lists every problem with its dotted path
+|- DataError (ValueError)          a record, picture or file is wrong; names the record
+|- ShapeError (ValueError)         tensors do not fit together
+|- MissingExtraError (ImportError) an optional library is not installed; says which extra has it
+|- CheckpointError (RuntimeError)  a checkpoint or adapter cannot be read
+|- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
+|- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
+|- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
 """
 
 from __future__ import annotations

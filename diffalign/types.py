@@ -26,7 +26,8 @@ class Condition:
     per_member: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
-        return len(next(iter(self.leaves.values())))
+        """Rows; 0 where there is nothing to be told (an unconditional model)."""
+        return len(next(iter(self.leaves.values()), ()))
 
     def expand(self, members: int) -> Condition:
         """One row per sample: groups are repeated member by member (g0 g0 g1 g1), never tiled (g0 g1 g0 g1)."""

@@ -54,13 +54,17 @@ def train(
     bank: Bank,
     *,
     steps: int,
+    stop: int,
     batch: int,
     learning_rate: float,
     seed: int,
     checkpoint_every: int,
     on_checkpoint: Callable[[int, dict[str, nn.Module]], None],
 ) -> None:
-    """AdamW with warm-up and cosine decay over all modules together; an EMA copy goes to `on_checkpoint`."""
+    """AdamW with warm-up and cosine decay over all modules together; an EMA copy goes to `on_checkpoint`.
+
+    The schedule is one of `steps` steps; training ends after `stop` of them.
+    """
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -69,7 +73,7 @@ def train(
     )
     average = {name: copy.deepcopy(module).eval().requires_grad_(False) for name, module in modules.items()}
     started, running = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
+    for step in range(1, stop + 1):
         rows = torch.randint(len(bank.latents), (batch,), generator=generator)
         texts = [bank.texts[number] for number in bank.index[rows]]
         dropped = torch.rand(batch, generator=generator) < 0.1  # for classifier-free guidance
@@ -84,7 +88,7 @@ def train(
         running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
         if step % 100 == 0:
             log.info("step %d loss %.4f, %.2f s/step", step, running, (time.monotonic() - started) / step)
-        if step % checkpoint_every == 0 or step == steps:
+        if step % checkpoint_every == 0 or step == stop:
             on_checkpoint(step, average)
 
 
@@ -95,7 +99,9 @@ def _average_into(average: dict[str, nn.Module], modules: dict[str, nn.Module], 
             kept.lerp_(current, 1 - decay)
 
 
-def measure(pipeline: DiffusionPipeline, count: int, *, seed: int, sheet: Path | None = None, **options: object) -> dict:
+def measure(
+    pipeline: DiffusionPipeline, count: int, *, seed: int, sheet: Path | None = None, **options: object
+) -> dict:
     """Share of held-out captions that the checker passes, and the mean graded score, over `count` captions."""
     pipeline.set_progress_bar_config(disable=True)
     texts = held_out_captions()[:count]

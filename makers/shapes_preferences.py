@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("--family", choices=("sd", "sd3"), required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--captions", type=int, default=2000)
+    parser.add_argument("--captions", type=int, default=2256)
     parser.add_argument("--each", type=int, default=4, help="pictures per caption")
     parser.add_argument("--gap", type=float, default=0.1, help="least difference in graded reward within a pair")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=10_000)
@@ -66,6 +66,8 @@ def main() -> None:
     pairs = torch.stack([x0[rows, best], x0[rows, worst]], dim=1)
     rewards = torch.stack([scores[rows, best], scores[rows, worst]], dim=1)
     apart = (rewards[:, 0] - rewards[:, 1]) >= options.gap
+    if not bool(apart.any()):
+        raise SystemExit(f"no two pictures of a caption differ by {options.gap}: lower --gap or raise --each")
     kept = [text for text, keep in zip(texts, apart.tolist(), strict=True) if keep]
     save_latents(
         options.out,
@@ -73,7 +75,11 @@ def main() -> None:
         rewards[apart],
         kept,
         list(range(len(kept))),
-        {"autoencoder": backbone.fingerprint("vae"), "model": Path(options.model).name, "reward": "scene graded + strict"},
+        {
+            "autoencoder": backbone.fingerprint("vae"),
+            "model": Path(options.model).name,
+            "reward": "scene graded + strict",
+        },
     )
     log.info("%d pairs of %d captions; strict %.3f of all pictures", len(kept), len(texts), np.mean(strict))
 

@@ -1,7 +1,9 @@
 """Train `shapes-sd` from nothing: a StableDiffusionPipeline in noise prediction over the shapes autoencoder.
 
     python -m makers.shapes_vae --out build/shapes-vae
-    python -m makers.shapes_sd --vae build/shapes-vae --out build/shapes-sd     # about 40 minutes of one CPU thread
+    python -m makers.shapes_sd --vae build/shapes-vae --out build/shapes-sd     # about 45 minutes of one CPU thread
+
+Then `makers.shapes_preferences` draws its preference set and `makers.shapes_card` measures it.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3600, help="of the learning rate schedule")
+    parser.add_argument("--stop", type=int, default=3600, help="the step after which training ends")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--scenes", type=int, default=60_000)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -89,7 +92,7 @@ def main() -> None:
             requires_safety_checker=False,
             **average,
         )
-        folder = options.out if step == options.steps else options.out.with_name(f"{options.out.name}-{step}")
+        folder = options.out if step == options.stop else options.out.with_name(f"{options.out.name}-{step}")
         save_half(pipeline, folder)
         quality = measure(pipeline, 128, seed=1000, sheet=folder / "sheet.png", **SAMPLING)
         log.info("step %d %s", step, quality)
@@ -102,6 +105,7 @@ def main() -> None:
         loss_of,
         bank,
         steps=options.steps,
+        stop=options.stop,
         batch=options.batch,
         learning_rate=options.learning_rate,
         seed=options.seed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -20,8 +22,6 @@ def build_tokenizer() -> CLIPTokenizer:
     )
     corpus = [text for kind in ("single", "count", "both", "relation") for text in captions(kind)]
     raw.train_from_iterator(corpus, trainer)
-    import json
-
     model = json.loads(raw.to_str())["model"]
     vocabulary: dict[str, int] = dict(model["vocab"])
     for letter in letters:  # a word may end in any letter

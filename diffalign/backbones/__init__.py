@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 
 from diffalign.backbones.adapter import Backbone, Posterior, View
 from diffalign.backbones.lora import LoRASettings
@@ -43,7 +44,7 @@ def load_backbone(
         options: what the family's adapter takes besides (sd3: max_sequence_length).
 
     Raises:
-        ConfigError: no such family or model, or the model is of another family.
+        ConfigError: no such family or model, the model is of another family, or it has no layer that `lora.targets` names.
     """
     if family not in FAMILIES:
         raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
@@ -59,15 +60,17 @@ def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype) -> Diffu
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
-            return wanted.from_single_file(source, torch_dtype=dtype, **absent)
+            return wanted.from_single_file(source, dtype=dtype, **absent)
         index = wanted.load_config(source)
         found = index.get("_class_name")
         if found != wanted.__name__:
-            raise ConfigError(f"model.path: {path} holds a {found}, but model.family {kind.family!r} needs {wanted.__name__}")
+            raise ConfigError(
+                f"model.path: {path} holds a {found}, but model.family {kind.family!r} needs {wanted.__name__}"
+            )
         # components that a checkpoint was saved without must be named as absent
         absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
-        return wanted.from_pretrained(source, torch_dtype=dtype, **absent)
-    except (OSError, ValueError) as error:
+        return wanted.from_pretrained(source, dtype=dtype, use_safetensors=True, **absent)  # never a foreign pickle
+    except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -15,8 +14,10 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from diffalign.backbones.fingerprint import fingerprint_of
 from diffalign.backbones.lora import (
     LoRASettings,
     active_adapter,
@@ -102,7 +103,7 @@ class Backbone(ABC):
         if lora is not None:
             self._add(POLICY)
         if gradient_checkpointing:
-            self.network.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.network.enable_gradient_checkpointing()
 
     # ------------------------------------------------------------ what a family says
 
@@ -136,6 +137,8 @@ class Backbone(ABC):
         Raises:
             ValueError: there is no such snapshot yet.
         """
+        if name == POLICY and self._lora is None:
+            raise ValueError('this backbone was loaded without LoRA: it has no "policy", only "reference"')
         if name != "reference" and name not in self._adapters:
             have = ", ".join(["reference", *self._adapters])
             raise ValueError(f"no view {name!r}; there are {have}; make one with snapshot({name!r})")
@@ -223,12 +226,16 @@ class Backbone(ABC):
     def sample_shape(self, resolution: int | None = None) -> tuple[int, ...]:
         """Shape of one x0 for square pictures of `resolution` pixels; None: the model's own."""
         side = (resolution or self.resolution) // self._factor
-        return (self.network.config.in_channels, side, side)
+        return (self._settings.in_channels, side, side)
 
     @property
     def resolution(self) -> int:
         """Pixels along a side that the model was trained for."""
-        return int(self.network.config.sample_size) * self._factor
+        return int(self._settings.sample_size) * self._factor
+
+    @property
+    def _settings(self) -> Any:
+        return self.network.config  # diffusers' own config object
 
     @property
     def _factor(self) -> int:
@@ -240,18 +247,12 @@ class Backbone(ABC):
 
     def fingerprint(self, part: str) -> str:
         """A hash of what turns pictures ("vae") or prompts ("text") into tensors: it changes when they would."""
-        names = ["vae"] if part == "vae" else [name for name in self.pipeline.components if name.startswith("text_encoder")]
-        digest = hashlib.sha256(part.encode())
-        for name in names:
-            module = getattr(self.pipeline, name)
-            if module is None:
-                continue
-            digest.update(repr(sorted(_plain(module.config).items())).encode())
-            for key, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        digest.update(self._text_options().encode() if part == "text" else b"")
-        return digest.hexdigest()[:32]
+        if part == "vae":
+            return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
+        parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
+        encoders = {name: value for name, value in parts.items() if name.startswith("text_encoder")}
+        tokenizers = {name: value for name, value in parts.items() if name.startswith("tokenizer")}
+        return fingerprint_of(part, encoders, tokenizers, [self._text_options()])
 
     def _text_options(self) -> str:
         return ""
@@ -277,19 +278,22 @@ class Backbone(ABC):
         """Read what `save_adapter` wrote into this backbone's adapter.
 
         Raises:
-            ConfigError: no adapter there, or one of another model, rank or set of targets.
+            ConfigError: no adapter there, or one of another model, rank, alpha or set of targets.
         """
+        if not folder.exists():
+            raise ConfigError(f"no adapter in {folder}: no such folder")
         try:
-            states = self.pipeline_class.lora_state_dict(folder)
-            state = states[0] if isinstance(states, tuple) else states
+            state, *_, metadata = self.pipeline_class.lora_state_dict(
+                folder, use_safetensors=True, return_lora_metadata=True
+            )
+            self._check_alpha(metadata or {})
             prefix = f"{self.network_name}."
             self.load_state(name, {key.removeprefix(prefix): value for key, value in state.items()})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"cannot read the adapter in {folder}: {error}") from None
 
-
-def _plain(config: Any) -> Mapping[str, Any]:
-    content = config.to_dict() if callable(getattr(config, "to_dict", None)) else dict(config)
-    return {key: value for key, value in content.items() if not key.startswith("_") and "version" not in key}
-
-
+    def _check_alpha(self, metadata: Mapping[str, Any]) -> None:
+        """Tensors alone do not say by how much they are multiplied."""
+        saved = metadata.get(f"{self.network_name}.lora_alpha")
+        if self._lora is not None and saved is not None and saved != self._lora.alpha:
+            raise ValueError(f"it was trained with alpha {saved:g}, and this backbone has alpha {self._lora.alpha:g}")

@@ -7,6 +7,7 @@ after a reference pass. `active_adapter` switches without touching it.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
+
+from diffalign.exceptions import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class LoRASettings:
 
 
 def lora_layers(network: nn.Module) -> list[LoraLayer]:
+    """The layers that hold adapters."""
     return [module for module in network.modules() if isinstance(module, LoraLayer)]
 
 
@@ -47,8 +51,10 @@ def add_adapter(network: nn.Module, name: str, settings: LoRASettings, targets: 
     """Add a float32 adapter that changes nothing yet (B is 0).
 
     Raises:
-        ValueError: no layer has one of the target names.
+        ConfigError: no layer has one of the names in `settings.targets`.
     """
+    if settings.targets is not None:
+        _check_targets(network, settings.targets)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -56,7 +62,9 @@ def add_adapter(network: nn.Module, name: str, settings: LoRASettings, targets: 
         lora_dropout=settings.dropout,
         init_lora_weights="gaussian" if settings.init == "gaussian" else True,
     )
-    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; ours below replaces what it drew
+    # peft draws from the global generator (ours below replaces what it drew), and warns of every further adapter
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         network.add_adapter(config, adapter_name=name)  # type: ignore[operator]
     generator = torch.Generator().manual_seed(settings.seed)
     for layer in lora_layers(network):
@@ -73,6 +81,17 @@ def add_adapter(network: nn.Module, name: str, settings: LoRASettings, targets: 
         down.weight.data.copy_(drawn)
         up.weight.data.zero_()
         layer.lora_dropout[name].eval()
+
+
+def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
+    """Every name must fit: peft is content with one, and a typo in another would train less than was asked for."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    absent = [name for name in targets if not any(f".{each}".endswith(f".{name}") for each in linear)]
+    if absent:
+        ends = {".".join(name.split(".")[-2:] if name[-1].isdigit() else name.split(".")[-1:]) for name in linear}
+        raise ConfigError(
+            f"model.lora.targets: no layer is named {', '.join(absent)}; there are {', '.join(sorted(ends))}"
+        )
 
 
 @contextmanager

@@ -32,7 +32,9 @@ class SDBackbone(Backbone):
         super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
         config = pipeline.scheduler.config
         if config.prediction_type not in _PREDICTIONS:
-            raise ConfigError(f"model.path: this checkpoint predicts {config.prediction_type!r}, which sd models do not")
+            raise ConfigError(
+                f"model.path: this checkpoint predicts {config.prediction_type!r}, which sd models do not"
+            )
         self.process = VP.from_scheduler_config(config)
         self.prediction = _PREDICTIONS[config.prediction_type]
 
@@ -55,4 +57,4 @@ class SDBackbone(Backbone):
         scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(steps)
         first = self.process.time_of(torch.tensor(0.0)) if not scheduler.config.set_alpha_to_one else torch.tensor(0.0)
-        return torch.cat([self.process.time_of(scheduler.timesteps.cpu()), first[None]])
+        return torch.cat([self.process.time_of(scheduler.timesteps.cpu().float()), first[None]])

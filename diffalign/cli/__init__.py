@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that `--help`, `list` and `check` an
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from diffalign.cli.app import app
@@ -16,7 +17,8 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line; errors that diffalign raises on purpose become one message and an exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "diffusers", "transformers", "accelerate", "matplotlib", "fontTools", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

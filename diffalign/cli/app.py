@@ -51,12 +51,17 @@ def train(
     from diffalign.config import load_config
 
     if resume is not None and (config is not None or overrides):
-        raise ConfigError("--resume goes on with the run's own config; leave out --config and --set, or start a new run")
+        raise ConfigError(
+            "--resume goes on with the run's own config; leave out --config and --set, or start a new run"
+        )
     if resume is None:
         settings = load_config(_need_config(config), overrides or ())
     _quiet_libraries()
     import diffalign.training as training
+    from diffalign.evaluation import check_quality
 
+    if resume is None and settings.evaluation.prompts is not None:
+        check_quality(settings.evaluation)
     run = training.resume(resume) if resume is not None else training.train(settings)
     if _is_main_process():
         if run.config.evaluation.prompts is not None:
@@ -94,7 +99,9 @@ def check(config: ConfigOption = None, overrides: SetOption = None, as_json: Jso
 
 @app.command()
 def generate(
-    prompts: Annotated[str, typer.Option("--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt.")],
+    prompts: Annotated[
+        str, typer.Option("--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and metadata.jsonl.")],
     run: Annotated[
         Optional[Path],  # noqa: UP045
@@ -120,7 +127,9 @@ def generate(
         Optional[float],  # noqa: UP045
         typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")
+    ] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
     device: Annotated[
@@ -182,9 +191,7 @@ def _evaluate(run: Run, *, as_json: bool) -> None:
 
     prompts = held_out_prompts(run.config)
     with drawing_bar(2 * len(prompts)) as progress:
-        summary = compare(
-            run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress
-        )
+        summary = compare(run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
@@ -208,9 +215,16 @@ def _is_main_process() -> bool:
 
 def _quiet_libraries() -> None:
     """Model libraries talk a lot while they load; their errors still come through."""
+    import contextlib
     import os
     import warnings
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", module=r"(?!diffalign).*")
+    with contextlib.suppress(Exception):  # a broken install is reported by whoever needs it, and by doctor
+        import diffusers
+        import transformers
+
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 State = Literal["fine", "note", "wrong"]
 _EXTRAS = {
     "data": "datasets",
     "openclip": "open_clip",
     "ocr": "rapidocr",
+    "audio": "soundfile",
     "sim": "mujoco",
     "eightbit": "bitsandbytes",
     "xformers": "xformers",
@@ -34,24 +35,31 @@ class Finding:
 
 def examine(*, as_json: bool) -> bool:
     """Print all findings; whether none of them is wrong."""
-    findings = [finding for look in (_python, _libraries, _torchvision, _hardware, _precision, _disk, _zoo, _extras) for finding in look()]
+    looks = (_python, _libraries, _torchvision, _hardware, _precision, _disk, _zoo, _extras)
+    findings = [finding for look in looks for finding in _findings_of(look)]
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:
         from rich.console import Console
+        from rich.markup import escape
 
         signs = {"fine": "[green]fine [/]", "note": "[yellow]note [/]", "wrong": "[red]wrong[/]"}
         console = Console(highlight=False, soft_wrap=True)
         for finding in findings:
-            console.print(f"{signs[finding.state]} {finding.topic}: {finding.text}")
+            console.print(f"{signs[finding.state]} {escape(finding.topic)}: {escape(finding.text)}")
     return all(finding.state != "wrong" for finding in findings)
 
 
+def _findings_of(look: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return look()
+    except Exception as error:  # what one look needs may be what another has just found broken
+        topic = look.__name__.strip("_")
+        return [Finding(topic, "wrong", f"cannot be examined ({type(error).__name__}: {error})")]
+
+
 def _python() -> list[Finding]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return [Finding("python", "wrong", f"{version}; diffalign needs 3.11 or newer")]
-    return [Finding("python", "fine", version)]
+    return [Finding("python", "fine", platform.python_version())]
 
 
 def _libraries() -> list[Finding]:
@@ -61,7 +69,9 @@ def _libraries() -> list[Finding]:
             module = importlib.import_module(name)
             findings.append(Finding(name, "fine", str(module.__version__)))
         except Exception as error:  # a broken install may raise anything
-            findings.append(Finding(name, "wrong", f"cannot be imported ({type(error).__name__}: {error}); install diffalign again"))
+            findings.append(
+                Finding(name, "wrong", f"cannot be imported ({type(error).__name__}: {error}); install diffalign again")
+            )
     return findings
 
 
@@ -71,7 +81,8 @@ def _torchvision() -> list[Finding]:
     try:
         importlib.import_module("torchvision")
     except Exception as error:
-        text = f"installed but broken ({error}); it makes transformers fail too: pip uninstall torchvision, or install the build that matches torch"
+        text = f"installed but broken ({error}); it makes transformers fail too: "
+        text += "pip uninstall torchvision, or install the build that matches torch"
         return [Finding("torchvision", "wrong", text)]
     return [Finding("torchvision", "fine", "works")]
 
@@ -81,7 +92,11 @@ def _hardware() -> list[Finding]:
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return [Finding("GPU", "fine", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")]
+        return [
+            Finding(
+                "GPU", "fine", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            )
+        ]
     if torch.backends.mps.is_available():
         return [Finding("GPU", "fine", "Apple MPS")]
     text = f"none; on the CPU ({torch.get_num_threads()} threads) the zoo trains in minutes, full-size models do not"
@@ -95,19 +110,24 @@ def _precision() -> list[Finding]:
     if torch.cuda.is_available():
         fine = torch.cuda.is_bf16_supported()
         return [Finding("bf16", "fine" if fine else "note", "supported" if fine else "not supported: use fp16 or fp32")]
-    seconds = {dtype: _time(lambda dtype=dtype: torch.ones(512, 512, dtype=dtype) @ torch.ones(512, 512, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = {dtype: _time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     ratio = seconds[torch.bfloat16] / seconds[torch.float32]
     if ratio > 1.5:
-        return [Finding("bf16", "note", f"a product takes {ratio:.1f} times as long as in fp32 here: keep model.precision: fp32")]
+        return [
+            Finding(
+                "bf16", "note", f"a product takes {ratio:.1f} times as long as in fp32 here: keep model.precision: fp32"
+            )
+        ]
     return [Finding("bf16", "fine", f"a product takes {ratio:.1f} times as long as in fp32 here")]
 
 
-def _time(work: Callable[[], object], repeats: int = 5) -> float:
-    work()
-    best = float("inf")
-    for _ in range(repeats):
+def _time_product(dtype: Any, repeats: int = 5) -> float:
+    import torch
+
+    matrix, best = torch.ones(512, 512, dtype=dtype), float("inf")
+    for _ in range(repeats + 1):  # the first one warms up
         started = time.perf_counter()
-        work()
+        matrix @ matrix
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -118,7 +138,11 @@ def _disk() -> list[Finding]:
         with tempfile.NamedTemporaryFile(dir="."):
             pass
     except OSError as error:
-        return [Finding("disk", "wrong", f"this folder cannot be written ({error.strerror}); run elsewhere, or --set folder=...")]
+        return [
+            Finding(
+                "disk", "wrong", f"this folder cannot be written ({error.strerror}); run elsewhere, or --set folder=..."
+            )
+        ]
     return [Finding("disk", "fine" if free > 2 else "note", f"{free:.1f} GiB free here")]
 
 
@@ -127,12 +151,17 @@ def _zoo() -> list[Finding]:
     from diffalign.zoo import list_zoo
 
     findings = []
-    for model in list_zoo():
+    models = list_zoo()
+    if not models:
+        return [Finding("zoo", "wrong", "no models are there; install diffalign again")]
+    for model in models:
         try:
             build_inference(model.card["family"], f"zoo://{model.name}", None, None)
             findings.append(Finding(f"zoo://{model.name}", "fine", "loads"))
         except Exception as error:
-            findings.append(Finding(f"zoo://{model.name}", "wrong", f"does not load ({error}); install diffalign again"))
+            findings.append(
+                Finding(f"zoo://{model.name}", "wrong", f"does not load ({error}); install diffalign again")
+            )
     return findings
 
 
@@ -140,4 +169,10 @@ def _extras() -> list[Finding]:
     have = [extra for extra, module in _EXTRAS.items() if importlib.util.find_spec(module) is not None]
     lack = [extra for extra in _EXTRAS if extra not in have]
     hint = f"; pip install 'diffalign[{lack[0]}]' adds one" if lack else ""
-    return [Finding("extras", "fine", f"installed: {', '.join(have) or 'none'}; not installed: {', '.join(lack) or 'none'}{hint}")]
+    return [
+        Finding(
+            "extras",
+            "fine",
+            f"installed: {', '.join(have) or 'none'}; not installed: {', '.join(lack) or 'none'}{hint}",
+        )
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from diffalign.cli.progress import drawing_bar
@@ -36,24 +38,26 @@ def draw(
         ConfigError, DataError: the model or the prompts cannot be used.
     """
     texts = [text for text in _prompts(prompts) for _ in range(count)]
+    there = _listed(out)
+    generator, view, source = _generator(run, model, family, adapter, steps, guidance_scale, batch, device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
-    generator, view, source = _generator(run, model, family, adapter, steps, guidance_scale, batch, device)
-    rows = [
+    identity = _hash_of(run / "adapter" if run is not None else adapter)
+    rows: list[dict[str, object]] = [
         {
             "id": f"{number:06d}",
             "file_name": f"{number:06d}.png",
             "prompt": text,
             "seed": seed + number,
             "source": source,
+            "adapter": identity,
             "steps": len(generator.times) - 1,
             "guidance_scale": generator.guidance_scale,
         }
         for number, text in enumerate(texts)
     ]
-    there = {row["id"]: row for row in _listed(out / "metadata.jsonl")}
     missing = [row for row in rows if there.get(row["id"]) != row or not (out / str(row["file_name"])).is_file()]
     kept = [row for row in rows if row not in missing]
     _list(out, kept)
@@ -98,29 +102,50 @@ def _generator(
     if run is not None:
         if adapter is not None or family is not None:
             raise ConfigError("--run brings its own model and adapter; leave out --family and --adapter")
-        loaded = load_run(run)
+        loaded = load_run(run, device=device)
         generator = loaded.generator
-        backbone, view, source = loaded.backbone, loaded.view, run.name
         guidance = generator.guidance_scale if guidance_scale is None else guidance_scale
-        steps = len(generator.times) - 1 if steps is None else steps
-    else:
-        assert model is not None
-        if family is None:
-            cards = {item.name: item.card for item in list_zoo()}
-            if not is_zoo(model) or locate(model).name not in cards:
-                raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
-            family = cards[locate(model).name]["family"]
-        backbone = build_inference(family, model, adapter, device)
-        view, source = "reference", model if adapter is None else f"{model}+{adapter.name}"
-        guidance = 1.0 if guidance_scale is None else guidance_scale
-    return ImageGenerator.create(backbone, steps=steps, guidance_scale=guidance, batch=batch), view, source
+        times = generator.times if steps is None else loaded.backbone.times(steps)
+        return replace(generator, times=times, guidance_scale=guidance, batch=batch), loaded.view, run.resolve().name
+    assert model is not None
+    if family is None:
+        cards = {item.name: item.card for item in list_zoo()}
+        if not is_zoo(model):
+            raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
+        family = str(cards[locate(model).name]["family"])
+    backbone = build_inference(family, model, adapter, device)
+    guidance = 1.0 if guidance_scale is None else guidance_scale
+    source = model if adapter is None else f"{model}+{adapter.name}"
+    return ImageGenerator.create(backbone, steps=steps, guidance_scale=guidance, batch=batch), "reference", source
 
 
-def _listed(path: Path) -> list[dict[str, object]]:
+def _listed(out: Path) -> dict[object, dict[str, object]]:
+    """The records that an earlier call has listed, by id.
+
+    Raises:
+        ConfigError: the folder lists something else, which would be lost.
+    """
+    listing = out / "metadata.jsonl"
+    if not listing.exists():
+        return {}
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError):
-        return []
+        rows = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+        ours = all(row.keys() >= {"id", "file_name", "prompt", "seed", "steps"} for row in rows)
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise ConfigError(f"--out: {listing} lists something that generate did not draw; choose another folder")
+    return {row["id"]: row for row in rows}
+
+
+def _hash_of(adapter: Path | None) -> str | None:
+    """Which LoRA it is: folders and files may be written again under the same name."""
+    if adapter is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(adapter.rglob("*.safetensors")) if adapter.is_dir() else [adapter]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _list(out: Path, rows: list[dict[str, object]]) -> None:

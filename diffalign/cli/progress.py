@@ -26,6 +26,6 @@ def drawing_bar(total: int) -> Iterator[Callable[[int, int], None]]:
         nonlocal said
         if done * 4 // total > said:
             said = done * 4 // total
-            print(f"drawing held-out pictures: {done}/{total}", file=sys.stderr, flush=True)
+            print(f"pictures drawn: {done}/{total}", file=sys.stderr, flush=True)
 
     yield note

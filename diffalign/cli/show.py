@@ -44,6 +44,9 @@ def show_list(what: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
+    if not rows:
+        print(f"no {what} here")
+        return
     table = Table(box=None, pad_edge=False)
     for column in rows[0]:
         table.add_column(column, overflow="fold", no_wrap=column == "name")
@@ -72,7 +75,7 @@ def describe_config(config: RunConfig, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{config.name}: valid. {facts['objective']} on {facts['model']}")
     console.print(
         f"one optimizer step: {training.groups} groups x {facts['members']} members x {training.accumulation} "
@@ -102,7 +105,11 @@ def _settings(params: Any) -> str:
 
 def _rewards() -> Rows:
     return [
-        {"name": params.model_fields["name"].default, "settings": _settings(params), "what": (params.__doc__ or "").split("\n")[0]}
+        {
+            "name": params.model_fields["name"].default,
+            "settings": _settings(params),
+            "what": (params.__doc__ or "").split("\n")[0],
+        }
         for params in REWARD_PARAMS
     ]
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from diffalign.config.run import RunConfig
+from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -56,13 +57,16 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = find_config(name)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold sections such as 'model:', got {type(content).__name__}")
+        seen = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise ConfigError(f"{path}: {seen}; a config has sections such as 'model:' (see diffalign list configs)")
     return parse_config(content, overrides, source=str(path))
 
 
@@ -72,13 +76,18 @@ def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, s
     Raises:
         ConfigError: lists every problem with its dotted path.
     """
-    merged = _copy(content)
-    for override in overrides:
-        _apply(merged, override)
+    try:
+        merged = _copy(content)
+    except RecursionError:
+        raise ConfigError(f"{source}: a YAML alias refers to itself") from None
+    refused = [problem for override in overrides if (problem := _apply(merged, override))]
+    if refused:
+        raise ConfigError("\n".join(refused))
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_sentence(item, merged) for item in error.errors(include_url=False)))
+        sentences = [_sentence(item, merged) for item in error.errors(include_url=False)]
+    problems = list(dict.fromkeys(line for sentence in sentences for line in sentence.splitlines()))
     noun = "problem" if len(problems) == 1 else "problems"
     raise ConfigError("\n".join([f"{len(problems)} {noun} in {source}", *(f"  {problem}" for problem in problems)]))
 
@@ -86,57 +95,59 @@ def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, s
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config as YAML, whole or not at all."""
     draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    draft.write_text(write_yaml(config.model_dump(mode="json")), encoding="utf-8")
     os.replace(draft, path)
 
 
 def _copy(content: Any) -> Any:
-    return {str(key): _copy(value) for key, value in content.items()} if isinstance(content, Mapping) else content
+    if isinstance(content, Mapping):
+        return {str(key): _copy(value) for key, value in content.items()}
+    return [_copy(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str) -> str | None:
+    """Put one override in; what is wrong with it, or None."""
     path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
+    keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override!r}: must look like section.key=value")
+        return f"--set {override!r}: must look like section.key=value, for example optimizer.learning_rate=1e-4"
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError:
         value = text
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            value = float(value)
-        except ValueError:
-            pass
     here = content
     for depth, key in enumerate(keys[:-1]):
         inner = here.get(key)
         if inner is None:
             inner = here[key] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+            kind = "a list: set it as a whole" if isinstance(inner, list) else "a value, not a section"
+            return f"--set {override!r}: {'.'.join(keys[: depth + 1])} is {kind}"
         here = inner
-    here[keys[-1]] = value
+    here[keys[-1]] = _copy(value)
+    return None
+
+
+_BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+_SECTION_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 
 
 def _sentence(item: ErrorDetails, content: Mapping[str, Any]) -> str:
     """One problem as `dotted.path: what was expected, what was seen`."""
-    path = _dotted(item["loc"], content)
-    seen, kind, context = item["input"], item["type"], item.get("ctx", {})
+    keys = _written_keys(item["loc"], content)
+    path = ".".join(keys)
+    kind, context, seen = item["type"], item.get("ctx", {}), _shown(item["input"])
     if kind == "value_error":  # from our own validators, which name their path themselves
         text = str(context["error"])
         return text if not path else f"{path}: {text}"
     if kind == "extra_forbidden":
-        *parents, key = path.split(".")
-        close = difflib.get_close_matches(key, _fields_at(parents, content), n=1)
-        return f"{path}: unknown key" + (f"; did you mean '{close[0]}'?" if close else _known(parents, content))
+        return f"{path}: unknown key{_hint_for_unknown(keys, content)}"
     if kind == "missing":
         return f"{path}: required, but missing"
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        sign = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}[kind]
-        return f"{path}: must be {sign} {next(iter(context.values()))}, got {seen!r}"
+    if kind in _BOUNDS:
+        return f"{path}: must be {_BOUNDS[kind]} {next(iter(context.values())):g}, got {seen}"
     if kind == "literal_error":
-        return f"{path}: must be {context['expected']}, got {seen!r}{_closest(seen, context['expected'])}"
+        return f"{path}: must be {context['expected']}, got {seen}{_closest(item['input'], context['expected'])}"
     if kind == "union_tag_invalid":
         tag = str(context["discriminator"]).strip("'")
         return (
@@ -144,11 +155,23 @@ def _sentence(item: ErrorDetails, content: Mapping[str, Any]) -> str:
             f"{_closest(context['tag'], context['expected_tags'])}"
         )
     if kind == "union_tag_not_found":
-        return f"{path}.{str(context['discriminator']).strip(chr(39))}: required, but missing"
+        tag = str(context["discriminator"]).strip("'")
+        choices = sorted(name for model in _models_at(keys, content) for name in _tags(model))
+        return f"{path}.{tag}: required, but missing; one of {', '.join(choices)}"
     if kind == "string_pattern_mismatch":
-        return f"{path}: must match {context['pattern']}, got {seen!r}"
-    expected = item["msg"].removeprefix("Input should be ")
-    return f"{path}: must be {expected}, got {seen!r}"
+        return f"{path}: must match {context['pattern']}, got {seen}"
+    if kind in _SECTION_EXPECTED:
+        return f"{path}: must be a section of keys, got {seen}; known keys: {', '.join(_fields_at(keys, content))}"
+    if kind in ("tuple_type", "list_type"):
+        return f"{path}: must be a list, got {seen}"
+    hint = "; write null for none" if str(item["input"]).lower() == "none" else ""
+    expected = item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
+    return f"{path}: must be {expected}, got {seen}{hint}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _closest(seen: Any, expected: str) -> str:
@@ -157,7 +180,16 @@ def _closest(seen: Any, expected: str) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
+def _hint_for_unknown(keys: Sequence[str], content: Mapping[str, Any]) -> str:
+    *parents, key = keys
+    if "." in key:
+        return f"; in a file, sections are nested: write '{key.split('.')[-1]}:' inside '{key.split('.')[0]}:'"
+    known = _fields_at(parents, content)
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+
+
+def _written_keys(location: tuple[int | str, ...], content: Mapping[str, Any]) -> list[str]:
     """The path as written in the file: pydantic's own steps for the chosen variant of a union are left out."""
     keys: list[str] = []
     here: Any = content
@@ -165,37 +197,38 @@ def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
         last = number == len(location) - 1
         if isinstance(here, Mapping) and step not in here and not last and step in here.values():
             continue  # a discriminator's value, such as 'diffusion_dpo'
+        if step == "[key]" and last:  # it is the key itself that is wrong
+            continue
         keys.append(str(step))
-        if isinstance(here, Mapping):
-            here = here.get(step) if isinstance(step, str) else None
-        elif isinstance(here, Sequence) and not isinstance(here, str) and isinstance(step, int):
-            here = here[step] if step < len(here) else None
-        else:
-            here = None
-    return ".".join(keys)
+        here = _inside(here, str(step))
+    return keys
 
 
-def _fields_at(parents: Sequence[str], content: Mapping[str, Any]) -> list[str]:
-    """Names of the settings in one section; for a choice of variants, those of the variant that was chosen."""
+def _inside(here: Any, key: str) -> Any:
+    if isinstance(here, Mapping):
+        return here.get(key)
+    if isinstance(here, list) and key.isdigit() and int(key) < len(here):
+        return here[int(key)]
+    return None
+
+
+def _models_at(keys: Sequence[str], content: Mapping[str, Any]) -> list[type[BaseModel]]:
+    """The settings classes of one section; for a choice of variants, the one that was chosen."""
     models: list[type[BaseModel]] = [RunConfig]
     here: Any = content
-    for key in parents:
-        here = here[int(key)] if isinstance(here, list) else here.get(key, {})
-        if key.isdigit():
-            continue
-        found = [model.model_fields[key] for model in models if key in model.model_fields]
-        models = [inner for field in found for inner in _models_in(field.annotation)]
-        chosen = [model for model in models if _tags(model) & {value for value in _values(here) if isinstance(value, str)}]
-        models = chosen or models
-    return [name for model in models for name in model.model_fields]
+    for key in keys:
+        if isinstance(here, Mapping):
+            found = [model.model_fields[key] for model in models if key in model.model_fields]
+            models = [inner for field in found for inner in _models_in(field.annotation)]
+        here = _inside(here, key)
+        values = here.values() if isinstance(here, Mapping) else ()
+        seen = {value for value in values if isinstance(value, str)}
+        models = [model for model in models if _tags(model) & seen] or models
+    return models
 
 
-def _known(parents: Sequence[str], content: Mapping[str, Any]) -> str:
-    return f"; known keys: {', '.join(_fields_at(parents, content))}"
-
-
-def _values(here: Any) -> Iterator[Any]:
-    yield from here.values() if isinstance(here, Mapping) else ()
+def _fields_at(keys: Sequence[str], content: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for model in _models_at(keys, content) for name in model.model_fields))
 
 
 def _tags(model: type[BaseModel]) -> set[str]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from diffalign.config.objectives import ObjectiveParams
+from diffalign.config.objectives import FlowDPOParams, ObjectiveParams
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, RewardParams, SceneParams
-from diffalign.config.samplers import SamplerParams
+from diffalign.config.samplers import FlowEulerParams, SamplerParams
 from diffalign.config.time import TimeParams, UniformTime
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 FLOW_FAMILIES = ("sd3",)
 Precision = Literal["fp32", "bf16", "fp16"]
+Column = Literal["prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences"]
 
 
 class LoRAConfig(Params):
     rank: PositiveInt = 8  # diffusers' Diffusion-DPO command: rank = alpha = 8
     alpha: PositiveFloat = 8.0
-    dropout: Share = 0.0
+    dropout: ShareBelowOne = 0.0
     targets: tuple[str, ...] | None = None  # None: the family's attention projections
     init: Literal["gaussian", "default"] = "gaussian"
 
@@ -42,17 +45,19 @@ class DataConfig(Params):
     empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt
     on_bad: Literal["error", "skip"] = "error"
     cache: str | None = None  # folder of text and latent cache; None: beside the run folders
-    columns: dict[str, str] = {}  # our column name -> theirs
+    columns: dict[Column, str] = {}  # our column name -> theirs
 
 
 class OptimizerConfig(Params):
     learning_rate: PositiveFloat
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
     epsilon: PositiveFloat = 1e-8
     warmup_steps: NonNegativeInt = 0  # optimizer steps, not micro-batches
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up, down to 0 at the last step
-    max_grad_norm: PositiveFloat = 1.0  # L2 over all trained parameters; inf turns clipping off
+    max_grad_norm: Annotated[PositiveFloat, Field(allow_inf_nan=True)] = (
+        1.0  # L2 over all trained parameters; inf turns clipping off
+    )
 
 
 class TrainingConfig(Params):
@@ -64,7 +69,7 @@ class TrainingConfig(Params):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     share_noise: bool = True  # the members of a group get the same noise
     share_time: bool = True  # the members of a group get the same time
-    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None  # None: no EMA
+    ema_decay: ShareBelowOne | None = None  # None: no EMA
     checkpoint_every: PositiveInt | None = None  # steps; None: at the end only
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 1
@@ -122,36 +127,59 @@ class RunConfig(Params):
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
-    def _objective_fits_family(self) -> RunConfig:
-        if self.objective.families == "flow" and self.model.family not in FLOW_FAMILIES:
-            raise ValueError(
-                f"objective.name: {self.objective.name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and model.family "
-                f"{self.model.family!r} is none; use objective.name: diffusion_dpo"
-            )
+    def _sections_fit_together(self) -> RunConfig:
+        problems = [*self._model_problems(), *self._training_problems(), *self._evaluation_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> RunConfig:
-        if self.optimizer.warmup_steps >= self.training.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps: must be < training.steps ({self.training.steps}), "
-                f"got {self.optimizer.warmup_steps}"
+    def _model_problems(self) -> Iterator[str]:
+        family, sampler = self.model.family, self.evaluation.sampler
+        flow = family in FLOW_FAMILIES
+        if self.objective.families == "flow" and not flow:
+            yield (
+                f"objective.name: {self.objective.name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
+                f"model.family {family!r} is none; use objective.name: diffusion_dpo"
             )
-        return self
+        if isinstance(sampler, FlowEulerParams) and not flow:
+            yield (
+                f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
+                f"model.family {family!r} is none; use ddim"
+            )
+        if self.model.max_sequence_length is not None and family != "sd3":
+            yield f"model.max_sequence_length: is a setting of family 'sd3', and model.family is {family!r}; leave it out"
 
-    @model_validator(mode="after")
-    def _trained_reward_is_shown(self) -> RunConfig:
+    def _training_problems(self) -> Iterator[str]:
+        warmup, steps = self.optimizer.warmup_steps, self.training.steps
+        if warmup >= steps:
+            yield f"optimizer.warmup_steps: must be < training.steps ({steps}), got {warmup}"
+        scheduled = isinstance(self.objective, FlowDPOParams) and self.objective.schedule != "constant"
+        if scheduled and not self.training.share_time:
+            yield (
+                "training.share_time: must be true with objective.schedule: one_minus_t_sq, "
+                "which gives a pair one beta for its one time"
+            )
+        if self.samples.every is not None and self.evaluation.prompts is None:
+            yield "samples.every: needs evaluation.prompts, which says what to draw"
+
+    def _evaluation_problems(self) -> Iterator[str]:
         names = [reward.name for reward in self.evaluation.rewards]
-        trained = self.evaluation.trained_reward
+        listed = ", ".join(names)
+        if len(set(names)) < len(names):
+            yield f"evaluation.rewards: each reward may stand there once, got {listed}"
+        trained, quality = self.evaluation.trained_reward, self.evaluation.quality
         if trained is not None and trained not in names:
-            raise ValueError(f"evaluation.trained_reward: {trained!r} is not in evaluation.rewards ({', '.join(names)})")
-        quality = self.evaluation.quality
-        if quality is not None and (trained is None or quality.partition(".")[0] not in names):
-            raise ValueError(
-                f"evaluation.quality: must look like reward.component with a reward of evaluation.rewards "
-                f"({', '.join(names)}), and needs evaluation.trained_reward; got {quality!r}"
+            yield f"evaluation.trained_reward: {trained!r} is not in evaluation.rewards ({listed})"
+        if quality is None:
+            return
+        judge, _, component = quality.partition(".")
+        if judge not in names or not component:
+            yield (
+                f"evaluation.quality: must look like reward.component with a reward of evaluation.rewards ({listed}), "
+                f"got {quality!r}"
             )
-        return self
+        if trained is None:
+            yield "evaluation.quality: needs evaluation.trained_reward, whose corrected score it is for"
 
     @property
     def groups_per_step(self) -> int:

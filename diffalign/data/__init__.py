@@ -1,7 +1,7 @@
 """Records, readers, the cache of latents and texts, and groups ready for training."""
 
 from diffalign.data.cache import TensorCache
-from diffalign.data.groups import CachedLatents, GroupData, ShippedLatents, Texts, encode_records, save_latents
+from diffalign.data.groups import CachedLatents, GroupData, Latents, ShippedLatents, Texts, encode_records, save_latents
 from diffalign.data.order import place_of, seeded
 from diffalign.data.readers import ReadCounts, read_pairs, read_prompts
 from diffalign.data.records import Record
@@ -9,6 +9,7 @@ from diffalign.data.records import Record
 __all__ = [
     "CachedLatents",
     "GroupData",
+    "Latents",
     "ReadCounts",
     "Record",
     "ShippedLatents",

@@ -39,14 +39,9 @@ class TensorCache:
     def __init__(self, folder: Path) -> None:
         """Open, and check every shard's hash; a damaged shard is removed and its entries are made again.
 
-        Raises:
-            DataError: the folder cannot be made or written.
+        The folder is made when the first shard is written.
         """
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"data.cache: cannot make {folder}: {error.strerror}") from None
         self._places: dict[str, tuple[str, int]] = {}
         self._open: dict[str, dict[str, Tensor]] = {}
         for listing in sorted(folder.glob("*.json")):
@@ -63,11 +58,16 @@ class TensorCache:
         return [key for key in dict.fromkeys(keys) if key not in self._places]
 
     def add(self, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        """Write one shard: tensors [keys, ...]."""
+        """Write one shard: tensors [keys, ...].
+
+        Raises:
+            DataError: the folder cannot be made or written.
+        """
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(content).hexdigest()
         name = content_key(digest, *keys)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             _write(self.folder / f"{name}.safetensors", content)
             _write(self.folder / f"{name}.json", json.dumps({"sha256": digest, "keys": list(keys)}).encode())
         except OSError as error:
@@ -91,6 +91,7 @@ class TensorCache:
         shard = listing.with_suffix(".safetensors")
         try:
             content = json.loads(listing.read_text())
+            keys: list[str] = list(content["keys"])
             with shard.open("rb") as file:
                 whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -100,7 +101,7 @@ class TensorCache:
             listing.unlink(missing_ok=True)
             shard.unlink(missing_ok=True)
             return
-        self._places.update({key: (listing.stem, row) for row, key in enumerate(content["keys"])})
+        self._places.update({key: (listing.stem, row) for row, key in enumerate(keys)})
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,6 +23,15 @@ from diffalign.types import Condition, GroupBatch
 
 log = logging.getLogger(__name__)
 _CHUNK = 64  # pictures or prompts per call of an encoder, and entries per cache shard
+
+
+@runtime_checkable
+class Latents(Protocol):
+    """Where the latents of every group come from."""
+
+    def of(self, number: int, epoch: int, name: str) -> Tensor: ...
+
+    def reward(self, number: int) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,6 @@ class GroupData:
         )
 
 
-@runtime_checkable
-class Latents(Protocol):
-    def of(self, number: int, epoch: int, name: str) -> Tensor: ...
-
-    def reward(self, number: int) -> Tensor | None: ...
-
-
 class Texts:
     """Text leaves by prompt, from the cache."""
 
@@ -102,7 +105,8 @@ class ShippedLatents:
     """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        """
+        """Read the file whole.
+
         Raises:
             DataError: missing, damaged, or made with another autoencoder.
         """
@@ -112,17 +116,19 @@ class ShippedLatents:
                 self._latents = file.get_tensor("latents")
                 self._rewards = file.get_tensor("rewards")
                 numbers = file.get_tensor("prompt").tolist()
-        except (OSError, SafetensorError) as error:
+                prompts: list[str] = json.loads(about["prompts"])
+                self.records = [(f"pair-{number}", prompts[index]) for number, index in enumerate(numbers)]
+        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
+        if not self.records:
+            raise DataError(f"{path}: no usable pairs: the file is empty")
         if about.get("autoencoder") != fingerprint:
             raise DataError(
-                f"{path}: these latents were made with another autoencoder than model.path has "
-                f"(made with {about.get('autoencoder')}, have {fingerprint}); use the model that they ship with"
+                f"{path}: these latents were made with another autoencoder than model.path has, or in another precision "
+                f"(made with {about.get('autoencoder')}, have {fingerprint}); use the model that they ship with, in fp32"
             )
         if not bool(torch.isfinite(self._latents).all()):
             raise DataError(f"{path}: some latents are not finite; the file is damaged")
-        prompts: list[str] = json.loads(about["prompts"])
-        self.records = [(f"pair-{number}", prompts[index]) for number, index in enumerate(numbers)]
 
     def of(self, number: int, epoch: int, name: str) -> Tensor:
         return self._latents[number].float()
@@ -173,53 +179,77 @@ def encode_records(
     Raises:
         DataError: a picture is missing or damaged and `on_bad` is "error".
     """
+    encoder = _Encoder(cache, posterior)
     kept: list[tuple[str, str]] = []
     keys: list[list[tuple[str, str]]] = []
-    waiting: dict[str, Tensor] = {}
-
-    broken: set[str] = set()
-
-    def flush() -> None:
-        if not waiting:
-            return
-        names, encoded = list(waiting), posterior(torch.stack(list(waiting.values())))
-        finite = torch.stack([torch.isfinite(part.flatten(1)).all(1) for part in encoded.values()]).all(0)
-        broken.update(name for name, fine in zip(names, finite.tolist(), strict=True) if not fine)
-        fine = [name for name in names if name not in broken]
-        if fine:
-            cache.add(fine, {part: values[finite] for part, values in encoded.items()})
-        waiting.clear()
-
     for record in records:
         try:
             contents = [picture_bytes(item, record.id) for item in record.items]
-            group = [tuple(content_key(fingerprint, str(resolution), side, it) for side in ("", "mirror")) for it in contents]
+            group = [
+                (
+                    content_key(fingerprint, str(resolution), "", each),
+                    content_key(fingerprint, str(resolution), "mirror", each),
+                )
+                for each in contents
+            ]
             opened: dict[str, Tensor] = {}
             for content, (key, mirror) in zip(contents, group, strict=True):
-                wanted = [each for each in ((key, mirror) if flip else (key,)) if each not in cache and each not in waiting]
+                wanted = [each for each in ((key, mirror) if flip else (key,)) if encoder.lacks(each)]
                 if wanted:
                     picture = open_picture(content, record.id, resolution)
                     opened |= {each: picture.flip(-1) if each == mirror else picture for each in wanted}
         except DataError as error:
-            if on_bad == "error":
-                raise
-            counts.add_bad(str(error))
+            _skip(str(error), on_bad, counts)
             continue
-        waiting |= opened
-        if len(waiting) >= _CHUNK:
-            flush()
+        encoder.add(opened)
         kept.append((record.id, record.prompt))
-        keys.append(group)  # type: ignore[arg-type]
-    flush()
-    for number in [number for number, group in enumerate(keys) if broken & {key for pair in group for key in pair}][::-1]:
-        reason = f"record {kept[number][0]!r}: the autoencoder's latents of its pictures are not finite"
-        if on_bad == "error":
-            raise DataError(f"{reason}; look at the picture, or load the model in another precision")
-        counts.add_bad(reason)
-        del kept[number], keys[number]
+        keys.append(group)
+    encoder.flush()
+    fine = [not encoder.broken & {key for pair in group for key in pair} for group in keys]
+    for (name, _), whole in zip(kept, fine, strict=True):
+        if not whole:
+            _skip(f"record {name!r}: the autoencoder's latents of its pictures are not finite", on_bad, counts)
+    kept, keys = list(compress(kept, fine)), list(compress(keys, fine))
     if not kept:
-        raise DataError(f"no usable records: all {counts.bad} are bad; the first: {counts.reasons[0]}")
+        first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
+        raise DataError(f"no usable records: {counts.bad} are bad{first}")
     return kept, CachedLatents(cache, keys, flip, seed)
+
+
+def _skip(reason: str, on_bad: Literal["error", "skip"], counts: ReadCounts) -> None:
+    if on_bad == "error":
+        raise DataError(reason)
+    counts.kept -= 1
+    counts.add_bad(reason)
+
+
+class _Encoder:
+    """Collects pictures and encodes them into the cache a chunk at a time."""
+
+    def __init__(self, cache: TensorCache, posterior: Callable[[Tensor], dict[str, Tensor]]) -> None:
+        self.broken: set[str] = set()  # keys of pictures whose latents are not finite
+        self._cache = cache
+        self._posterior = posterior
+        self._waiting: dict[str, Tensor] = {}
+
+    def lacks(self, key: str) -> bool:
+        return key not in self._cache and key not in self._waiting and key not in self.broken
+
+    def add(self, pictures: dict[str, Tensor]) -> None:
+        self._waiting |= pictures
+        if len(self._waiting) >= _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        names, encoded = list(self._waiting), self._posterior(torch.stack(list(self._waiting.values())))
+        finite = torch.stack([torch.isfinite(part.flatten(1)).all(1) for part in encoded.values()]).all(0)
+        self.broken.update(compress(names, (~finite).tolist()))
+        if bool(finite.any()):
+            kept = list(compress(names, finite.tolist()))
+            self._cache.add(kept, {part: values[finite] for part, values in encoded.items()})
+        self._waiting.clear()
 
 
 def save_latents(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffalign.data.records import PictureSource, Record
@@ -41,7 +42,7 @@ class ReadCounts:
 def read_pairs(
     path: Path,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[Any, str] | None = None,
     on_bad: Literal["error", "skip"] = "error",
     counts: ReadCounts | None = None,
 ) -> Iterator[Record]:
@@ -61,6 +62,8 @@ def read_pairs(
     seen: set[str] = set()
     for number, (row, home) in enumerate(_rows(path)):
         try:
+            if isinstance(row, DataError):
+                raise row
             record = _pair(row, home, number, dict(columns or {}))
             if record is not None and record.id in seen:
                 raise DataError(f"record {record.id!r}: this id stands twice in {path}; ids must be unique")
@@ -76,7 +79,8 @@ def read_pairs(
         counts.kept += 1
         yield record
     if counts.kept == 0:
-        raise DataError(f"{path}: no usable pairs ({counts.ties} ties, {counts.bad} bad rows)")
+        first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
+        raise DataError(f"{path}: no usable pairs ({counts.ties} ties, {counts.bad} bad rows{first})")
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -88,6 +92,8 @@ def read_prompts(path: Path) -> list[str]:
     if path.suffix == ".jsonl":
         prompts = []
         for number, row in enumerate(_json_rows(path)):
+            if isinstance(row, DataError):
+                raise row
             prompt = row.get("prompt")
             if not isinstance(prompt, str) or not prompt.strip():
                 raise DataError(f"{path}, row {number}: 'prompt' must be text that is not empty, got {prompt!r}")
@@ -99,7 +105,8 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], Path]]:
+def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, Path]]:
+    """Every row and the folder that its paths start from; a row that cannot be read is the error that says so."""
     if path.is_dir():
         listing = path / "metadata.jsonl"
         if not listing.is_file():
@@ -117,10 +124,12 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], Path]]:
                 for batch in table.iter_batches(batch_size=64):
                     for row in batch.to_pylist():
                         yield row, path.parent
-        except (OSError, ValueError) as error:
+        except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable parquet file ({error})") from None
     elif path.exists():
-        raise DataError(f"{path}: data must be a folder with metadata.jsonl, a .jsonl, a .parquet or a .safetensors file")
+        raise DataError(
+            f"{path}: data must be a folder with metadata.jsonl, a .jsonl, a .parquet or a .safetensors file"
+        )
     else:
         raise DataError(f"{path}: no such file or folder; look at data.path")
 
@@ -134,9 +143,9 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any] | DataError]:
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     with file:
@@ -144,42 +153,57 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: must be a JSON object, got {type(row).__name__}")
-            yield row
+                row = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                yield DataError(f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {error.start})")
+            except (ValueError, RecursionError) as error:
+                yield DataError(f"{path}, line {number}: not JSON ({error})")
+            else:
+                if isinstance(row, dict):
+                    yield row
+                else:
+                    yield DataError(f"{path}, line {number}: must be a JSON object, got {type(row).__name__}")
 
 
 def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
     """One row as a record, the preferred picture first; None for a tie."""
     names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
+    pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
+    if pick_a_pic:
+        names |= {"prompt": "caption", "chosen": "jpg_0", "rejected": "jpg_1"}
     name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
-    prompt = row.get(names["prompt"])
-    first, second = row.get(names["chosen"]), row.get(names["rejected"])
-    used = set(names.values())
-    preference = 1.0
-    if first is None and second is None and all(column in row for column in _PICK_A_PIC):
-        used |= set(_PICK_A_PIC)
-        prompt, first, second = row["caption"], row["jpg_0"], row["jpg_1"]
-        if row["label_0"] not in (0, 1):  # Pick-a-Pic marks ties with 0.5
-            return None
-        if row["label_0"] == 0:
-            first, second = second, first
+    for column in ("prompt", "chosen", "rejected"):
+        if names[column] not in row:
+            raise DataError(
+                f"record {name!r}: no column {names[column]!r}; there are {', '.join(row)}; "
+                f"say in data.columns which of them is {column!r}"
+            )
+    prompt, first, second = row[names["prompt"]], row[names["chosen"]], row[names["rejected"]]
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"record {name!r}: column {names['prompt']!r} must be text that is not empty, got {prompt!r}")
+    pictures = [
+        _picture(value, home, name, names[column]) for value, column in ((first, "chosen"), (second, "rejected"))
+    ]
+    preference = 1.0
+    if pick_a_pic:
+        label = row["label_0"]
+        if label == 0.5:  # Pick-a-Pic's mark of a tie
+            return None
+        if label not in (0, 1):
+            raise DataError(f"record {name!r}: column 'label_0' must be 0, 0.5 or 1, got {label!r}")
+        pictures = pictures if label == 1 else pictures[::-1]
     votes = row.get(names["votes"])
     if votes is not None:
         preference = _share(votes, name)
         if preference == 0.5:
             return None
         if preference < 0.5:
-            first, second, preference = second, first, 1 - preference
+            pictures, preference = pictures[::-1], 1 - preference
+    used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
     return Record(
         id=name,
         prompt=prompt,
-        items=(_picture(first, home, name, names["chosen"]), _picture(second, home, name, names["rejected"])),
+        items=tuple(pictures),
         preference=preference,
         votes=votes,
         preferences=row.get(names["preferences"]),
@@ -195,7 +219,7 @@ def _share(votes: Any, name: str) -> float:
     fine = (
         isinstance(votes, dict)
         and votes.keys() <= {"a", "b", "tie"}
-        and all(isinstance(count, int) and count >= 0 for count in votes.values())
+        and all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in votes.values())
         and sum(votes.values()) > 0
     )
     if not fine:

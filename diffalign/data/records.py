@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffalign.exceptions import DataError
@@ -63,17 +63,19 @@ def picture_bytes(source: PictureSource, record: str) -> bytes:
 
 
 def open_picture(content: bytes, record: str, resolution: int) -> Float[Tensor, "3 resolution resolution"]:
-    """Decode, resize the shorter side to `resolution` (bilinear, antialiased), crop the centre; float in [0, 1], RGB.
+    """Decode, turn upright, resize the shorter side to `resolution` (bilinear, antialiased), crop the centre.
+
+    The result is RGB in [0, 1]; what a transparent picture hides is shown, as diffusers does.
 
     Raises:
         DataError: not a picture, or a damaged one; names the record.
     """
     try:
-        picture = Image.open(io.BytesIO(content))
+        picture: Image.Image = Image.open(io.BytesIO(content))
         picture.load()
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        picture = ImageOps.exif_transpose(picture).convert("RGB")  # cameras note how they were held
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"record {record!r}: not a readable picture ({error}); {len(content)} bytes") from None
-    picture = picture.convert("RGB")
     scale = resolution / min(picture.size)
     if scale != 1:
         width, height = (max(resolution, round(side * scale)) for side in picture.size)

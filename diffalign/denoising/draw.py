@@ -53,13 +53,11 @@ def draw_noise(
     Raises:
         ShapeError: generators or samplers do not match the number of groups.
     """
-    groups, members = x0.shape[:2]
-    many_generators = isinstance(generator, Sequence)
-    many_samplers = isinstance(sample_time, Sequence)
-    if not many_generators and not many_samplers:
+    if not isinstance(generator, Sequence) and not isinstance(sample_time, Sequence):
         return _draw(x0, sample_time, generator, share_noise, share_time)
-    generators = generator if many_generators else [generator] * groups
-    samplers = sample_time if many_samplers else [sample_time] * groups
+    groups = len(x0)
+    generators = generator if isinstance(generator, Sequence) else [generator] * groups
+    samplers = sample_time if isinstance(sample_time, Sequence) else [sample_time] * groups
     if len(generators) != groups or len(samplers) != groups:
         raise ShapeError(f"{len(generators)} generators and {len(samplers)} time samplers for {groups} groups")
     draws = [

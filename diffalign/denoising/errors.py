@@ -64,15 +64,18 @@ def denoising_errors(
         max_batch: samples per network call; None: all groups * members at once.
 
     Raises:
-        ShapeError: draw, mask or condition do not fit x0, or an error cannot be measured as asked at some t.
+        ShapeError: draw, mask or condition do not fit x0, an error cannot be measured as asked at some t, or `others`
+            takes the name of policy or reference.
     """
-    if draw.t.shape != x0.shape[:2] or draw.noise.shape != x0.shape:
-        raise ShapeError(
-            f"x0 has shape {tuple(x0.shape)}, the draw t {tuple(draw.t.shape)} and noise {tuple(draw.noise.shape)}; "
-            "draw with draw_noise(x0, ...)"
-        )
-    if len(condition) != len(x0):
+    _check_draw(draw, x0)
+    if max_batch is not None and max_batch < 1:
+        raise ShapeError(f"max_batch: must be at least 1, got {max_batch}; None is all at once")
+    if condition.leaves and len(condition) != len(x0):
         raise ShapeError(f"the condition has {len(condition)} rows for {len(x0)} groups; its leaves are [groups, ...]")
+    if taken := {"policy", "reference"} & set(others or {}):
+        raise ShapeError(
+            f"others: {', '.join(sorted(taken))} is an argument of its own; name a further network otherwise"
+        )
     networks: dict[str, Denoiser] = {"policy": policy}
     if reference is not None:
         networks["reference"] = reference
@@ -136,6 +139,15 @@ class _Flat:
         x_t = add_noise(network.process, self.x0, self.noise, self.t)
         self._noised.append((network.process, x_t))
         return x_t
+
+
+def _check_draw(draw: NoiseDraw, x0: Tensor) -> None:
+    told = draw.t if draw.network_time is None else draw.network_time
+    if draw.t.shape != x0.shape[:2] or told.shape != draw.t.shape or draw.noise.shape != x0.shape:
+        raise ShapeError(
+            f"x0 has shape {tuple(x0.shape)}, the draw t {tuple(draw.t.shape)}, network_time {tuple(told.shape)} and "
+            f"noise {tuple(draw.noise.shape)}; draw with draw_noise(x0, ...)"
+        )
 
 
 def _flat_mask(mask: Tensor, x0: Tensor) -> Tensor:

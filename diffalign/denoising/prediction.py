@@ -68,7 +68,7 @@ def split_prediction(
     Raises:
         ShapeError: at some t the output does not determine them (noise prediction where there is no signal).
     """
-    wide = torch.promote_types(output.dtype, torch.float32)
+    wide = torch.promote_types(torch.promote_types(output.dtype, x_t.dtype), torch.float32)
     output, x_t = output.to(wide), x_t.to(wide)
     alpha, sigma = coefficients_at(process, t, x_t.ndim)
     a, b = prediction.coefficients(alpha, sigma, process.sigma_data)

@@ -34,7 +34,10 @@ class Process(Protocol):
 
 
 def add_noise(
-    process: Process, x0: Float[Tensor, "batch *sample"], noise: Float[Tensor, "batch *sample"], t: Float[Tensor, " batch"]
+    process: Process,
+    x0: Float[Tensor, "batch *sample"],
+    noise: Float[Tensor, "batch *sample"],
+    t: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch *sample"]:
     """x_t, in at least float32."""
     alpha, sigma = coefficients_at(process, t, x0.ndim)
@@ -100,7 +103,7 @@ class EDM:
         return (_wide(sigma) ** (1 / self.rho) - low) / (high - low)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tables have no single answer to ==
 class VP:
     """A variance-preserving process given by a table of T entries: alpha^2 + sigma^2 = 1.
 
@@ -154,7 +157,7 @@ class VP:
     def index(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """What the network is fed: round(tT) - 1 on the grid (a whole number), tT - 1 off it."""
         position, nearest, on_grid = self._position(t)
-        return (torch.where(on_grid, nearest, position) - 1).to(_wide(t).dtype)
+        return (torch.where(on_grid, nearest, position) - 1).to(_wide(t).dtype).to(t.device)
 
     def time_of(self, index: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The inverse of `index`."""
@@ -162,7 +165,7 @@ class VP:
 
     def _position(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t T in float64, its nearest whole number, and whether t is that grid time up to its own rounding."""
-        position = t.double() * self.entries
+        position = (t.cpu() if t.device.type == "mps" else t).double() * self.entries  # MPS has no float64
         nearest = position.round()
         tolerance = 2 * self.entries * torch.finfo(_wide(t).dtype).eps
         return position, nearest, (position - nearest).abs() <= tolerance
@@ -171,10 +174,11 @@ class VP:
         position, nearest, on_grid = self._position(t)
         position = position.clamp(0, self.entries)
         low = position.floor().clamp(max=self.entries - 1).long()
-        angle = self._angle.to(t.device)
+        angle = self._angle.to(position.device)
         between = of_angle(torch.lerp(angle[low], angle[low + 1], position - low))
-        exact = table.to(t.device)[nearest.clamp(0, self.entries).long()]
-        return torch.where(on_grid, exact.to(between.dtype), between).to(torch.promote_types(_wide(t).dtype, table.dtype))
+        exact = table.to(position.device)[nearest.clamp(0, self.entries).long()]
+        dtype = torch.promote_types(_wide(t).dtype, table.dtype)
+        return torch.where(on_grid, exact.to(between.dtype), between).to(dtype).to(t.device)
 
 
 def rescale_zero_terminal_snr(alphas_cumprod: Float[Tensor, " entries"]) -> Float[Tensor, " entries"]:

@@ -107,7 +107,7 @@ class StratifiedTime:
         return draw
 
     def _place(self, position: Tensor) -> Tensor:
-        t = position / self.strata
+        t = (position / self.strata).clamp(max=1 - 2**-24)  # the last part's sum may round up to 1
         if self.entries is None:
             return t
         return ((t * self.entries).floor().clamp(max=self.entries - 1) + 1) / self.entries

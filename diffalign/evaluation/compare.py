@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -14,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffalign.config.run import EvaluationConfig
-from diffalign.evaluation.statistics import outcomes, paired_bootstrap
-from diffalign.exceptions import ConfigError
+from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator, save_picture, to_picture
-from diffalign.rewards import Reward, RewardOutput, Sample, build_reward
+from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample, build_reward
 from diffalign.rewards.functional import corrected_score, picture_diversity
 
 log = logging.getLogger(__name__)
@@ -56,24 +58,25 @@ def evaluate(
         ConfigError: no prompts.
     """
     if not prompts:
-        raise ConfigError("evaluation.prompts: names no prompts to compare on; set it to a .txt, a .jsonl or zoo://NAME/held_out")
+        raise ConfigError(
+            "evaluation.prompts: names no prompts to compare on; set it to a .txt, a .jsonl or zoo://NAME/held_out"
+        )
+    check_quality(config)
     started = time.monotonic()
     seeds = [config.seed + number for number in range(len(prompts))]
     draft = run / ".evaluation.partial"
     shutil.rmtree(draft, ignore_errors=True)
-    done = 0
     pictures: dict[str, Tensor] = {}
     for side, name in (("base", "reference"), ("aligned", view)):
         (draft / side).mkdir(parents=True)
-        drawn = []
+        drawn: list[Tensor] = []
         for batch in generator(prompts, seeds, view=name):
-            for number, pixels in enumerate(batch, start=sum(map(len, drawn))):
-                save_picture(to_picture(pixels), draft / side / f"{number:05d}.png")
-            drawn.append(batch)
-            done += len(batch)
+            for pixels in batch:
+                save_picture(to_picture(pixels), draft / side / f"{len(drawn):05d}.png")
+                drawn.append(pixels)
             if progress is not None:
-                progress(done, 2 * len(prompts))
-        pictures[side] = torch.cat(drawn)
+                progress(len(pictures) * len(prompts) + len(drawn), 2 * len(prompts))
+        pictures[side] = torch.stack(drawn)
     rewards = [build_reward(params) for params in config.rewards]
     scores = {reward.spec.name: _score(reward, pictures, prompts) for reward in rewards}
     summary = {
@@ -140,9 +143,7 @@ def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: 
     if not paired.any():
         return facts
     differences = aligned[paired] - base[paired]
-    options = {"confidence": config.confidence, "resamples": config.resamples, "seed": config.seed}
-    change = paired_bootstrap(differences, **options)
-    wins = paired_bootstrap(outcomes(differences), **options)
+    change, wins = _interval(differences, config), _interval(outcomes(differences), config)
     return facts | {
         "base_mean": float(base[paired].mean()),
         "aligned_mean": float(aligned[paired].mean()),
@@ -158,27 +159,26 @@ def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: 
     }
 
 
-def _corrected(
-    scores: dict[str, tuple[RewardOutput, RewardOutput]], config: EvaluationConfig
-) -> dict[str, Any] | None:
+def _corrected(scores: dict[str, tuple[RewardOutput, RewardOutput]], config: EvaluationConfig) -> dict[str, Any] | None:
     """The trained reward discounted by a quality term: `rewards.functional.corrected_score`, per prompt."""
     if config.quality is None or config.trained_reward is None:
         return None
     judge, _, component = config.quality.partition(".")
     corrected = []
     for reward, quality in zip(scores[config.trained_reward], scores[judge], strict=True):
-        if component not in quality.components:
-            have = ", ".join(quality.components) or "none"
-            raise ConfigError(f"evaluation.quality: {judge!r} has no component {component!r}; it has {have}")
         ones_to_fives = 1 + 4 * quality.components[component].double()
-        corrected.append(corrected_score(reward.values.double(), ones_to_fives.nan_to_num(1.0)).numpy())
+        try:
+            corrected.append(corrected_score(reward.values.double(), ones_to_fives).numpy())
+        except DataError:
+            raise ConfigError(
+                f"evaluation.quality: must be a component in [0, 1], and {config.quality} is not; "
+                "take another, or leave it out"
+            ) from None
     base, aligned = corrected
     paired = np.isfinite(base) & np.isfinite(aligned)
     if not paired.any():
         return None
-    change = paired_bootstrap(
-        aligned[paired] - base[paired], confidence=config.confidence, resamples=config.resamples, seed=config.seed
-    )
+    change = _interval(aligned[paired] - base[paired], config)
     return {
         "reward": config.trained_reward,
         "quality": config.quality,
@@ -189,6 +189,29 @@ def _corrected(
         "low": change.low,
         "high": change.high,
     }
+
+
+def check_quality(config: EvaluationConfig) -> None:
+    """Whether the section's quality term is one that its reward gives.
+
+    Raises:
+        ConfigError: it is not; lists what there is.
+    """
+    if config.quality is None:
+        return
+    judge, _, component = config.quality.partition(".")
+    for reward in map(build_reward, config.rewards):
+        if reward.spec.name == judge and isinstance(reward, PictureReward) and component not in reward.components:
+            close = difflib.get_close_matches(component, reward.components, n=1)
+            hint = f"; did you mean {judge}.{close[0]}?" if close else ""
+            raise ConfigError(
+                f"evaluation.quality: {judge!r} has no component {component!r}; "
+                f"it has {', '.join(reward.components)}{hint}"
+            )
+
+
+def _interval(values: NDArray[np.float64], config: EvaluationConfig) -> Interval:
+    return paired_bootstrap(values, confidence=config.confidence, resamples=config.resamples, seed=config.seed)
 
 
 def _plain(value: Tensor | float) -> float | None:

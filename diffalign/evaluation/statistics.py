@@ -17,9 +17,7 @@ class Interval:
     high: float
 
 
-def paired_bootstrap(
-    differences: NDArray[np.float64], *, confidence: float, resamples: int, seed: int = 0
-) -> Interval:
+def paired_bootstrap(differences: NDArray[np.float64], *, confidence: float, resamples: int, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean of per-prompt differences (aligned - base), resampling prompts.
 
     Args:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
 
 
@@ -64,8 +65,13 @@ def flow_dpo(
         schedule: "constant" is the paper's recommended form; "one_minus_t_sq" is what the derivation from
             Diffusion-DPO gives, and is the same as measuring the errors in noise space.
 
+    Raises:
+        ConfigError: no such schedule.
+
     Source: Liu et al. 2025, "Improving Video Generation with Human Feedback", eq 6. The paper's pseudo-code sums over
     elements; the authors' released code (flow_grpo) takes the mean, and so do we.
     """
+    if schedule not in ("constant", "one_minus_t_sq"):  # or a typo would train on the other form
+        raise ConfigError(f"schedule: must be constant or one_minus_t_sq, got {schedule!r}")
     beta_t = beta if schedule == "constant" else beta * (1 - t[:, 0]) ** 2
     return diffusion_dpo(policy, reference=reference, beta=beta_t)

@@ -40,7 +40,7 @@ class DDIM:
         alpha_next, sigma_next = coefficients_at(denoiser.process, t_next, x_t.ndim)
         std = torch.zeros_like(sigma)
         if self.eta:
-            lost = (1 - (alpha * sigma_next / (alpha_next * sigma)) ** 2).clamp(min=0)  # 1 - beta-tilde's share
-            std = self.eta * sigma_next / sigma * (sigma**2 * lost).sqrt()
+            kept = alpha * sigma_next / (alpha_next * sigma)  # of the noise at t, what was there at t_next already
+            std = self.eta * sigma_next * (1 - kept**2).clamp(min=0).sqrt()
         mean = alpha_next * x0 + (sigma_next**2 - std**2).clamp(min=0).sqrt() * noise
         return Step(mean=mean, std=std, x0=x0, prediction=output)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffalign.denoising import Denoiser, LinearFlow, Prediction, split_prediction
 from diffalign.denoising.process import coefficients_at
+from diffalign.exceptions import ConfigError
 from diffalign.samplers.step import Step
 from diffalign.types import Condition
 
@@ -31,8 +32,15 @@ class FlowEuler:
         condition: Condition,
         state: Any = None,
     ) -> Step:
+        """One step.
+
+        Raises:
+            ConfigError: the denoiser's process is not a linear flow.
+        """
         if not isinstance(denoiser.process, LinearFlow):
-            raise ValueError(f"the flow Euler step needs a linear flow, got {type(denoiser.process).__name__}; use DDIM")
+            raise ConfigError(
+                f"the flow Euler step needs a linear flow, got {type(denoiser.process).__name__}; use DDIM"
+            )
         output = denoiser(x_t, t, condition)
         x0, noise = split_prediction(denoiser.process, denoiser.prediction, output, x_t, t)
         velocity = output.to(x_t.dtype) if denoiser.prediction is Prediction.FLOW else noise - x0

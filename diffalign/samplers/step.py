@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -71,10 +72,12 @@ def sample(
         generators: one per sample, for samplers that add noise: a picture then does not depend on its batch.
 
     Raises:
-        ValueError: the sampler adds noise and there are no generators.
+        ValueError: the sampler adds noise and there are no generators, or there is not one per sample.
     """
+    if generators is not None and len(generators) != len(x_init):
+        raise ValueError(f"{len(generators)} generators for {len(x_init)} samples: one each")
     x_t, state = x_init, None
-    for now, after in zip(times[:-1], times[1:], strict=True):
+    for now, after in itertools.pairwise(times):
         t, t_next = now.expand(len(x_t)).to(x_t.device), after.expand(len(x_t)).to(x_t.device)
         step = sampler.step(denoiser, x_t, t, t_next, condition, state)
         x_t, state = step.mean, step.state

@@ -15,6 +15,7 @@ from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
 from diffalign.data import (
     GroupData,
+    Latents,
     ReadCounts,
     ShippedLatents,
     TensorCache,
@@ -46,15 +47,24 @@ def choose_device(config: RunConfig) -> torch.device:
     Raises:
         ConfigError: the device asked for is not there.
     """
-    if config.device is None:
+    return find_device(config.device)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None chooses CUDA, MPS or CPU, whichever comes first.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name is None:
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
     try:
-        device = torch.device(config.device)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"device: {config.device!r} cannot be used here ({first}); leave it out to choose") from None
+        raise ConfigError(f"device: {name!r} cannot be used here ({first}); leave it out to choose") from None
     return device
 
 
@@ -80,14 +90,16 @@ def build_inference(family: str, path: str, adapter: Path | None, device: str | 
     Raises:
         ConfigError: the model or the adapter cannot be loaded.
     """
-    backbone = load_backbone(family, path, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if adapter is not None and not adapter.exists():
+        raise ConfigError(f"--adapter: no such file or folder: {adapter}")
+    backbone = load_backbone(family, path, device=find_device(device))
     if adapter is not None:
-        if not adapter.exists():
-            raise ConfigError(f"--adapter: no such file or folder: {adapter}")
         try:
             backbone.pipeline.load_lora_weights(adapter)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}") from None
+            raise ConfigError(
+                f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
+            ) from None
     return backbone
 
 
@@ -102,8 +114,9 @@ def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     text_print, image_print = backbone.fingerprint("text"), backbone.fingerprint("vae")
     counts = ReadCounts()
-    latents: ShippedLatents | object
+    latents: Latents
     if path.suffix == ".safetensors":
+        _refuse_picture_settings(config, backbone)
         latents = ShippedLatents(path, image_print)
         records = latents.records
         counts.kept = len(records)
@@ -123,7 +136,25 @@ def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
     prompts = {prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set())
     texts.fill(sorted(prompts), lambda chunk: backbone.condition(chunk).leaves)
     log.info("%d pairs (%d ties left out, %d bad rows skipped)", len(records), counts.ties, counts.bad)
-    return GroupData(records, latents, texts, data.empty_prompt_share, config.seed, counts)  # type: ignore[arg-type]
+    return GroupData(records, latents, texts, data.empty_prompt_share, config.seed, counts)
+
+
+def _refuse_picture_settings(config: RunConfig, backbone: Backbone) -> None:
+    """Latents that were shipped cannot be mirrored or cropped any more."""
+    data = config.data
+    given = {
+        "data.flip": data.flip,
+        "data.columns": bool(data.columns),
+        "data.resolution": data.resolution not in (None, backbone.resolution),
+    }
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise ConfigError(
+            "\n".join(
+                f"{name}: {data.path} holds latents, not pictures, so this has no effect; leave it out"
+                for name in wrong
+            )
+        )
 
 
 def _posterior(backbone: Backbone, pictures: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 A checkpoint is a folder `checkpoints/step-N/`:
 
     policy.safetensors    the trained adapter          ema.safetensors   its average, where one is kept
-    trainer.pt            optimizer, schedule, gradient scaler and generator states (read with weights_only)
+    trainer.pt            optimizer, schedule, gradient scaler, generators and alarms (read with weights_only)
     state.json            step, seconds of training so far
     manifest.json         sha256 of every other file
 
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from diffalign.exceptions import CheckpointError
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)")
+_REQUIRED = {"policy.safetensors", "trainer.pt", "state.json"}
 
 
 @dataclass(frozen=True)
@@ -51,33 +53,57 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write `run/checkpoints/step-N` atomically, then drop all but the newest `keep`."""
+    """Write `run/checkpoints/step-N` atomically, then drop all but the newest `keep`.
+
+    Checkpoints of later steps are dropped too: the run has gone back behind them (they were damaged).
+
+    Raises:
+        CheckpointError: it cannot be written; the checkpoints that were there are unharmed.
+    """
     home = run / "checkpoints"
-    home.mkdir(exist_ok=True)
-    folder = home / f"step-{checkpoint.progress.step}"
-    draft = home / f".{folder.name}.partial"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    step = checkpoint.progress.step
+    folder = home / f"step-{step}"
+    try:
+        home.mkdir(exist_ok=True)
+        for leftover in home.glob(".step-*.partial"):  # of a run that was killed while writing
+            shutil.rmtree(leftover, ignore_errors=True)
+        draft = home / f".{folder.name}.partial"
+        draft.mkdir()
+        _write_files(draft, checkpoint)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(draft, folder)
+        _flush(home)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save turns a full disk into a RuntimeError
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed"
+        ) from None
+    found = list_checkpoints(run)
+    later = [path for path in found if _step(path) > step]
+    for old in [*[path for path in found if path not in later][:-keep], *later]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _write_files(draft: Path, checkpoint: Checkpoint) -> None:
     for name, state in checkpoint.adapters.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, draft / f"{name}.safetensors")
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        save_file(tensors, draft / f"{name}.safetensors")
     torch.save(checkpoint.trainer, draft / "trainer.pt")
     (draft / "state.json").write_text(json.dumps(asdict(checkpoint.progress)))
     hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
     (draft / "manifest.json").write_text(json.dumps(hashes, indent=2))
     for path in draft.iterdir():
         _flush(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
-    _flush(home)
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first (not yet verified)."""
     found = [path for path in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def load_latest(run: Path) -> Checkpoint:
@@ -105,13 +131,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: a file is missing or does not match its hash.
     """
     try:
-        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text())
+        manifest: dict[str, str] = dict(json.loads((folder / "manifest.json").read_text()))
+        missing = _REQUIRED - manifest.keys()
+        if missing:
+            raise ValueError(f"the manifest lacks {', '.join(sorted(missing))}")
         damaged = [name for name, digest in manifest.items() if _sha256(folder / name) != digest]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a complete checkpoint ({error})") from None
     if damaged:
         raise CheckpointError(f"{folder}: damaged, {', '.join(damaged)} does not match its hash")
-    adapters = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    names = [name for name in manifest if name.endswith(".safetensors")]
+    adapters = {name.removesuffix(".safetensors"): load_file(folder / name) for name in names}
     trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
     return Checkpoint(Progress(**json.loads((folder / "state.json").read_text())), adapters, trainer)
 

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diffalign.config.run import HealthConfig
 from diffalign.exceptions import DivergenceError
@@ -47,8 +48,21 @@ class HealthMonitor:
         self._trained_reward = trained_reward
         self._recent: deque[Mapping[str, float]] = deque(maxlen=config.window)
         self._first_rewards: dict[str, Mapping[str, float]] = {}
-        self._last_rewards: dict[str, Mapping[str, float]] = {}
         self._ringing: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to ring as the uninterrupted one would."""
+        return {
+            "recent": [dict(row) for row in self._recent],
+            "first_rewards": {name: dict(row) for name, row in self._first_rewards.items()},
+            "ringing": sorted(self._ringing),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._recent = deque(state["recent"], maxlen=self._config.window)
+        self._first_rewards = dict(state["first_rewards"])
+        self._ringing = set(state["ringing"])
 
     def after_step(self, metrics: Mapping[str, float]) -> list[Alarm]:
         """Feed one step's metrics; returns the alarms that begin with it."""
@@ -59,10 +73,9 @@ class HealthMonitor:
 
     def after_samples(self, rewards: Mapping[str, Mapping[str, float]]) -> list[Alarm]:
         """Feed the periodic samples' figures: reward name -> mean, spread (standard deviation), count."""
-        if not self._first_rewards:
-            self._first_rewards = dict(rewards)
-        self._last_rewards = dict(rewards)
-        return self._hacking()
+        for name, figures in rewards.items():
+            self._first_rewards.setdefault(name, figures)
+        return self._hacking(rewards)
 
     def _mean(self, name: str) -> float | None:
         values = [row[name] for row in self._recent if name in row]
@@ -70,7 +83,7 @@ class HealthMonitor:
 
     def _winner_error(self) -> list[Alarm]:
         policy, reference = self._mean("winner_error"), self._mean("reference_winner_error")
-        if policy is None or reference is None:
+        if policy is None or not reference:
             return []
         limit = self._config.winner_error_limit
         return self._report(
@@ -94,32 +107,30 @@ class HealthMonitor:
             "stop here or add data",
         )
 
-    def _hacking(self) -> list[Alarm]:
+    def _hacking(self, rewards: Mapping[str, Mapping[str, float]]) -> list[Alarm]:
+        change = {name: figures["mean"] - self._first_rewards[name]["mean"] for name, figures in rewards.items()}
         trained = self._trained_reward
-        if trained is None or trained not in self._last_rewards or self._change(trained) <= 0:
+        if trained is None or trained not in change:
             return []
         alarms = []
-        for name in self._last_rewards:
-            if name == trained:
-                continue
-            error = self._last_rewards[name]["spread"] / math.sqrt(max(self._last_rewards[name]["count"], 1))
+        for name in sorted(rewards.keys() - {trained}):
+            error = rewards[name]["spread"] / math.sqrt(max(rewards[name]["count"], 1))
             alarms += self._report(
                 "reward_hacking",
                 self._config.reward_hacking,
-                self._change(name) < -2 * math.sqrt(2) * error,
-                f"the held-out reward {name} fell by {-self._change(name):.3g} while the trained reward {trained} rose by "
-                f"{self._change(trained):.3g}: look at the samples before going on",
+                change[trained] > 0 and change[name] < -2 * math.sqrt(2) * error,
+                f"the held-out reward {name} fell by {-change[name]:.3g} while the trained reward {trained} rose by "
+                f"{change[trained]:.3g}: look at the samples before going on",
+                subject=name,
             )
         return alarms
 
-    def _change(self, name: str) -> float:
-        return self._last_rewards[name]["mean"] - self._first_rewards[name]["mean"]
-
-    def _report(self, alarm: str, action: str, rings: bool, message: str) -> list[Alarm]:
+    def _report(self, alarm: str, action: str, rings: bool, message: str, subject: str = "") -> list[Alarm]:
+        bell = f"{alarm} {subject}".strip()
         if not rings:
-            self._ringing.discard(alarm)
+            self._ringing.discard(bell)
             return []
-        if action == "off" or alarm in self._ringing:
+        if action == "off" or bell in self._ringing:
             return []
-        self._ringing.add(alarm)
+        self._ringing.add(bell)
         return [Alarm(alarm, action, message)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,13 @@ from diffalign.denoising import (
     denoising_errors,
     draw_noise,
 )
+from diffalign.exceptions import CheckpointError
 from diffalign.objectives import Objective
 from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.health import check_finite
 from diffalign.types import GroupBatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,17 +112,17 @@ class OfflineTrainer:
         for number in range(training.accumulation):
             positions = self._positions(number)
             batch = self.data.batch([self._place(position) for position in positions])
-            metrics = self._backward(batch, positions, last=number == training.accumulation - 1)
+            metrics = self._backward(batch, positions, number)
             check_finite(self.step + 1, metrics, batch.record_ids)
             ids += batch.record_ids
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
-        metrics["gradient_norm"] = float(norm)
+        metrics["gradient_norm"] = float(norm)  # before clipping
         if self.accelerator.scaler is None:  # a scaler passes over steps with infinite gradients by itself
             check_finite(self.step + 1, {"gradient_norm": metrics["gradient_norm"]}, ids)
-        metrics["learning_rate"] = self._schedule.get_last_lr()[0]
+        metrics["learning_rate"] = float(self._schedule.get_last_lr()[0])
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
@@ -151,12 +157,28 @@ class OfflineTrainer:
             batch.x0, samplers, generator=generators, share_noise=training.share_noise, share_time=training.share_time
         )
 
-    def _backward(self, batch: GroupBatch, positions: list[int], *, last: bool) -> dict[str, float]:
+    @contextmanager
+    def _dropout_draws(self, number: int) -> Iterator[None]:
+        """Inside, what the network draws (dropout) follows from the seed, step and place of this forward."""
+        if not self.config.model.lora.dropout:
+            yield
+            return
+        place = f"{number * self.accelerator.num_processes + self.accelerator.process_index}"
+        seed = seeded(self.config.seed, self.step, place, "dropout").initial_seed()
+        device = self.accelerator.device
+        on_gpu = device.type == "cuda"
+        with torch.random.fork_rng(devices=[device] if on_gpu else []):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+            yield
+
+    def _backward(self, batch: GroupBatch, positions: list[int], number: int) -> dict[str, float]:
         """Forward and backward of one micro-batch; the means of its figures."""
         training, device = self.config.training, self.backbone.device
         draw = self._draw(batch, positions).to(device)
         batch = batch.to(device)
-        with self.accelerator.autocast():
+        with self._dropout_draws(number), self.accelerator.autocast():
             errors = denoising_errors(
                 self._policy,
                 self._reference,
@@ -172,6 +194,7 @@ class OfflineTrainer:
         output = self._objective.function(errors.policy, **inputs, **self._hyperparameters)
         loss = output.loss.mean()
         # the mean over the accumulated batch; DDP takes the mean over processes, at the last backward only
+        last = number == training.accumulation - 1
         with nullcontext() if last else self.accelerator.no_sync(self.backbone.wrapped):
             self.accelerator.backward(loss / training.accumulation)
         return {"loss": loss.item(), **{k: v.item() for k, v in output.metrics.items()}, **_error_figures(errors)}
@@ -193,23 +216,38 @@ class OfflineTrainer:
             "scaler": None if scaler is None else scaler.state_dict(),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "data": self._data_hash(),
         }
         states = {name: self.backbone.state(name) for name in names}
         return Checkpoint(Progress(self.step, self.seconds), states, trainer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, to the bit."""
-        for name, state in checkpoint.adapters.items():
-            self.backbone.load_state(name, state)
+        """Go on from a checkpoint, to the bit.
+
+        Raises:
+            CheckpointError: it is of another model, adapter or optimizer than the config says.
+        """
         trainer = checkpoint.trainer
-        self._optimizer.load_state_dict(trainer["optimizer"])
-        self._schedule.load_state_dict(trainer["schedule"])
+        try:
+            for name, state in checkpoint.adapters.items():
+                self.backbone.load_state(name, state)
+            self._optimizer.load_state_dict(trainer["optimizer"])
+            self._schedule.load_state_dict(trainer["schedule"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.progress.step} does not fit the run's config.yaml: {error}"
+            ) from None
+        if trainer["data"] != self._data_hash():
+            log.warning("the records have changed since the checkpoint: the run goes on, but not as it would have")
         if trainer["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(trainer["scaler"])
         torch.set_rng_state(trainer["random"])
         if trainer["cuda_random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(trainer["cuda_random"])
         self.step, self.seconds = checkpoint.progress.step, checkpoint.progress.seconds
+
+    def _data_hash(self) -> str:
+        return hashlib.sha256(json.dumps([list(record) for record in self.data.records]).encode()).hexdigest()
 
     @property
     def final_view(self) -> str:

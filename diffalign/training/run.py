@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig, load_config
 from diffalign.exceptions import ConfigError, HealthStop, RunInterrupted
 from diffalign.objectives import get_objective
-from diffalign.pipelines import ImageGenerator, contact_sheet, save_picture
-from diffalign.rewards import Reward, build_reward
-from diffalign.rewards.functional import picture_diversity
+from diffalign.pipelines import ImageGenerator
 from diffalign.training.build import (
     build_backbone,
     build_data,
     build_generator,
     build_time,
     choose_device,
+    find_device,
     held_out_prompts,
 )
 from diffalign.training.checkpoint import list_checkpoints, load_latest, save_checkpoint
 from diffalign.training.health import Alarm, HealthMonitor
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.run_log import MetricsLog, ProgressReport, Trackers, make_run_folder
+from diffalign.training.run_log import (
+    MetricsLog,
+    ProgressReport,
+    Trackers,
+    check_folder,
+    check_trackers,
+    make_run_folder,
+)
+from diffalign.training.samples import HeldOutSamples
 from diffalign.training.signals import StopRequest
 
 log = logging.getLogger(__name__)
-
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -80,51 +90,57 @@ def resume(folder: Path, *, progress: bool = True) -> Run:
         CheckpointError: its checkpoints are all damaged.
         And what `train` raises.
     """
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is not a run folder: it has no config.yaml; give the folder that train printed")
-    return _run(load_config((folder / "config.yaml").resolve()), folder, progress)
+    return _run(_config_of(folder), folder, progress)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, *, device: str | None = None) -> Run:
     """Load the model and the adapter of a run, without training.
+
+    Args:
+        folder: the run folder.
+        device: where to load it; None is what the run's config says.
 
     Raises:
         ConfigError: not a run folder, or no adapter in it yet.
     """
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is not a run folder: it has no config.yaml; give the folder that train printed")
-    config = load_config((folder / "config.yaml").resolve())
-    backbone = build_backbone(config, choose_device(config))
+    config = _config_of(folder)
     if not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder} has no adapter yet: finish it with diffalign train --resume {folder}")
+    backbone = build_backbone(config, choose_device(config) if device is None else find_device(device))
     backbone.load_adapter(folder / "adapter")
     steps = [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder)]
     return Run(folder, config, backbone, "policy", max(steps, default=config.training.steps))
 
 
+def _config_of(folder: Path) -> RunConfig:
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is not a run folder: it has no config.yaml; give the folder that train printed")
+    return load_config((folder / "config.yaml").resolve())
+
+
 def _run(config: RunConfig, folder: Path | None, progress: bool) -> Run:
-    training = config.training
-    if training.threads is not None:
-        torch.set_num_threads(training.threads)
-    device = choose_device(config)
-    accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=device.type == "cpu")
-    if accelerator.num_processes != training.processes:
-        raise ConfigError(
-            f"training.processes: the config asks for {training.processes}, this run has {accelerator.num_processes}; "
-            f"start it with torchrun --nproc-per-node {training.processes}, or --set training.processes="
-            f"{accelerator.num_processes}"
-        )
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    accelerator = _start_accelerator(config)
+    if folder is None:
+        check_folder(config)
+    check_trackers(config)
+    prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = build_backbone(config, accelerator.device)
     data = build_data(config, backbone)
     objective = get_objective(config.objective.name)
-    trainer = OfflineTrainer(
-        config, backbone, data, objective, build_time(config, backbone.process), accelerator
-    )
-    fresh = folder is None
+    trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone.process), accelerator)
+    monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
+    started = False
     if folder is None:
-        folder = make_run_folder(config)
+        folder = _from_main(accelerator, lambda: make_run_folder(config))
     elif list_checkpoints(folder):
-        trainer.restore(load_latest(folder))
+        saved = load_latest(folder)
+        trainer.restore(saved)
+        monitor.restore(saved.trainer["health"])
+        started = True
+        if trainer.step >= config.training.steps and (folder / "adapter").is_dir():
+            return Run(folder, config, backbone, trainer.final_view, trainer.step)
     log.info(
         "%s: %d groups, %d a step, %d parameters trained, on %s",
         folder,
@@ -133,28 +149,64 @@ def _run(config: RunConfig, folder: Path | None, progress: bool) -> Run:
         sum(parameter.numel() for parameter in backbone.trained_parameters()),
         accelerator.device,
     )
-    _Loop(config, folder, trainer, resume_step=None if fresh else trainer.step).go(progress)
+    _Loop(config, folder, trainer, monitor, prompts, resume_step=trainer.step if started else None).go(progress)
     return Run(folder, config, backbone, trainer.final_view, trainer.step)
+
+
+def _start_accelerator(config: RunConfig) -> Accelerator:
+    """The distributed engine, for the device, precision and number of processes that the config asks for.
+
+    Raises:
+        ConfigError: precision or number of processes cannot be had here.
+    """
+    training, device = config.training, choose_device(config)
+    if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
+        AcceleratorState._reset_state()  # an earlier run in this process had another precision
+    try:
+        accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=device.type == "cpu")
+    except ValueError as error:
+        raise ConfigError(
+            f"training.mixed_precision: {training.mixed_precision!r} cannot be used here: {error}"
+        ) from None
+    if accelerator.num_processes != training.processes:
+        raise ConfigError(
+            f"training.processes: the config asks for {training.processes}, this run has {accelerator.num_processes}; "
+            f"start it with torchrun --nproc-per-node {training.processes}, or --set training.processes="
+            f"{accelerator.num_processes}"
+        )
+    return accelerator
+
+
+def _from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
+    """What `make` returns in the main process, in all of them; it is called there alone."""
+    made: list[Any] = [make() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(made)
+    return made[0]
 
 
 class _Loop:
     """The steps of one run, and what is written beside them."""
 
-    def __init__(self, config: RunConfig, folder: Path, trainer: OfflineTrainer, *, resume_step: int | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        trainer: OfflineTrainer,
+        monitor: HealthMonitor,
+        prompts: Sequence[str],
+        *,
+        resume_step: int | None,
+    ) -> None:
         self.config = config
         self.folder = folder
         self.trainer = trainer
+        self.monitor = monitor
         self.main = trainer.accelerator.is_main_process
-        self.monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
-        self.samples = _Samples(config, trainer, folder)
-        self.log = MetricsLog(folder, resume_step=resume_step)
-        self.trackers = Trackers(config, folder)
-        for row in self.log.rows_before:  # the alarms look back over a window
-            if row["event"] == "step":
-                self.monitor.after_step(row)
-            elif row["event"] == "samples":
-                self.monitor.after_samples(row["rewards"])
-        if resume_step:
+        self.samples = HeldOutSamples(config, trainer, folder, prompts)
+        self.log = MetricsLog(folder, resume_step=resume_step, enabled=self.main)
+        self.trackers = Trackers(config, folder, enabled=self.main)
+        if resume_step is not None:
             self.log.write("resume", resume_step)
 
     def go(self, progress: bool) -> None:
@@ -173,14 +225,15 @@ class _Loop:
                         self.trackers.write(trainer.step, metrics)
                     if self._samples_are_due():
                         alarms += self._draw_samples()
-                    if stop.received is not None and trainer.step < steps:
+                    self._ring(alarms)
+                    received = self._received_anywhere(stop)
+                    if received and trainer.step < steps:
                         self._save()
                         raise RunInterrupted(
-                            f"{stop.received.name}: saved step {trainer.step}; go on with diffalign train --resume "
-                            f"{self.folder}",
-                            stop.received,
+                            f"{signal.Signals(received).name}: saved step {trainer.step}; go on with diffalign train "
+                            f"--resume {self.folder}",
+                            received,
                         )
-                    self._ring(alarms)
                     if every and trainer.step % every == 0 and trainer.step < steps:
                         self._save()
             self._save()
@@ -190,9 +243,18 @@ class _Loop:
             self.log.close()
             self.trackers.close()
 
+    def _received_anywhere(self, stop: StopRequest) -> int:
+        """The signal that this or another process got, or 0: all processes must stop after the same step."""
+        accelerator, received = self.trainer.accelerator, int(stop.received or 0)
+        if accelerator.num_processes == 1:
+            return received
+        return int(accelerator.gather(torch.tensor([received], device=accelerator.device)).max())
+
     def _save(self) -> None:
         if self.main:
-            save_checkpoint(self.folder, self.trainer.checkpoint(), keep=self.config.training.keep_checkpoints)
+            checkpoint = self.trainer.checkpoint()
+            checkpoint.trainer["health"] = self.monitor.state()
+            save_checkpoint(self.folder, checkpoint, keep=self.config.training.keep_checkpoints)
         self.trainer.accelerator.wait_for_everyone()
 
     def _samples_are_due(self) -> bool:
@@ -200,8 +262,11 @@ class _Loop:
         return every is not None and (self.trainer.step % every == 0 or self.trainer.step == self.config.training.steps)
 
     def _draw_samples(self) -> list[Alarm]:
-        if self.config.samples.every is None or not self.main:
+        if self.config.samples.every is None:
             return []
+        return _from_main(self.trainer.accelerator, self._draw_samples_here)
+
+    def _draw_samples_here(self) -> list[Alarm]:
         figures, diversity = self.samples.draw(self.trainer.step)
         self.log.write("samples", self.trainer.step, rewards=figures, diversity=diversity)
         self.trackers.write(self.trainer.step, {f"held_out/{name}": figure["mean"] for name, figure in figures.items()})
@@ -217,33 +282,3 @@ class _Loop:
             if self.main:
                 self.trainer.save_adapter(self.folder)
             raise HealthStop(f"step {self.trainer.step}: {stopping[0].message}; saved in {self.folder}")
-
-
-class _Samples:
-    """Held-out pictures every so often: the same prompts and seeds each time, scored by every reward."""
-
-    def __init__(self, config: RunConfig, trainer: OfflineTrainer, folder: Path) -> None:
-        self._config = config
-        self._trainer = trainer
-        self._home = folder / "samples"
-        self._prompts = held_out_prompts(config)[: config.samples.count] if config.samples.every else []
-        self._rewards: list[Reward] = [build_reward(params) for params in config.evaluation.rewards]
-        if config.samples.every is not None and not self._prompts:
-            raise ConfigError("samples.every: needs evaluation.prompts, which says what to draw")
-
-    def draw(self, step: int) -> tuple[dict[str, dict[str, float]], float]:
-        started = time.monotonic()
-        generator = build_generator(self._config, self._trainer.backbone)
-        seeds = [self._config.evaluation.seed + number for number in range(len(self._prompts))]
-        pictures = torch.cat(list(generator(self._prompts, seeds, view=self._trainer.final_view)))
-        self._home.mkdir(exist_ok=True)
-        save_picture(contact_sheet(pictures), self._home / f"step-{step}.png")
-        figures = {}
-        for reward in self._rewards:
-            values = reward(pictures, self._prompts)
-            scored = values[torch.isfinite(values)].double()
-            if len(scored):
-                spread = scored.std(correction=0).item()
-                figures[reward.spec.name] = {"mean": scored.mean().item(), "spread": spread, "count": len(scored)}
-        log.info("samples of step %d drawn in %.1f s", step, time.monotonic() - started)
-        return figures, picture_diversity(pictures)

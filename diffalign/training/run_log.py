@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -39,11 +40,27 @@ def make_run_folder(config: RunConfig) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ConfigError(f"folder: cannot make {folder}: {error.strerror}; choose another with --set folder=...") from None
+            raise ConfigError(
+                f"folder: cannot make {folder}: {error.strerror}; choose another with --set folder=..."
+            ) from None
         save_config(config, folder / "config.yaml")
         write_json(folder / "environment.json", describe_environment())
         return folder
     raise ConfigError(f"folder: {home} already has 999 runs named {config.name}-{stamp}")
+
+
+def check_folder(config: RunConfig) -> None:
+    """Find out before anything is loaded whether run folders can be made; makes nothing.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    home = Path(config.folder)
+    there = next(path for path in (home, *home.resolve().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"folder: {there} is a file; choose another with --set folder=...")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"folder: {there} cannot be written; choose another with --set folder=...")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -74,56 +91,76 @@ def write_json(path: Path, content: Any) -> None:
 class MetricsLog:
     """Appends one JSON object a line to metrics.jsonl."""
 
-    def __init__(self, run: Path, *, resume_step: int | None = None) -> None:
-        """With `resume_step`, rows of later steps are dropped first: they will be written again."""
+    def __init__(self, run: Path, *, resume_step: int | None = None, enabled: bool = True) -> None:
+        """Start the file; with `resume_step`, rows of later steps alone are dropped: they will be written again."""
         self.path = run / "metrics.jsonl"
+        self._file: TextIO | None = None
+        if not enabled:  # of several processes, one writes
+            return
         kept = [] if resume_step is None else [row for row in read_rows(self.path) if row["step"] <= resume_step]
         draft = self.path.with_name(".metrics.jsonl.partial")
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(draft, self.path)
-        self.rows_before = kept
         self._file = self.path.open("a")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        """Append a row; a number that is not finite (fp16's first gradient norms) becomes null, as JSON has it."""
+        if self._file is None:
+            return
+        plain = {
+            key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()
+        }
+        self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file; a last line that was cut off is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Find out whether the trackers that are asked for are installed.
+
+    Raises:
+        MissingExtraError: one is not.
+    """
+    for package in config.log.trackers:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"log.trackers: needs '{package}'; install it with: pip install 'diffalign[trackers]', or leave it out "
+                "(metrics.jsonl is always written)"
+            )
 
 
 class Trackers:
     """TensorBoard and Weights & Biases, where asked for."""
 
-    def __init__(self, config: RunConfig, run: Path) -> None:
-        """
-        Raises:
-            MissingExtraError: a tracker that is asked for is not installed.
-        """
+    def __init__(self, config: RunConfig, run: Path, *, enabled: bool = True) -> None:
         self._writer: Any = None
         self._wandb: Any = None
+        if not enabled:
+            return
+        check_trackers(config)
         if "tensorboard" in config.log.trackers:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise _missing("tensorboard") from None
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(str(run / "tensorboard"))
         if "wandb" in config.log.trackers:
-            try:
-                import wandb
-            except ImportError:
-                raise _missing("wandb") from None
+            import wandb
+
             self._wandb = wandb.init(
                 project="diffalign", name=run.name, id=run.name, resume="allow", config=config.model_dump(mode="json")
             )
@@ -140,13 +177,6 @@ class Trackers:
             self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def _missing(package: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"log.trackers: needs '{package}'; install it with: pip install 'diffalign[trackers]', or leave it out "
-        "(metrics.jsonl is always written)"
-    )
 
 
 class _Figures(ProgressColumn):
@@ -184,7 +214,8 @@ class ProgressReport:
             self._bar.update(self._task, completed=step, figures=_figures(metrics))
         elif self._enabled and (step % self._every == 0 or step in (1, self._total)):
             left = (self._total - step) * metrics["seconds_per_step"]
-            print(f"step {step}/{self._total} {_figures(metrics)} ETA {left:.0f}s", file=sys.stderr, flush=True)
+            line = f"step {step}/{self._total}  {_figures(metrics)}  ETA {left:.0f}s"
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _figures(metrics: Mapping[str, float]) -> str:

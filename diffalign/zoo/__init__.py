@@ -31,6 +31,7 @@ class ZooModel:
 
 
 def is_zoo(path: str) -> bool:
+    """Whether a path is of the zoo."""
     return path.startswith(_PREFIX)
 
 

@@ -1,0 +1,118 @@
+"""Pictures to latents and back, and the fingerprints that caches go by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.backbones.models import diffusers_pipeline, load, load_fresh, scenes
+
+
+@pytest.fixture
+def untrained(family):
+    return load(family, lora=None)
+
+
+def test_pictures_survive_encoding(untrained):
+    """The zoo's autoencoder is trained: mean absolute error on rendered scenes below 2 % of the range."""
+    pictures = scenes()
+    latents = untrained.encode(pictures)
+    again = untrained.decode(latents)
+    assert latents.shape == (3, *untrained.sample_shape()) and latents.dtype == torch.float32
+    assert again.shape == pictures.shape and again.min() >= 0 and again.max() <= 1
+    assert (again - pictures).abs().mean() < 0.02
+    assert (again - pictures.flip(0)).abs().mean() > 0.05  # another scene is further away
+    assert not latents.requires_grad
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(0.18215, None), (1.5305, 0.0609)])
+def test_latents_are_scaled_as_diffusers_scales_them(family, scale, shift):
+    """Pipelines decode x0 / scaling_factor + shift_factor: ours is that, and `encode` its inverse."""
+    backbone, plain = load_fresh(family, lora=None), load(family, lora=None)
+    backbone.pipeline.vae.register_to_config(scaling_factor=scale, shift_factor=shift)
+    unscaled = plain.posterior(scenes())
+    factor, offset = plain.pipeline.vae.config.scaling_factor, plain.pipeline.vae.config.shift_factor or 0.0
+    mean = unscaled.mean / factor + offset
+    found = backbone.posterior(scenes())
+    torch.testing.assert_close(found.mean, (mean - (shift or 0.0)) * scale)
+    std = (unscaled.log_variance / 2).exp() / factor
+    torch.testing.assert_close((found.log_variance / 2).exp(), std * scale)
+    torch.testing.assert_close(backbone.decode(found.mean), plain.decode(unscaled.mean), rtol=1e-4, atol=1e-4)
+
+
+def test_posterior_is_the_autoencoders(family, untrained):
+    vae = diffusers_pipeline(family).vae
+    with torch.no_grad():
+        seen = vae.encode(scenes() * 2 - 1).latent_dist
+    factor, offset = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    torch.testing.assert_close(untrained.posterior(scenes()).mean, (seen.mean - offset) * factor)
+
+
+def test_encoding_with_a_generator_draws_from_the_posterior(untrained):
+    pictures = scenes()
+    posterior = untrained.posterior(pictures)
+    draws = torch.stack(
+        [untrained.encode(pictures, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+    )
+    standard = (draws - posterior.mean) / (posterior.log_variance / 2).exp()
+    assert abs(standard.mean().item()) < 0.05
+    assert standard.std().item() == pytest.approx(1, rel=0.05)
+    again = untrained.encode(pictures, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again, draws[0])
+    assert torch.equal(untrained.encode(pictures), posterior.mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_give_float32_media(family, dtype):
+    backbone = load(family, lora=None, dtype=dtype)
+    latents = backbone.encode(scenes())
+    assert latents.dtype == torch.float32
+    pictures = backbone.decode(latents)
+    assert pictures.dtype == torch.float32
+    assert (pictures - scenes()).abs().mean() < 0.03
+
+
+# ---------------------------------------------------------------- fingerprints
+
+
+@pytest.mark.parametrize("part", ["vae", "text"])
+def test_fingerprint_is_equal_across_loads(family, part):
+    first, again = load_fresh(family), load_fresh(family, lora=None)
+    again.condition(["a red circle"])  # using it changes nothing
+    again.encode(scenes()[:1])
+    assert first.fingerprint(part) == again.fingerprint(part)
+    assert len(first.fingerprint(part)) == 32
+
+
+def test_fingerprint_changes_with_one_weight(family):
+    for part, other, name in (("vae", "text", "vae"), ("text", "vae", "text_encoder")):
+        backbone = load_fresh(family, lora=None)
+        before = {each: backbone.fingerprint(each) for each in ("vae", "text")}
+        with torch.no_grad():
+            next(getattr(backbone.pipeline, name).parameters()).view(-1)[0].add_(1e-3)
+        assert backbone.fingerprint(part) != before[part]
+        assert backbone.fingerprint(other) == before[other]
+
+
+def test_fingerprint_changes_with_scale_and_sequence_length():
+    backbone = load_fresh("sd3", lora=None)
+    before = backbone.fingerprint("vae")
+    backbone.pipeline.vae.register_to_config(scaling_factor=0.5)
+    assert backbone.fingerprint("vae") != before
+    longer = type(backbone)(diffusers_pipeline("sd3"), max_sequence_length=2)
+    assert longer.fingerprint("text") != backbone.fingerprint("text")
+
+
+def test_fingerprint_changes_with_the_tokenizer(family):
+    backbone = load_fresh(family, lora=None)
+    before = backbone.fingerprint("text")
+    backbone.pipeline.tokenizer.add_tokens(["octagon"])
+    assert backbone.fingerprint("text") != before
+
+
+def test_fingerprint_reads_numbers_without_dimensions(family):
+    backbone = load_fresh(family, lora=None)
+    backbone.pipeline.text_encoder.register_buffer("logit_scale", torch.tensor(2.0))
+    before = backbone.fingerprint("text")
+    backbone.pipeline.text_encoder.logit_scale += 1
+    assert backbone.fingerprint("text") != before

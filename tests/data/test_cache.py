@@ -1,0 +1,121 @@
+"""The cache on disk: whole or made again, never stale, and safe for several writers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffalign.data import TensorCache
+from diffalign.data.cache import content_key
+from diffalign.exceptions import DataError
+
+
+def entries(*numbers: int) -> dict[str, torch.Tensor]:
+    return {"x": torch.tensor(numbers).float()[:, None].expand(-1, 3), "y": torch.tensor(numbers)}
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def test_round_trip_over_shards_and_a_new_process_s_view(tmp_path):
+    cache = TensorCache(tmp_path / "deep" / "cache")
+    cache.add(["a", "b"], entries(1, 2))
+    cache.add(["c"], entries(3))
+    for view in (cache, TensorCache(tmp_path / "deep" / "cache")):
+        assert len(view) == 3
+        assert "b" in view
+        assert "d" not in view
+        assert view.missing(["d", "a", "d", "e"]) == ["d", "e"]
+        torch.testing.assert_close(view.get("b")["x"], torch.full((3,), 2.0))
+        assert view.stack(["c", "a", "c"])["y"].tolist() == [3, 1, 3]
+
+
+def test_opening_writes_nothing(tmp_path):
+    assert len(TensorCache(tmp_path / "cache")) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_keys_depend_on_every_part_and_its_border():
+    keys = {content_key(*parts) for parts in (("a", "b"), ("ab",), ("a", "", "b"), (b"ab", ""), ("b", "a"))}
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_flipped_byte_loses_that_shard_alone(tmp_path, suffix, caplog):
+    cache = TensorCache(tmp_path)
+    cache.add(["a"], entries(1))
+    victim = shards(tmp_path)[0].with_suffix(suffix)
+    cache.add(["b"], entries(2))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2 if suffix == ".safetensors" else 15] ^= 0xFF
+    victim.write_bytes(bytes(content))
+    with caplog.at_level(logging.WARNING):
+        seen = TensorCache(tmp_path)
+    assert "a" not in seen
+    assert "b" in seen
+    assert "damaged: its entries are made again" in caplog.text
+    seen.add(["a"], entries(7))
+    assert TensorCache(tmp_path).get("a")["y"] == 7
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": 3}', '{"keys": 5, "sha256": "x"}', "3"])
+def test_nonsense_listing_is_passed_over(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    assert len(TensorCache(tmp_path)) == 0
+
+
+def test_shard_without_listing_does_not_exist(tmp_path):
+    """A writer that was killed between the two files."""
+    TensorCache(tmp_path).add(["a"], entries(1))
+    shards(tmp_path)[0].with_suffix(".json").unlink()
+    cache = TensorCache(tmp_path)
+    assert "a" not in cache
+    cache.add(["a"], entries(1))
+    assert TensorCache(tmp_path).get("a")["y"] == 1
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path):
+    first, second = TensorCache(tmp_path), TensorCache(tmp_path)
+    first.add(["a", "b"], entries(1, 2))
+    second.add(["b", "c"], entries(20, 3))
+    assert first.get("b")["y"] == 2  # its own, still
+    assert second.get("b")["y"] == 20
+    third = TensorCache(tmp_path)
+    assert len(third) == 3
+    assert third.get("b")["y"] in (2, 20)
+
+
+def test_two_processes_writing_the_same_at_once(tmp_path):
+    code = (
+        "import sys, torch; from pathlib import Path; from diffalign.data import TensorCache\n"
+        "cache = TensorCache(Path(sys.argv[1]))\n"
+        "for number in range(40): cache.add([f'k{number}'], {'x': torch.full((1, 4), float(number))})\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    for running in [subprocess.Popen(command) for _ in range(2)]:
+        assert running.wait(timeout=120) == 0
+    cache = TensorCache(tmp_path)
+    assert [cache.get(f"k{number}")["x"][0].item() for number in range(40)] == list(range(40))
+    assert not list(tmp_path.glob(".*"))  # no draft is left
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="data.cache: cannot write in .*file"):
+        TensorCache(tmp_path / "file" / "cache").add(["a"], entries(1))
+
+
+def test_listing_holds_the_shard_s_hash(tmp_path):
+    import hashlib
+
+    TensorCache(tmp_path).add(["a"], entries(1))
+    (shard,) = shards(tmp_path)
+    listing = json.loads(shard.with_suffix(".json").read_text())
+    assert listing == {"sha256": hashlib.sha256(shard.read_bytes()).hexdigest(), "keys": ["a"]}

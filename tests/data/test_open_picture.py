@@ -1,0 +1,84 @@
+"""Geometry and damage: a picture file to a square tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffalign.data.records import open_picture, picture_bytes
+from diffalign.exceptions import DataError
+from tests.data.pictures import encode, picture_file
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """Red tells the column, green the row."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.arange(width)[None], np.arange(height)[:, None]
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "top"), [((16, 16), 0, 0), ((40, 16), 12, 0), ((16, 40), 0, 12), ((17, 16), 0, 0)]
+)
+def test_crop_is_the_centre_at_unchanged_scale(size, left, top):
+    seen = open_picture(encode(ramp(*size)), "x", 16) * 255
+    assert seen.shape == (3, 16, 16)
+    assert seen.dtype == torch.float32
+    torch.testing.assert_close(seen[0, 0], torch.arange(left, left + 16).float())
+    torch.testing.assert_close(seen[1, :, 0], torch.arange(top, top + 16).float())
+
+
+def test_shorter_side_is_resized():
+    seen = open_picture(encode(ramp(200, 100)), "x", 10) * 255
+    assert seen.shape == (3, 10, 10)
+    # columns 50..150 of the original, averaged ten by ten (antialiased, to one grey level)
+    expected = torch.arange(10) * 10 + 54.5
+    assert (seen[0, 5] - expected).abs().max() <= 1.0
+
+
+@pytest.mark.parametrize("size", [(8, 8), (3, 5), (1, 1), (7, 500)])
+@pytest.mark.parametrize("resolution", [8, 13])
+def test_any_size_gives_the_square(size, resolution):
+    seen = open_picture(picture_file(size=size), "x", resolution)
+    assert seen.shape == (3, resolution, resolution)
+    assert 0 <= seen.min() <= seen.max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_modes_become_rgb(mode):
+    form = "TIFF" if mode == "CMYK" else "PNG"
+    assert open_picture(encode(ramp(8, 8).convert(mode), form), "x", 8).shape == (3, 8, 8)
+
+
+def test_orientation_of_the_camera_is_undone():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    sideways = encode(ramp(16, 16), "PNG", exif=exif)
+    upright = open_picture(encode(ramp(16, 16).rotate(-90)), "x", 16)
+    torch.testing.assert_close(open_picture(sideways, "x", 16), upright)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a picture",
+        picture_file(form="JPEG", size=(64, 64))[:-200],
+        picture_file(form="PNG", size=(64, 64))[:-40],
+        picture_file(form="PNG", size=(64, 64))[:60] + b"\x00" * 200,
+        picture_file(form="GIF")[:30],
+        b"GIF89a" + b"\xff" * 30,
+    ],
+)
+def test_damaged_picture_names_the_record(content):
+    with pytest.raises(DataError, match=f"record 'seven': not a readable picture .*; {len(content)} bytes"):
+        open_picture(content, "seven", 8)
+
+
+def test_missing_file_names_the_record(tmp_path):
+    with pytest.raises(DataError, match=r"record 'seven': cannot read .*absent.png: No such file"):
+        picture_bytes(tmp_path / "absent.png", "seven")
+    with pytest.raises(DataError, match="record 'seven': cannot read .*: Is a directory"):
+        picture_bytes(tmp_path, "seven")

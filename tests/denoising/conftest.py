@@ -1,0 +1,16 @@
+"""What the tests of the primitive share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """Annotations are checked in tests only: this shows what a user sees who gets a shape wrong."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

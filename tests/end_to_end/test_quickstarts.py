@@ -1,0 +1,34 @@
+"""The quickstarts as a newcomer runs them: a held-out reward must rise, and the interval must be clear of zero."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def _run(config: str, folder) -> dict:
+    command = [sys.executable, "-m", "diffalign", "train", "--config", config, "--set", f"folder={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = done.stdout.strip().splitlines()[-1]
+    page = open(os.path.join(run, "report.html"), encoding="utf-8").read()
+    assert "<img" in page and "http://" not in page.replace("http://www.w3.org", "")
+    print(done.stdout)
+    with open(os.path.join(run, "evaluation", "summary.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["quickstart/diffusion_dpo.yaml", "quickstart/flow_dpo.yaml"])
+def test_a_quickstart_raises_the_held_out_reward(config, tmp_path):
+    summary = _run(config, tmp_path)
+    scene, jpeg = summary["rewards"]["scene"], summary["rewards"]["jpeg"]
+    assert summary["prompts"] >= 400
+    assert scene["trained_on"] and not jpeg["trained_on"]
+    assert 0.35 <= scene["base_mean"] <= 0.75  # recognisable, with headroom
+    assert scene["low"] > 0.02  # clear of zero: the interval, not only the mean
+    assert scene["win_rate_low"] > 0.5
+    assert abs(jpeg["difference"]) < 0.2  # kB, of about 1.4: the pictures stay as complex as they were
+    assert summary["diversity"]["aligned"] > 0.9 * summary["diversity"]["base"]

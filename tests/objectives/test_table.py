@@ -1,0 +1,102 @@
+"""The one table: every row's facts agree with its function; and the baseline `sft`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+
+import pytest
+import torch
+
+from diffalign.config.objectives import OBJECTIVE_PARAMS
+from diffalign.denoising import Prediction
+from diffalign.exceptions import ConfigError
+from diffalign.objectives import OBJECTIVES, get_objective, sft
+
+ROWS = pytest.mark.parametrize(("name", "row"), OBJECTIVES.items(), ids=OBJECTIVES)
+
+
+def _inputs(row, groups=4, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(5)
+    members = 2 if row.params.layout == "pairs" else 1 if row.params.layout == "points" else 3
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator, dtype=dtype)
+
+    return draw(groups, members), {name: draw(groups, members) for name in row.params.needs}
+
+
+@ROWS
+def test_signature_is_needs_and_settings(name, row):
+    parameters = inspect.signature(row.function).parameters
+    keywords = {key for key, it in parameters.items() if it.kind is inspect.Parameter.KEYWORD_ONLY}
+    settings = set(row.params.model_fields) - {"name"}
+    assert keywords == set(row.params.needs) | settings
+    assert not set(row.params.needs) & settings
+    assert [key for key in parameters if key not in keywords] == ["policy"]
+
+
+@ROWS
+def test_defaults_live_in_the_settings_only(name, row):
+    parameters = inspect.signature(row.function).parameters.values()
+    assert all(parameter.default is inspect.Parameter.empty for parameter in parameters)
+    row.params()  # every setting has a default there
+
+
+@ROWS
+def test_row_names_itself(name, row):
+    assert row.params().name == name == row.function.__name__
+    assert re.search(r"\d{4}|baseline", row.params.paper)
+    assert row.params.data
+    assert row.measure is None or row.measure in {prediction.value for prediction in Prediction}
+    assert get_objective(name) is row
+
+
+def test_every_settings_class_has_a_row():
+    assert {row.params for row in OBJECTIVES.values()} == set(OBJECTIVE_PARAMS)
+
+
+@ROWS
+def test_row_runs_with_its_settings(name, row):
+    policy, inputs = _inputs(row)
+    policy.requires_grad_()
+    output = row.function(policy, **inputs, **row.params().model_dump(exclude={"name"}))
+    assert output.loss.shape == (4,) and output.loss.isfinite().all()
+    gradient = torch.autograd.grad(output.loss.sum(), policy)[0]
+    assert gradient.isfinite().all() and gradient.any()
+    for figure in output.metrics.values():
+        assert figure.shape == () and not figure.requires_grad
+
+
+@ROWS
+def test_beta_factor_is_what_multiplies_beta(name, row):
+    """With a small beta a logistic loss falls by factor * beta * gap / 2 below log 2."""
+    if row.params.beta_factor is None:
+        assert "beta" not in row.params.model_fields
+        return
+    policy = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+    inputs = {name: torch.full((1, 2), 0.5, dtype=torch.float64) for name in row.params.needs}
+    settings = row.params().model_dump(exclude={"name"}) | {"beta": 1e-4}
+    loss = row.function(policy, **inputs, **settings).loss.item()
+    gap = 0.5  # how much further apart the policy's errors are than the reference's
+    assert math.log(2) - loss == pytest.approx(row.params.beta_factor * 1e-4 * gap / 2, rel=1e-4)
+
+
+def test_unknown_name_lists_the_valid_ones():
+    with pytest.raises(
+        ConfigError, match=r"no objective 'difusion_dpo'; there are .*flow_dpo.*; did you mean 'diffusion_dpo'"
+    ):
+        get_objective("difusion_dpo")
+    with pytest.raises(ConfigError, match="there are") as caught:
+        get_objective("zzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_sft_is_the_error_of_the_best_member():
+    policy = torch.rand(5, 3, requires_grad=True)
+    output = sft(policy)
+    assert torch.equal(output.loss, policy[:, 0])
+    assert output.metrics == {}
+    output.loss.sum().backward()
+    assert torch.equal(policy.grad, torch.tensor([1.0, 0.0, 0.0]).expand(5, 3))

@@ -1,0 +1,261 @@
+"""An interrupted run and an uninterrupted one end alike, to the bit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from diffalign.config import RunConfig
+from diffalign.exceptions import CheckpointError, ConfigError, HealthStop, RunInterrupted
+from diffalign.training import load_run, resume, train
+from diffalign.training.checkpoint import list_checkpoints
+from diffalign.training.offline import OfflineTrainer, StepResult
+from tests.data.pictures import pairs_folder
+from tests.training.tiny import adapter, assert_equal, assert_same_run, rows, tiny, trainer_state
+
+
+class PowerCut(BaseException):
+    pass
+
+
+@pytest.fixture
+def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Do something once, right after a step has been taken and before anything is written of it."""
+
+    def arrange(step: int, act: Callable[[], None]) -> None:
+        original = OfflineTrainer.train_step
+        done = []
+
+        def train_step(self: OfflineTrainer) -> StepResult:
+            result = original(self)
+            if self.step == step and not done:
+                done.append(step)
+                act()
+            return result
+
+        monkeypatch.setattr(OfflineTrainer, "train_step", train_step)
+
+    return arrange
+
+
+def cut() -> None:
+    raise PowerCut
+
+
+def send(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def started_and_stopped(config: RunConfig, by: type[BaseException]) -> Path:
+    """Train until it is stopped; the run folder."""
+    before = set(Path(config.folder).glob("*")) if Path(config.folder).exists() else set()
+    with pytest.raises(by):
+        train(config, progress=False)
+    (folder,) = set(Path(config.folder).glob("*")) - before
+    return folder
+
+
+def pictures(home: Path) -> dict[str, Any]:
+    folder = pairs_folder(home / "resume pairs", 5)
+    return {"path": str(folder), "resolution": 16, "flip": True, "empty_prompt_share": 0.3}
+
+
+SAMPLES = {
+    "samples": {"every": 2, "count": 2},
+    "evaluation": {
+        "prompts": "zoo://shapes-sd/held_out",
+        "sampler": {"name": "ddim", "steps": 2},
+        "trained_reward": "scene",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "stop_at"),
+    [
+        ({}, 1),
+        (
+            {"training": {"ema_decay": 0.5, "accumulation": 2}, "optimizer": {"schedule": "cosine", "warmup_steps": 2}},
+            2,
+        ),
+        ({"training": {"log_every": 3}, "health": {"window": 3, "saturation_limit": 5.0}, **SAMPLES}, 2),
+        ({"data": pictures, "model": {"lora": {"rank": 2, "dropout": 0.3}}, "time": {"sampling": "stratified"}}, 3),
+        ({"family": "sd3", "objective": {"name": "flow_dpo"}}, 2),
+    ],
+    ids=["plain", "ema", "samples-alarms", "pictures-dropout", "sd3"],
+)
+def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(home, after_step, sections, stop_at):
+    sections = {name: value(home) if callable(value) else value for name, value in sections.items()}
+    config = tiny(home, **sections)
+    whole = train(config, progress=False).folder
+    after_step(stop_at, send(signal.SIGTERM))
+    folder = started_and_stopped(config, RunInterrupted)
+    assert [path.name for path in list_checkpoints(folder)] == [f"step-{stop_at}"]
+    assert not (folder / "adapter").exists()
+    done = resume(folder, progress=False)
+    assert (done.folder, done.steps) == (folder, 4)
+    assert_same_run(folder, whole, 4)
+    assert [row["step"] for row in rows(folder, "resume")] == [stop_at]
+
+
+def test_alarms_ring_as_in_the_uninterrupted_run(home):
+    """The case above has alarms at all, or it would prove nothing."""
+    config = tiny(home, training={"log_every": 3}, health={"window": 3, "saturation_limit": 5.0})
+    seen = rows(train(config, progress=False).folder, "alarm")
+    assert [(row["step"], row["alarm"], row["action"]) for row in seen] == [(3, "saturation", "warn")]
+
+
+def test_power_cut_between_checkpoints(home, after_step):
+    training = {"steps": 6, "checkpoint_every": 2}
+    whole = train(tiny(home, training=training), progress=False).folder
+    after_step(5, cut)
+    folder = started_and_stopped(tiny(home, training=training), PowerCut)
+    assert rows(folder)[-1]["step"] == 4
+    (folder / "metrics.jsonl").open("a").write('{"event": "step", "step": 5, "loss": 1.0}\n{"event": "st')
+    resume(folder, progress=False)
+    assert_same_run(folder, whole, 6)
+
+
+def test_power_cut_before_the_first_checkpoint_starts_again(home, after_step):
+    config = tiny(home, **SAMPLES)
+    whole = train(config, progress=False).folder
+    after_step(3, cut)
+    folder = started_and_stopped(config, PowerCut)
+    assert not list_checkpoints(folder)
+    resume(folder, progress=False)
+    assert_same_run(folder, whole, 4)
+    assert len(rows(folder, "samples")) == 3  # the one of step 0 once
+    assert rows(folder, "resume") == []
+
+
+def test_damaged_newest_checkpoint_costs_steps_not_bits(home, after_step, caplog):
+    training = {"steps": 6, "checkpoint_every": 2, "keep_checkpoints": 2}
+    whole = train(tiny(home, training=training), progress=False).folder
+    after_step(5, send(signal.SIGINT))
+    folder = started_and_stopped(tiny(home, training=training), RunInterrupted)
+    assert [path.name for path in list_checkpoints(folder)] == ["step-4", "step-5"]
+    victim = folder / "checkpoints" / "step-5" / "policy.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\x7f")
+    with caplog.at_level(logging.WARNING):
+        resume(folder, progress=False)
+    assert "step-5: damaged, policy.safetensors does not match its hash" in caplog.text
+    assert_same_run(folder, whole, 6)
+
+
+def test_all_checkpoints_damaged(home):
+    folder = train(tiny(home, training={"steps": 1}), progress=False).folder
+    (folder / "checkpoints" / "step-1" / "trainer.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="no usable checkpoint among 1; start the run again with diffalign train"):
+        resume(folder, progress=False)
+
+
+def test_finished_run_is_only_loaded(home):
+    folder = train(tiny(home, training={"steps": 2}), progress=False).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    expected = adapter(folder)
+    done = resume(folder, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert done.steps == 2
+    assert_equal({f"unet.{key}": value for key, value in done.backbone.state("policy").items()}, expected)
+
+
+def test_finished_but_for_its_adapter(home):
+    """Killed between the last checkpoint and the adapter."""
+    import shutil
+
+    folder = train(tiny(home, training={"steps": 2}), progress=False).folder
+    expected = adapter(folder)
+    shutil.rmtree(folder / "adapter")
+    resume(folder, progress=False)
+    assert_equal(adapter(folder), expected)
+
+
+def test_two_interruptions(home, after_step):
+    config = tiny(home)
+    whole = train(config, progress=False).folder
+    after_step(1, send(signal.SIGTERM))
+    folder = started_and_stopped(config, RunInterrupted)
+    after_step(3, send(signal.SIGINT))
+    with pytest.raises(RunInterrupted) as caught:
+        resume(folder, progress=False)
+    assert caught.value.signal == signal.SIGINT
+    assert f"SIGINT: saved step 3; go on with diffalign train --resume {folder}" in str(caught.value)
+    resume(folder, progress=False)
+    assert_same_run(folder, whole, 4)
+
+
+def test_signal_at_the_last_step_finishes(home, after_step):
+    after_step(4, send(signal.SIGTERM))
+    assert (train(tiny(home), progress=False).folder / "adapter").is_dir()
+
+
+def test_handlers_are_put_back(home, after_step):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    after_step(1, send(signal.SIGTERM))
+    started_and_stopped(tiny(home), RunInterrupted)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_changed_rank_is_refused(home, after_step):
+    after_step(2, send(signal.SIGTERM))
+    folder = started_and_stopped(tiny(home), RunInterrupted)
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    content["model"]["lora"]["rank"] = 3
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(CheckpointError, match=r"the checkpoint of step 2 does not fit the run's config.yaml"):
+        resume(folder, progress=False)
+
+
+def test_changed_data_is_said(home, after_step, caplog):
+    data = {"path": str(pairs_folder(home / "data that change", 3)), "resolution": 16}
+    after_step(2, send(signal.SIGTERM))
+    folder = started_and_stopped(tiny(home, data=data), RunInterrupted)
+    pairs_folder(home / "data that change", 4)
+    with caplog.at_level(logging.WARNING):
+        resume(folder, progress=False)
+    assert "the records have changed since the checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize("ask", [resume, load_run])
+def test_not_a_run_folder(tmp_path, ask):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match="is not a run folder: it has no config.yaml"):
+            ask(folder)
+
+
+def test_load_run_needs_an_adapter(home, after_step):
+    after_step(2, send(signal.SIGTERM))
+    folder = started_and_stopped(tiny(home), RunInterrupted)
+    with pytest.raises(ConfigError, match="has no adapter yet: finish it with diffalign train --resume"):
+        load_run(folder)
+
+
+def test_load_run_has_what_was_trained(home):
+    done = train(tiny(home, training={"ema_decay": 0.5}), progress=False)
+    loaded = load_run(done.folder)
+    assert_equal(loaded.backbone.state("policy"), done.backbone.state("ema"))
+    assert (loaded.view, loaded.steps) == ("policy", 4)
+
+
+# ---------------------------------------------------------------- alarms that stop
+
+
+def test_stop_alarm_ends_the_run_after_saving(home):
+    health = {"window": 2, "saturation": "stop", "saturation_limit": 5.0}
+    config = tiny(home, health=health)
+    folder = started_and_stopped(config, HealthStop)
+    assert [row["action"] for row in rows(folder, "alarm")] == ["stop"]
+    assert [path.name for path in list_checkpoints(folder)] == ["step-2"]
+    assert adapter(folder)
+    assert rows(folder)[-1]["step"] == 2
+    done = resume(folder, progress=False)  # the user has looked, and goes on
+    assert done.steps == 4
+    assert len(rows(folder, "alarm")) == 1
+    assert trainer_state(folder, 4)["health"]["ringing"] == ["saturation"]

@@ -1,0 +1,281 @@
+"""What an optimizer step does: the same numbers however the batch is split, and the settings that change them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffalign.config import RunConfig
+from diffalign.objectives import get_objective
+from diffalign.training import Run, train
+from diffalign.training.build import build_backbone, build_data, build_time
+from diffalign.training.offline import OfflineTrainer, learning_rate_factor
+from diffalign.training.run import _start_accelerator
+from tests.data.pictures import pairs_folder
+from tests.training.tiny import DPO, adapter, assert_equal, rows, tiny, trainer_state
+
+
+def run(config: RunConfig) -> Run:
+    return train(config, progress=False)
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in rows(folder)]
+
+
+@pytest.fixture(scope="module")
+def four_groups(home: Path) -> Run:
+    """The run that others are compared with: 4 groups in one forward."""
+    return run(tiny(home, training={"groups": 4, "steps": 3}))
+
+
+def close(first: Run, second: Run) -> None:
+    torch.testing.assert_close(losses(first.folder), losses(second.folder), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapter(first.folder), adapter(second.folder), rtol=1e-4, atol=2e-5)
+    for name in ("margin", "winner_error", "loser_error", "reference_drift", "gradient_norm"):
+        seen = [[row[name] for row in rows(each.folder)] for each in (first, second)]
+        torch.testing.assert_close(*seen, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("split", [(2, 2), (1, 4)])
+def test_accumulation_equals_the_big_batch(home, four_groups, split):
+    groups, accumulation = split
+    close(run(tiny(home, training={"groups": groups, "accumulation": accumulation, "steps": 3})), four_groups)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_max_batch_changes_memory_only(home, four_groups, max_batch):
+    close(run(tiny(home, training={"groups": 4, "steps": 3, "max_batch": max_batch})), four_groups)
+
+
+def test_gradient_checkpointing_changes_memory_only(home, four_groups):
+    close(run(tiny(home, training={"groups": 4, "steps": 3}, model={"gradient_checkpointing": True})), four_groups)
+
+
+def test_same_seed_same_bits_other_seed_others(home, four_groups):
+    again = run(tiny(home, training={"groups": 4, "steps": 3}))
+    assert_equal(adapter(again.folder), adapter(four_groups.folder))
+    other = run(tiny(home, training={"groups": 4, "steps": 3}, seed=1))
+    assert losses(other.folder)[1:] != losses(four_groups.folder)[1:]
+
+
+def test_training_leaves_the_global_generator_alone(home):
+    torch.random.default_generator.manual_seed(5)
+    before = torch.get_rng_state()
+    run(tiny(home, training={"steps": 1}, model={"lora": {"rank": 2, "dropout": 0.5}}))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_follows_from_the_seed(home):
+    config = tiny(home, training={"steps": 3}, model={"lora": {"rank": 2, "dropout": 0.5}})
+    first = run(config)
+    torch.rand(17)
+    assert_equal(adapter(run(config).folder), adapter(first.folder))
+    without = run(tiny(home, training={"steps": 3}, model={"lora": {"rank": 2}}))
+    assert losses(without.folder)[2] != losses(first.folder)[2]
+
+
+def test_first_loss_is_log_two(four_groups):
+    first = rows(four_groups.folder)[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["margin"] == 0
+    assert first["reference_drift"] == 0
+    assert first["winner_error"] == first["reference_winner_error"]
+
+
+def test_learning_moves_the_margin(home):
+    """On one pair, again and again, the loss falls."""
+    folder = pairs_folder(home / "one pair", 1)
+    config = tiny(home, data={"path": str(folder), "resolution": 16}, training={"steps": 12, "groups": 4})
+    seen = losses(run(config).folder)
+    assert sum(seen[-4:]) / 4 < 0.6 < math.log(2)
+
+
+# ---------------------------------------------------------------- families, objectives, times, precision
+
+
+@pytest.mark.parametrize(
+    ("family", "objective"),
+    [
+        ("sd3", {"name": "flow_dpo", "beta": 100.0}),
+        ("sd3", {"name": "flow_dpo", "beta": 100.0, "schedule": "one_minus_t_sq"}),
+        ("sd3", DPO),
+        ("sd3", {"name": "sft"}),
+        ("sd", {"name": "sft"}),
+    ],
+)
+def test_every_objective_on_its_families(home, family, objective):
+    done = run(tiny(home, family=family, objective=objective, training={"steps": 2}))
+    first, second = rows(done.folder)
+    if objective["name"] == "sft":
+        assert first["loss"] == pytest.approx(first["winner_error"])
+        assert "margin" not in first
+        assert "reference_drift" not in first
+    else:
+        assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+        assert second["loss"] != first["loss"]
+    moved = [float(value.abs().max()) > 0 for key, value in adapter(done.folder).items() if "lora_B" in key]
+    # the last block of an SD3 transformer has no text stream behind it: what only feeds that one learns nothing
+    assert sum(moved) >= len(moved) - 1
+
+
+def test_schedules_of_flow_dpo_differ(home):
+    objectives = [{"name": "flow_dpo", "schedule": schedule} for schedule in ("constant", "one_minus_t_sq")]
+    seen = [losses(run(tiny(home, family="sd3", objective=each, training={"steps": 2})).folder) for each in objectives]
+    assert seen[0][0] == pytest.approx(seen[1][0])
+    assert seen[0][1] != seen[1][1]
+
+
+def make_trainer(config: RunConfig) -> OfflineTrainer:
+    accelerator = _start_accelerator(config)
+    backbone = build_backbone(config, accelerator.device)
+    data = build_data(config, backbone)
+    objective = get_objective(config.objective.name)
+    return OfflineTrainer(config, backbone, data, objective, build_time(config, backbone.process), accelerator)
+
+
+def times_of_step(trainer: OfflineTrainer) -> torch.Tensor:
+    drawn = []
+    for number in range(trainer.config.training.accumulation):
+        positions = trainer._positions(number)
+        batch = trainer.data.batch([trainer._place(position) for position in positions])
+        drawn.append(trainer._draw(batch, positions).t)
+    return torch.cat(drawn)
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+@pytest.mark.parametrize(
+    "time",
+    [
+        {"sampling": "uniform"},
+        {"sampling": "logit_normal", "mean": 4.0, "std": 0.1},
+        {"sampling": "shifted", "shift": 50.0},
+        {"sampling": "stratified"},
+    ],
+    ids=lambda time: time["sampling"],
+)
+def test_times_are_drawn_as_asked(home, family, time):
+    trainer = make_trainer(tiny(home, family=family, time=time, training={"groups": 4, "accumulation": 2}))
+    t = times_of_step(trainer)
+    assert t.shape == (8, 2)
+    assert torch.equal(t[:, 0], t[:, 1])  # a pair shares its time
+    assert t.dtype == torch.float32
+    assert 0 <= t.min() <= t.max() <= 1
+    if time["sampling"] == "stratified":  # one in each eighth
+        assert sorted(((t[:, 0] - 1e-6) * 8).floor().int().tolist()) == list(range(8))
+    if time["sampling"] == "logit_normal":
+        assert t.min() > 0.95
+    if time["sampling"] == "shifted":
+        assert t.median() > 0.9
+    if family == "sd" and time["sampling"] in ("uniform", "stratified"):  # Stable Diffusion's integer timesteps
+        torch.testing.assert_close(t * 1000, (t * 1000).round(), rtol=0, atol=1e-3)
+    assert trainer.train_step().metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_stratified_does_not_depend_on_the_split(home):
+    whole, split = (
+        times_of_step(make_trainer(tiny(home, time={"sampling": "stratified"}, training=training)))
+        for training in ({"groups": 4}, {"groups": 2, "accumulation": 2})
+    )
+    assert torch.equal(whole, split)
+
+
+def test_members_may_have_their_own_draws(home):
+    trainer = make_trainer(tiny(home, training={"share_time": False, "share_noise": False}))
+    positions = trainer._positions(0)
+    draw = trainer._draw(trainer.data.batch([trainer._place(position) for position in positions]), positions)
+    assert not torch.equal(draw.t[:, 0], draw.t[:, 1])
+    assert not torch.equal(draw.noise[:, 0], draw.noise[:, 1])
+
+
+def test_each_record_is_seen_once_per_epoch(home):
+    folder = pairs_folder(home / "seven pairs", 6)
+    trainer = make_trainer(tiny(home, data={"path": str(folder), "resolution": 16}, training={"groups": 2}))
+    seen = [name for _ in range(6) for name in trainer.train_step().record_ids]
+    assert sorted(seen[:6]) == sorted(seen[6:]) == [f"r{number}" for number in range(6)]
+    assert seen[:6] != seen[6:]
+
+
+def test_mixed_precision_bf16(home, four_groups):
+    done = run(tiny(home, training={"groups": 4, "steps": 3, "mixed_precision": "bf16"}))
+    assert losses(done.folder)[0] == pytest.approx(math.log(2), abs=1e-6)  # both networks run in the same precision
+    assert losses(done.folder) != losses(four_groups.folder)
+    torch.testing.assert_close(losses(done.folder), losses(four_groups.folder), rtol=0.3, atol=0.3)
+    assert {value.dtype for value in adapter(done.folder).values()} == {torch.float32}
+    run(tiny(home, training={"steps": 1}))  # another precision in the same process
+
+
+def test_frozen_weights_in_bf16(home):
+    data = {"path": str(pairs_folder(home / "for bf16", 2)), "resolution": 16}
+    done = run(tiny(home, data=data, training={"steps": 2}, model={"precision": "bf16"}))
+    assert losses(done.folder)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert {value.dtype for value in adapter(done.folder).values()} == {torch.float32}
+
+
+# ---------------------------------------------------------------- optimizer
+
+
+def first_moment_norm(folder: Path, step: int) -> float:
+    states = trainer_state(folder, step)["optimizer"]["state"].values()
+    return math.sqrt(sum(float(state["exp_avg"].square().sum()) for state in states))
+
+
+@pytest.mark.parametrize("limit", [0.25, math.inf])
+def test_clipping(home, limit):
+    config = tiny(home, training={"steps": 1}, optimizer={"max_grad_norm": limit, "betas": [0.9, 0.999]})
+    done = run(config)
+    norm = rows(done.folder)[0]["gradient_norm"]
+    assert norm > 0.3  # logged before clipping
+    assert first_moment_norm(done.folder, 1) == pytest.approx(0.1 * min(norm, limit), rel=1e-4)
+
+
+Factor = Callable[[int], float]
+
+
+def factor_of(home: Path, schedule: str, warmup: int, steps: int) -> Factor:
+    return learning_rate_factor(
+        tiny(home, optimizer={"schedule": schedule, "warmup_steps": warmup}, training={"steps": steps})
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+    ],
+)
+def test_schedule_after_warm_up(home, schedule, expected):
+    factor = factor_of(home, schedule, 3, 7)
+    assert [factor(step) for step in range(3)] == pytest.approx([0.25, 0.5, 0.75])
+    assert [factor(step) for step in range(3, 7)] == pytest.approx(expected)
+    assert factor(7) == pytest.approx(1 if schedule == "constant" else 0, abs=1e-12)
+
+
+def test_learning_rate_of_a_run_follows_the_schedule(home):
+    config = tiny(
+        home, optimizer={"schedule": "linear", "warmup_steps": 2, "learning_rate": 3e-4}, training={"steps": 4}
+    )
+    seen = [row["learning_rate"] for row in rows(run(config).folder)]
+    assert seen == pytest.approx([1e-4, 2e-4, 3e-4, 1.5e-4])
+
+
+def test_ema_is_the_average_and_what_is_saved(home):
+    training = {"steps": 4, "ema_decay": 0.6, "checkpoint_every": 1, "keep_checkpoints": 9}
+    done = run(tiny(home, training=training))
+    policies = [load_file(done.folder / "checkpoints" / f"step-{step}" / "policy.safetensors") for step in range(1, 5)]
+    average = policies[0]
+    for policy in policies[1:]:
+        average = {key: 0.6 * average[key] + 0.4 * policy[key] for key in average}
+    kept = load_file(done.folder / "checkpoints" / "step-4" / "ema.safetensors")
+    torch.testing.assert_close(kept, average, rtol=1e-5, atol=1e-7)
+    saved = {key.removeprefix("unet."): value for key, value in adapter(done.folder).items()}
+    assert_equal(saved, kept)
+    assert not torch.equal(next(iter(saved.values())), next(iter(policies[-1].values())))
+    assert done.view == "ema"

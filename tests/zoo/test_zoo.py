@@ -1,0 +1,52 @@
+"""The shipped models: found by name, complete, and small."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffalign.exceptions import ConfigError
+from diffalign.zoo import is_zoo, list_zoo, locate
+
+MODELS = [model.name for model in list_zoo()]
+
+
+def test_there_are_models():
+    assert {"shapes-sd", "shapes-sd3"} <= set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_is_whole_and_small(name):
+    folder = locate(f"zoo://{name}")
+    assert (folder / "model_index.json").is_file()
+    assert locate(f"zoo://{name}/preferences").stat().st_size < 5e6
+    assert len(locate(f"zoo://{name}/held_out").read_text("utf-8").split("\n")) > 100
+    card = next(model.card for model in list_zoo() if model.name == name)
+    assert card["family"] in ("sd", "sd3")
+    assert card["summary"]
+
+
+def test_whole_zoo_is_below_its_limit():
+    files = [path for model in list_zoo() for path in model.folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+
+
+def test_is_zoo():
+    assert is_zoo("zoo://shapes-sd")
+    assert not is_zoo("./zoo/shapes-sd")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("zoo://shape-sd", "did you mean zoo://shapes-sd"),
+        ("zoo://", "the zoo has shapes-sd"),
+        ("zoo://../config", "the zoo has shapes-sd"),
+        ("zoo://shapes-sd/prefs", "a zoo model has preferences and held_out, not 'prefs'"),
+        ("zoo://shapes-sd/../../config/run.py", "a zoo model has"),
+    ],
+)
+def test_wrong_name_says_what_there_is(path, says):
+    with pytest.raises(ConfigError) as caught:
+        locate(path)
+    assert says in str(caught.value)
