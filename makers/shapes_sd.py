@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from diffalign.denoising import shift_time
 from makers.shapes_denoiser import encode_scenes, measure, save_half, train, write_quality
 from makers.shapes_text import LENGTH, build_encoder, build_tokenizer
 
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--scenes", type=int, default=60_000)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--start", type=Path, help="go on from this pipeline instead of from nothing")
+    parser.add_argument("--time-shift", type=float, default=1.0, help="more noise in training when above 1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -72,10 +75,15 @@ def main() -> None:
     tokenizer = build_tokenizer()
     scheduler = build_scheduler()
     modules: dict[str, nn.Module] = {"unet": build_unet(), "text_encoder": build_encoder(tokenizer, WIDTH, 2)}
+    if options.start is not None:
+        before = StableDiffusionPipeline.from_pretrained(options.start, torch_dtype=torch.float32, safety_checker=None)
+        for name, module in modules.items():
+            module.load_state_dict(getattr(before, name).state_dict())
     log.info("parameters %s", {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()})
 
     def loss_of(latents: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
-        index = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+        t = shift_time(torch.rand(len(latents), generator=generator), options.time_shift)
+        index = (t * scheduler.config.num_train_timesteps).long()
         noise = torch.randn(latents.shape, generator=generator)
         tokens = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
         states = modules["text_encoder"](tokens.input_ids)[0]

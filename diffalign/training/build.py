@@ -69,19 +69,28 @@ def find_device(name: str | None) -> torch.device:
 
 
 def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
-    """Load the model with a fresh adapter, seeded by the run's seed."""
+    """Load the model with a fresh adapter, seeded by the run's seed.
+
+    Raises:
+        ConfigError: there is no such model, or its layers are not those that the adapter is for.
+    """
     model, lora = config.model, config.model.lora
     settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
     options = {} if model.family != "sd3" else {"max_sequence_length": model.max_sequence_length}
-    return load_backbone(
-        model.family,
-        model.path,
-        device=device,
-        dtype=_DTYPES[model.precision],
-        lora=settings,
-        gradient_checkpointing=model.gradient_checkpointing,
-        **options,
-    )
+    try:
+        return load_backbone(
+            model.family,
+            model.path,
+            device=device,
+            dtype=_DTYPES[model.precision],
+            lora=settings,
+            gradient_checkpointing=model.gradient_checkpointing,
+            **options,
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:  # peft finds no layer of these names
+        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
 
 
 def build_inference(family: str, path: str, adapter: Path | None, device: str | None) -> Backbone:

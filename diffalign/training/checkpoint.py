@@ -3,7 +3,7 @@
 A checkpoint is a folder `checkpoints/step-N/`:
 
     policy.safetensors    the trained adapter          ema.safetensors   its average, where one is kept
-    trainer.pt            optimizer, schedule, gradient scaler, generators and alarms (read with weights_only)
+    trainer.pt            optimizer, schedule, gradient scaler and alarms (read with weights_only)
     state.json            step, seconds of training so far
     manifest.json         sha256 of every other file
 
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run needs to go on to the bit; the data position follows from the step."""
+    """Everything that a run needs to go on to the bit; the data position and every draw follow from step and seed."""
 
     progress: Progress
     adapters: dict[str, dict[str, Tensor]]  # "policy", and "ema" where one is kept

@@ -208,14 +208,13 @@ class OfflineTrainer:
     # ------------------------------------------------------------ checkpoints
 
     def checkpoint(self) -> Checkpoint:
+        """All that the next step depends on; no generator is among it, because every draw is seeded by what it is for."""
         names = ["policy", *(["ema"] if self.config.training.ema_decay is not None and self.step else [])]
         scaler = self.accelerator.scaler
         trainer = {
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "data": self._data_hash(),
         }
         states = {name: self.backbone.state(name) for name in names}
@@ -241,9 +240,6 @@ class OfflineTrainer:
             log.warning("the records have changed since the checkpoint: the run goes on, but not as it would have")
         if trainer["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(trainer["scaler"])
-        torch.set_rng_state(trainer["random"])
-        if trainer["cuda_random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(trainer["cuda_random"])
         self.step, self.seconds = checkpoint.progress.step, checkpoint.progress.seconds
 
     def _data_hash(self) -> str:

@@ -108,7 +108,7 @@ def test_two_processes_writing_the_same_at_once(tmp_path):
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="data.cache: cannot write in .*file"):
+    with pytest.raises(DataError, match=r"data.cache: cannot write in .*file"):
         TensorCache(tmp_path / "file" / "cache").add(["a"], entries(1))
 
 

@@ -158,7 +158,7 @@ def test_nothing_usable(tmp_path):
     folder = pairs_folder(tmp_path / "data", 2)
     for path in folder.glob("*a.png"):
         path.unlink()
-    with pytest.raises(DataError, match="2 bad rows; the first: record .r0.: cannot read"):
+    with pytest.raises(DataError, match=r"2 bad rows; the first: record .r0.: cannot read"):
         build(folder, tmp_path / "cache", CountingEncoder(), on_bad="skip")
     with pytest.raises(DataError, match="no usable records: 0 are bad"):
         encode_records(

@@ -80,5 +80,5 @@ def test_damaged_picture_names_the_record(content):
 def test_missing_file_names_the_record(tmp_path):
     with pytest.raises(DataError, match=r"record 'seven': cannot read .*absent.png: No such file"):
         picture_bytes(tmp_path / "absent.png", "seven")
-    with pytest.raises(DataError, match="record 'seven': cannot read .*: Is a directory"):
+    with pytest.raises(DataError, match=r"record 'seven': cannot read .*: Is a directory"):
         picture_bytes(tmp_path, "seven")

@@ -10,7 +10,9 @@ import pytest
 
 def _run(config: str, folder) -> dict:
     command = [sys.executable, "-m", "diffalign", "train", "--config", config, "--set", f"folder={folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     run = done.stdout.strip().splitlines()[-1]
     page = open(os.path.join(run, "report.html"), encoding="utf-8").read()

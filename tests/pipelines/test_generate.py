@@ -1,7 +1,7 @@
 """Pictures from prompts: the same latents as diffusers' own pipelines, and no dependence on the batch.
 
-Tolerance against diffusers: 1e-4 absolute and 1e-5 relative after up to 20 steps, in float32 on a CPU. Measured: at most
-1.5e-5 on latents as large as 37 for DDIM (the order of operations differs), and 0 for flow Euler.
+Tolerance against diffusers: 2e-5 absolute and 1e-5 relative after up to 20 steps, in float32 on a CPU. Measured, on
+latents as large as 3: at most 1.3e-6 for DDIM (the order of operations differs), and 0 for flow Euler.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffalign.samplers import DDIM, FlowEuler
 from tests.backbones.models import FAMILIES, OPTIONS, PROMPTS, diffusers_pipeline, load, perturb
 
 SEEDS = [5, 6, 7, 8]
-CLOSE = {"rtol": 1e-5, "atol": 1e-4}
+CLOSE = {"rtol": 1e-5, "atol": 2e-5}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -102,16 +102,15 @@ def test_pictures_are_those_of_diffusers(backbone):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_picture_does_not_depend_on_its_batch(backbone, eta):
-    """Batches of 1, 3 and 4, and another order: equal to 1e-5 (one network differs by rounding between batch sizes)."""
+    """Batches of 1, 3 and 4, and another order: equal to 5e-5. One network differs by rounding between batch sizes."""
     options = {"sampler": "ddim", "steps": 2, "guidance_scale": 2.0, "eta": eta}
     together = _ours(backbone, 4, batch=4, view="policy", **options)
     for batch in (1, 3):
-        torch.testing.assert_close(
-            _ours(backbone, 4, batch=batch, view="policy", **options), together, rtol=1e-5, atol=1e-5
-        )
+        alone = _ours(backbone, 4, batch=batch, view="policy", **options)
+        torch.testing.assert_close(alone, together, rtol=1e-5, atol=5e-5)
     generator = ImageGenerator.create(backbone, **options)
     turned = torch.cat(list(generator.latents(PROMPTS[::-1], SEEDS[::-1])))
-    torch.testing.assert_close(turned.flip(0), together, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(turned.flip(0), together, rtol=1e-5, atol=5e-5)
 
 
 def test_batches_come_one_by_one(backbone):

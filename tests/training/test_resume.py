@@ -67,6 +67,7 @@ def pictures(home: Path) -> dict[str, Any]:
     return {"path": str(folder), "resolution": 16, "flip": True, "empty_prompt_share": 0.3}
 
 
+ALARMS = {"window": 3, "saturation_limit": 5.0}
 SAMPLES = {
     "samples": {"every": 2, "count": 2},
     "evaluation": {
@@ -80,16 +81,22 @@ SAMPLES = {
 @pytest.mark.parametrize(
     ("sections", "stop_at"),
     [
-        ({}, 1),
-        (
+        pytest.param({}, 1, id="plain"),
+        pytest.param({"training": {"log_every": 3}, "health": ALARMS, **SAMPLES}, 2, id="samples-alarms"),
+        pytest.param(
             {"training": {"ema_decay": 0.5, "accumulation": 2}, "optimizer": {"schedule": "cosine", "warmup_steps": 2}},
             2,
+            id="ema-schedule",
+            marks=pytest.mark.slow,
         ),
-        ({"training": {"log_every": 3}, "health": {"window": 3, "saturation_limit": 5.0}, **SAMPLES}, 2),
-        ({"data": pictures, "model": {"lora": {"rank": 2, "dropout": 0.3}}, "time": {"sampling": "stratified"}}, 3),
-        ({"family": "sd3", "objective": {"name": "flow_dpo"}}, 2),
+        pytest.param(
+            {"data": pictures, "model": {"lora": {"rank": 2, "dropout": 0.3}}, "time": {"sampling": "stratified"}},
+            3,
+            id="pictures-dropout",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"family": "sd3", "objective": {"name": "flow_dpo"}}, 2, id="sd3", marks=pytest.mark.slow),
     ],
-    ids=["plain", "ema", "samples-alarms", "pictures-dropout", "sd3"],
 )
 def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(home, after_step, sections, stop_at):
     sections = {name: value(home) if callable(value) else value for name, value in sections.items()}
@@ -107,7 +114,7 @@ def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(home, after_step, 
 
 def test_alarms_ring_as_in_the_uninterrupted_run(home):
     """The case above has alarms at all, or it would prove nothing."""
-    config = tiny(home, training={"log_every": 3}, health={"window": 3, "saturation_limit": 5.0})
+    config = tiny(home, training={"steps": 3, "log_every": 3}, health=ALARMS)
     seen = rows(train(config, progress=False).folder, "alarm")
     assert [(row["step"], row["alarm"], row["action"]) for row in seen] == [(3, "saturation", "warn")]
 
@@ -118,7 +125,8 @@ def test_power_cut_between_checkpoints(home, after_step):
     after_step(5, cut)
     folder = started_and_stopped(tiny(home, training=training), PowerCut)
     assert rows(folder)[-1]["step"] == 4
-    (folder / "metrics.jsonl").open("a").write('{"event": "step", "step": 5, "loss": 1.0}\n{"event": "st')
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "step", "step": 5, "loss": 1.0}\n{"event": "st')
     resume(folder, progress=False)
     assert_same_run(folder, whole, 6)
 
@@ -135,6 +143,7 @@ def test_power_cut_before_the_first_checkpoint_starts_again(home, after_step):
     assert rows(folder, "resume") == []
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_costs_steps_not_bits(home, after_step, caplog):
     training = {"steps": 6, "checkpoint_every": 2, "keep_checkpoints": 2}
     whole = train(tiny(home, training=training), progress=False).folder
@@ -177,6 +186,7 @@ def test_finished_but_for_its_adapter(home):
     assert_equal(adapter(folder), expected)
 
 
+@pytest.mark.slow
 def test_two_interruptions(home, after_step):
     config = tiny(home)
     whole = train(config, progress=False).folder
@@ -213,6 +223,7 @@ def test_changed_rank_is_refused(home, after_step):
         resume(folder, progress=False)
 
 
+@pytest.mark.slow
 def test_changed_data_is_said(home, after_step, caplog):
     data = {"path": str(pairs_folder(home / "data that change", 3)), "resolution": 16}
     after_step(2, send(signal.SIGTERM))
@@ -226,7 +237,7 @@ def test_changed_data_is_said(home, after_step, caplog):
 @pytest.mark.parametrize("ask", [resume, load_run])
 def test_not_a_run_folder(tmp_path, ask):
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(ConfigError, match="is not a run folder: it has no config.yaml"):
+        with pytest.raises(ConfigError, match=r"is not a run folder: it has no config.yaml"):
             ask(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from diffalign.config import load_config
 from diffalign.exceptions import ConfigError, DataError, DivergenceError, MissingExtraError
 from diffalign.objectives import OBJECTIVES, Objective, ObjectiveOutput
 from diffalign.training import Run, run_log, train
+from diffalign.training.offline import OfflineTrainer, StepResult
 from diffalign.training.run_log import MetricsLog, make_run_folder, read_rows
 from tests.data.pictures import pairs_folder, write_rows
 from tests.training.tiny import adapter, rows, tiny
@@ -92,7 +94,22 @@ def test_log_every(home):
     assert [row["step"] for row in rows(folder)] == [2, 4, 5]
 
 
-def test_progress_says_what_matters(home, capsys):
+def instant(step: Callable[[OfflineTrainer], StepResult]) -> Callable[[OfflineTrainer], StepResult]:
+    """The first step is taken; the others only count."""
+    first: list[StepResult] = []
+
+    def train_step(self: OfflineTrainer) -> StepResult:
+        if not first:
+            first.append(step(self))
+        else:
+            self.step += 1
+        return StepResult(dict(first[0].metrics), first[0].record_ids)
+
+    return train_step
+
+
+def test_progress_says_what_matters(home, capsys, monkeypatch):
+    monkeypatch.setattr(OfflineTrainer, "train_step", instant(OfflineTrainer.train_step))
     train(tiny(home, training={"steps": 40, "groups": 1}))
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -101,7 +118,10 @@ def test_progress_says_what_matters(home, capsys):
     assert lines[-1].startswith("step 40/40 ")
     assert 15 <= len(lines) <= 25
     number = r"-?\d+\.\d+"
-    form = rf"step \d+/40 +loss {number} +margin [+-]\d+\.\d+ +acc {number} +win err {number} +lose err {number} +s/step {number} +ETA \d+s"
+    form = (
+        rf"step \d+/40 +loss {number} +margin [+-]\d+\.\d+ +acc {number} +win err {number} +lose err {number} "
+        rf"+s/step {number} +ETA \d+s"
+    )
     assert all(re.fullmatch(form, line) for line in lines), lines[0]
 
 
@@ -150,9 +170,9 @@ def bad_picture(home: Path) -> dict:
 
 BAD_STARTS = [
     (lambda _: {"model": {"path": "zoo://nope"}}, ConfigError, "zoo://nope: the zoo has"),
-    (lambda _: {"model": {"path": "zoo://shapes-sd3"}}, ConfigError, "model.path: zoo://shapes-sd3 holds a StableDiffusion3Pipeline"),
+    (lambda _: {"model": {"path": "zoo://shapes-sd3"}}, ConfigError, "zoo://shapes-sd3 holds a StableDiffusion3Pipeline"),
     (lambda home: {"model": {"path": str(home / "absent")}}, ConfigError, "model.path: cannot load"),
-    (lambda _: {"model": {"lora": {"targets": ["nope"]}}}, (ConfigError, ValueError), "nope"),
+    (lambda _: {"model": {"lora": {"targets": ["nope"]}}}, ConfigError, "model.lora.targets: "),
     (lambda home: {"data": {"path": str(home / "absent.jsonl")}}, DataError, "absent.jsonl: cannot be read"),
     (lambda _: {"data": {"path": "zoo://shapes-sd3/preferences"}}, DataError, "another autoencoder"),
     (lambda _: {"data": {"flip": True}}, ConfigError, "data.flip: zoo://shapes-sd/preferences holds latents, not pictures"),
@@ -162,8 +182,7 @@ BAD_STARTS = [
     (absent_prompts, DataError, "absent.txt: cannot be read"),
     (lambda _: {"device": "cuda:7"}, ConfigError, "device: 'cuda:7' cannot be used here"),
     (lambda _: {"device": "toaster"}, ConfigError, "device: 'toaster' cannot be used here"),
-    (lambda _: {"training": {"processes": 2}}, ConfigError, "training.processes: the config asks for 2, this run has 1; start it with torchrun --nproc-per-node 2"),
-    (lambda _: {"training": {"mixed_precision": "fp16"}}, ConfigError, "training.mixed_precision: 'fp16' cannot be used here"),
+    (lambda _: {"training": {"processes": 2}}, ConfigError, "training.processes: the config asks for 2, this run has 1"),
 ]  # fmt: skip
 
 
@@ -201,7 +220,7 @@ def test_folder_that_cannot_be_written(home, tmp_path, monkeypatch):
 
 def test_folder_that_vanishes_between(home, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="folder: cannot make .*Not a directory"):
+    with pytest.raises(ConfigError, match=r"folder: cannot make .*Not a directory"):
         make_run_folder(tiny(home, folder=str(tmp_path / "file" / "runs")))
 
 

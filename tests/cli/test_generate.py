@@ -1,0 +1,221 @@
+"""`diffalign generate`: prompts to pictures and records."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from diffalign.exceptions import ConfigError, DataError
+
+ZOO = ("--model", "zoo://shapes-sd", "--steps", "2")
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metadata.jsonl").read_text("utf-8").splitlines()]
+
+
+def pictures(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.png"))}
+
+
+def times(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted(out.glob("*.png"))}
+
+
+def refusal(call: Any, *arguments: object) -> str:
+    result = call("generate", *arguments)
+    assert isinstance(result.exception, ConfigError | DataError), result.exception
+    return str(result.exception)
+
+
+def test_one_prompt(call, tmp_path):
+    out = tmp_path / "deep" / "out"
+    result = call("generate", "-p", "a red circle", "-o", out, *ZOO, "--seed", 7, "-n", 2, "--guidance-scale", 2)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.strip() == str(out)
+    assert [(row["id"], row["prompt"], row["seed"]) for row in records(out)] == [
+        ("000000", "a red circle", 7),
+        ("000001", "a red circle", 8),
+    ]
+    first = records(out)[0]
+    assert (first["file_name"], first["source"], first["steps"], first["guidance_scale"], first["adapter"]) == (
+        "000000.png", "zoo://shapes-sd", 2, 2.0, None,
+    )  # fmt: skip
+    with Image.open(out / "000001.png") as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "RGB")
+    shades = pictures(out)
+    assert shades["000000.png"] != shades["000001.png"]
+    assert {path.name for path in out.iterdir()} == {"000000.png", "000001.png", "metadata.jsonl"}
+
+
+def test_file_of_prompts_is_continued_and_what_is_there_kept(call, tmp_path):
+    source, out = tmp_path / "prompts.txt", tmp_path / "out"
+    source.write_text("a red circle\n\nкот ✓\n", encoding="utf-8")
+    assert call("generate", "-p", source, "-o", out, *ZOO).exit_code == 0
+    before, drawn = times(out), pictures(out)
+    assert [row["prompt"] for row in records(out)] == ["a red circle", "кот ✓"]
+    assert call("generate", "-p", source, "-o", out, *ZOO).exit_code == 0
+    assert times(out) == before
+    source.write_text("a red circle\nкот ✓\ntwo blue squares\n", encoding="utf-8")
+    (out / "000001.png").unlink()
+    assert call("generate", "-p", source, "-o", out, *ZOO).exit_code == 0
+    after = times(out)
+    assert after["000000.png"] == before["000000.png"]
+    assert len(records(out)) == len(after) == 3
+    again, before = (
+        np.asarray(Image.open(io.BytesIO(file))).astype(int)
+        for file in (pictures(out)["000001.png"], drawn["000001.png"])
+    )
+    assert np.abs(again - before).max() <= 1  # in another batch, to rounding
+
+
+def test_other_settings_draw_again(call, tmp_path):
+    base = ("-p", "a red circle", "-o", tmp_path)
+    call("generate", *base, *ZOO)
+    before = pictures(tmp_path)
+    call("generate", *base, "--model", "zoo://shapes-sd", "--steps", 3)
+    assert pictures(tmp_path) != before
+    assert records(tmp_path)[0]["steps"] == 3
+
+
+def test_interrupted_call_is_continued(call, tmp_path, monkeypatch):
+    """Killed after the first batch: what is listed is whole, and the rest is drawn next time."""
+    from diffalign.cli import drawing
+
+    source = tmp_path / "prompts.txt"
+    source.write_text("a red circle\na blue square\ntwo green crosses\n")
+    original, calls = drawing.save_picture, []
+
+    def save(picture: Image.Image, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(picture, path)
+
+    monkeypatch.setattr(drawing, "save_picture", save)
+    call("generate", "-p", source, "-o", tmp_path / "out", *ZOO, "--batch", 1)
+    assert [row["id"] for row in records(tmp_path / "out")] == ["000000"]
+    monkeypatch.setattr(drawing, "save_picture", original)
+    before = times(tmp_path / "out")
+    call("generate", "-p", source, "-o", tmp_path / "out", *ZOO)
+    assert len(records(tmp_path / "out")) == 3
+    assert times(tmp_path / "out")["000000.png"] == before["000000.png"]
+
+
+def test_records_are_read_as_prompts(call, tmp_path):
+    call("generate", "-p", "a red circle", "-o", tmp_path / "one", *ZOO)
+    call("generate", "-p", tmp_path / "one" / "metadata.jsonl", "-o", tmp_path / "two", *ZOO)
+    assert pictures(tmp_path / "one") == pictures(tmp_path / "two")
+
+
+def test_held_out_prompts_of_the_zoo(call, tmp_path, monkeypatch):
+    from diffalign.cli import drawing
+
+    asked = []
+    monkeypatch.setattr(drawing, "read_prompts", lambda path: asked.append(path) or ["a red circle"])
+    assert call("generate", "-p", "zoo://shapes-sd3/held_out", "-o", tmp_path, *ZOO).exit_code == 0
+    assert asked[0].parts[-2:] == ("shapes-sd3", "held_out.txt")
+
+
+def test_flow_model(call, tmp_path):
+    result = call("generate", "-p", "a red circle", "-o", tmp_path, "--model", "zoo://shapes-sd3", "--steps", 2)
+    assert result.exit_code == 0, result.exception
+
+
+def test_aligned_model_of_a_run_draws_as_its_config_says(call, run_folder, tmp_path):
+    assert call("generate", "-p", "a red circle", "-o", tmp_path / "run", "--run", run_folder).exit_code == 0
+    (row,) = records(tmp_path / "run")
+    assert (row["source"], row["steps"], row["guidance_scale"]) == (run_folder.name, 2, 1.0)
+    assert len(row["adapter"]) == 16
+    adapter = run_folder / "adapter"
+    call("generate", "-p", "a red circle", "-o", tmp_path / "lora", *ZOO, "--adapter", adapter)
+    call("generate", "-p", "a red circle", "-o", tmp_path / "base", *ZOO)
+    shades = [np.asarray(Image.open(tmp_path / name / "000000.png")).astype(int) for name in ("run", "lora", "base")]
+    assert np.abs(shades[0] - shades[1]).max() <= 1  # our adapter is the one that diffusers loads
+    assert records(tmp_path / "lora")[0]["adapter"] == row["adapter"]
+
+
+def test_adapter_written_anew_under_its_old_name_draws_again(call, run_folder, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(run_folder / "adapter", adapter)
+    arguments = ("-p", "a red circle", "-o", tmp_path / "out", *ZOO, "--adapter", adapter)
+    call("generate", *arguments)
+    before = pictures(tmp_path / "out")
+    (file,) = adapter.glob("*.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata()
+    state = {key: torch.randn_like(value) for key, value in load_file(file).items()}
+    save_file(state, file, metadata=about)
+    assert call("generate", *arguments).exit_code == 0
+    assert pictures(tmp_path / "out") != before
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_run_or_model(call, run_folder, tmp_path):
+    base = ("-p", "a red circle", "-o", tmp_path / "out")
+    assert "give either --run" in refusal(call, *base)
+    assert "give either --run" in refusal(call, *base, *ZOO, "--run", run_folder)
+    assert "--run brings its own model" in refusal(call, *base, "--run", run_folder, "--adapter", tmp_path)
+    assert "--run brings its own model" in refusal(call, *base, "--run", run_folder, "--family", "sd")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--model", "zoo://nope"), "zoo://nope: the zoo has"),
+        (("--model", "some/model"), "--family: say which family some/model is of"),
+        (("--model", "zoo://shapes-sd", "--family", "sdxl"), "model.family: must be one of sd, sd3, got 'sdxl'"),
+        (("--model", "zoo://shapes-sd", "--family", "sd3"), "holds a StableDiffusionPipeline"),
+        (("--model", "zoo://shapes-sd", "--device", "toaster"), "device: 'toaster' cannot be used here"),
+        (("--model", "zoo://shapes-sd", "--adapter", "/absent"), "--adapter: no such file or folder: /absent"),
+        (("--run", "/absent"), "/absent is not a run folder"),
+    ],
+)
+def test_model_that_cannot_be_had_leaves_nothing(call, tmp_path, arguments, says):
+    assert says in refusal(call, "-p", "a red circle", "-o", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_is_no_adapter(call, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    message = refusal(call, "-p", "x", "-o", tmp_path / "out", *ZOO, "--adapter", tmp_path / "adapter")
+    assert "is not a LoRA of this model" in message
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ("", "--prompts: empty"),
+        ("  ", "--prompts: empty"),
+        ("absent.txt", "absent.txt: cannot be read"),
+        ("zoo://shapes-sd/nope", "a zoo model has"),
+    ],
+)
+def test_prompts_that_cannot_be_had(call, tmp_path, prompts, says):
+    assert says in refusal(call, "-p", prompts, "-o", tmp_path / "out", *ZOO)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ['{"file_name": "mine.png", "text": "my own"}\n', "nonsense", "[1]\n"])
+def test_other_people_s_listing_is_not_overwritten(call, tmp_path, content):
+    (tmp_path / "metadata.jsonl").write_text(content)
+    assert "lists something that generate did not draw" in refusal(call, "-p", "a red circle", "-o", tmp_path, *ZOO)
+    assert (tmp_path / "metadata.jsonl").read_text() == content
+
+
+def test_out_that_is_a_file(call, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "--out: cannot make" in refusal(call, "-p", "a red circle", "-o", tmp_path / "file", *ZOO)

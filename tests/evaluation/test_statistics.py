@@ -1,0 +1,70 @@
+"""The intervals, against cases with a known answer."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from diffalign.evaluation import outcomes, paired_bootstrap
+
+
+def test_against_all_resamples_by_hand():
+    """Three values: all 27 resamples can be listed."""
+    values = np.array([-1.0, 0.5, 2.0])
+    means = np.array([np.mean(pick) for pick in itertools.product(values, repeat=3)])
+    seen = paired_bootstrap(values, confidence=0.8, resamples=200_000, seed=1)
+    assert seen.value == pytest.approx(0.5)
+    assert seen.low == pytest.approx(np.quantile(means, 0.1), abs=1e-9)
+    assert seen.high == pytest.approx(np.quantile(means, 0.9), abs=1e-9)
+
+
+def test_width_on_normal_data_is_the_analytic_one():
+    values = np.random.default_rng(0).normal(0.3, 2.0, size=4000)
+    seen = paired_bootstrap(values, confidence=0.95, resamples=5000)
+    half = 1.959964 * values.std() / np.sqrt(len(values))
+    assert seen.low == pytest.approx(values.mean() - half, abs=0.05 * half)
+    assert seen.high == pytest.approx(values.mean() + half, abs=0.05 * half)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_coverage_on_normal_data(confidence):
+    rng, trials = np.random.default_rng(7), 400
+    inside = 0
+    for trial in range(trials):
+        seen = paired_bootstrap(rng.normal(1.0, 1.0, size=50), confidence=confidence, resamples=400, seed=trial)
+        inside += seen.low <= 1.0 <= seen.high
+    error = np.sqrt(confidence * (1 - confidence) / trials)
+    assert inside / trials == pytest.approx(confidence, abs=3.5 * error)
+
+
+def test_one_value_and_equal_values_have_no_width():
+    for values in ([0.25], [0.25] * 9):
+        seen = paired_bootstrap(np.array(values), confidence=0.95, resamples=100)
+        assert (seen.value, seen.low, seen.high) == (0.25, 0.25, 0.25)
+
+
+def test_seed_decides():
+    values = np.random.default_rng(0).normal(size=30)
+    first, again, other = (paired_bootstrap(values, confidence=0.9, resamples=99, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert first.value == other.value
+
+
+def test_resamples_in_chunks_are_all_made():
+    values = np.random.default_rng(0).normal(size=3_000_000 // 2)
+    seen = paired_bootstrap(values, confidence=0.5, resamples=5)
+    assert seen.low < seen.high
+    assert abs(seen.low) < 0.01
+
+
+def test_nothing_to_compare():
+    with pytest.raises(ValueError, match="no prompt was scored under both models"):
+        paired_bootstrap(np.array([]), confidence=0.95, resamples=10)
+
+
+def test_outcomes_count_a_tie_half():
+    assert outcomes(np.array([2.0, 0.0, -1e-9, 0.0, 5.0])).tolist() == [1, 0.5, 0, 0.5, 1]
+    assert outcomes(np.array([1.0, -1.0, 0.0])).mean() == 0.5
