@@ -70,7 +70,7 @@ $(VENV)/.made:
 # torch first and by itself: without a pin pip would take the newest one, and without TORCH_INDEX's --no-deps it would look
 # for torch's small dependencies at the index that holds only torch's.
 $(VENV)/.torch: $(CONSTRAINTS) | $(VENV)/.made
-	@echo "== installing $(TORCH) (CPU build: 200 MB, a minute or two)"
+	@echo "== installing $(TORCH) (the CPU build is 200 MB, a minute or two; a CUDA build several GB: see TORCH_INDEX above)"
 	@$(INSTALL) -c $(CONSTRAINTS) $(TORCH) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) $(SHOW)
 	@touch $@
 

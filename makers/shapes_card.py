@@ -88,7 +88,7 @@ def _card(name: str, card: dict, texts: list[str]) -> str:
     prompts = "\n".join(f"{number + 1}. {text}" for number, text in enumerate(texts[:32]))
     return f"""# {name}
 
-{card["summary"].capitalize()}. The real library format: what loads this loads the full-size model.
+{card["summary"][:1].upper()}{card["summary"][1:]}. The real library format: what loads this loads the full-size model.
 
 - **Parameters**: {parameters}; half precision on disk.
 - **Quality, unaligned**: the scene checker passes on {card["strict"]:.1%} of {card["held_out_captions"]} held-out

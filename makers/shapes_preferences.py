@@ -76,7 +76,7 @@ def main() -> None:
         kept,
         list(range(len(kept))),
         {
-            "autoencoder": backbone.fingerprint("vae"),
+            "autoencoder": backbone.autoencoder_identity(),
             "model": Path(options.model).name,
             "reward": "scene graded + strict",
         },

@@ -64,6 +64,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--start", type=Path, help="go on from this pipeline instead of from nothing")
     parser.add_argument("--time-shift", type=float, default=1.0, help="more noise in training when above 1")
+    parser.add_argument(
+        "--most-weight",
+        type=float,
+        default=1.0,
+        help="weigh errors by 1 / abar up to this (the v-prediction's weight): 1 is the plain noise error, which says "
+        "little about the layout, because that is decided where there is little signal",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -88,7 +95,8 @@ def main() -> None:
         tokens = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
         states = modules["text_encoder"](tokens.input_ids)[0]
         predicted = modules["unet"](scheduler.add_noise(latents, noise, index), index, states).sample
-        return (predicted - noise).square().mean()
+        weight = (1 / scheduler.alphas_cumprod[index]).clamp(max=options.most_weight)
+        return (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
 
     def keep(step: int, average: dict[str, nn.Module]) -> None:
         pipeline = StableDiffusionPipeline(

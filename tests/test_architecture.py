@@ -16,7 +16,7 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "core"}
 ARROWS: dict[str, set[str]] = {
     "cli": {"training", "evaluation", "pipelines", "rewards", "reports", "data", "config", "zoo", "objectives"},
     "evaluation": {"pipelines", "rewards", "data", "config"},
-    # zoo is not among design.md's arrows: build.py resolves zoo://NAME/preferences and zoo://NAME/held_out
+    # zoo: build.py resolves zoo://NAME/preferences and zoo://NAME/held_out
     "training": {"config", "data", "backbones", "samplers", "objectives", "denoising", "rewards", "pipelines", "zoo"},
     "pipelines": {"backbones", "samplers", "rewards", "denoising", "data"},
     "samplers": {"denoising"},

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from diffalign.backbones.fingerprint import fingerprint_of
+from diffalign.backbones.fingerprint import autoencoder_identity, fingerprint_of
 from diffalign.backbones.lora import (
     LoRASettings,
     active_adapter,
@@ -44,6 +44,23 @@ class Posterior:
 
     mean: Float[Tensor, "batch *sample"]
     log_variance: Float[Tensor, "batch *sample"]
+
+
+def set_steps(scheduler: Any, steps: int) -> None:
+    """Tell a diffusers scheduler the number of steps.
+
+    Raises:
+        ConfigError: it cannot take as many, or as few.
+    """
+    try:
+        if steps < 1:
+            raise ValueError
+        scheduler.set_timesteps(steps)
+    except ValueError:
+        most = scheduler.config.num_train_timesteps
+        raise ConfigError(
+            f"steps: must be from 1 to {most}, the times that this model was trained on, got {steps}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,15 @@ class Backbone(ABC):
 
     @abstractmethod
     def times(self, steps: int) -> Float[Tensor, " times"]:
-        """The process times, descending, at which the checkpoint's own scheduler samples in `steps` steps."""
+        """The process times, descending, at which the checkpoint's own scheduler samples in `steps` steps.
+
+        Raises:
+            ConfigError: the scheduler has no such number of steps.
+        """
+
+    def _unlearnable(self) -> list[str]:
+        """Layers whose output nothing reads: an adapter on them would stay as it is for ever."""
+        return []
 
     # ------------------------------------------------------------ networks
 
@@ -178,7 +203,7 @@ class Backbone(ABC):
     def _add(self, name: str) -> None:
         if self._lora is None:
             raise ValueError("this backbone was loaded without LoRA, so nothing in it can be trained or kept apart")
-        add_adapter(self.network, name, self._lora, self.lora_targets)
+        add_adapter(self.network, name, self._lora, self.lora_targets, self._unlearnable())
         self._adapters.append(name)
         self._layers = lora_layers(self.network)
         for layer in self._layers:  # at rest, the policy is on: gradient checkpointing runs it again in the backward
@@ -224,9 +249,42 @@ class Backbone(ABC):
         return Condition(given, null)
 
     def sample_shape(self, resolution: int | None = None) -> tuple[int, ...]:
-        """Shape of one x0 for square pictures of `resolution` pixels; None: the model's own."""
-        side = (resolution or self.resolution) // self._factor
+        """Shape of one x0 for square pictures of `resolution` pixels; None: the model's own.
+
+        Raises:
+            ConfigError: the model has no latents of that size.
+        """
+        side = self.checked_resolution(resolution) // self._factor
         return (self._settings.in_channels, side, side)
+
+    def checked_resolution(self, resolution: int | None) -> int:
+        """The resolution, if the model can work at it; None: the model's own.
+
+        Raises:
+            ConfigError: it is not a positive multiple of what the model needs, or larger than the model can place.
+        """
+        if resolution is None:
+            return self.resolution
+        unit, most = self._resolution_unit, self._max_resolution
+        if resolution >= unit and resolution % unit == 0 and (most is None or resolution <= most):
+            return resolution
+        below = max(unit, resolution // unit * unit)
+        above = below if resolution < unit else below + unit
+        near = {value if most is None else min(value, most) for value in (below, above)}
+        upto = "" if most is None else f" and at most {most}"
+        raise ConfigError(
+            f"data.resolution: must be a positive multiple of {unit}{upto} for this model, got {resolution}; "
+            f"nearest: {' or '.join(map(str, sorted(near)))}"
+        )
+
+    @property
+    def _resolution_unit(self) -> int:
+        """Pixels along a side come in multiples of this."""
+        return self._factor
+
+    @property
+    def _max_resolution(self) -> int | None:
+        return None
 
     @property
     def resolution(self) -> int:
@@ -254,6 +312,10 @@ class Backbone(ABC):
         tokenizers = {name: value for name, value in parts.items() if name.startswith("tokenizer")}
         return fingerprint_of(part, encoders, tokenizers, [self._text_options()])
 
+    def autoencoder_identity(self) -> str:
+        """A hash that shipped latents go by: the autoencoder's weights and scale, in whichever precision it is loaded."""
+        return autoencoder_identity(self.pipeline.vae)
+
     def _text_options(self) -> str:
         return ""
 
@@ -264,6 +326,10 @@ class Backbone(ABC):
         draft = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(draft, ignore_errors=True)
         metadata = self.network.peft_config[name].to_dict()  # type: ignore[index,union-attr]
+        if metadata["exclude_modules"]:  # name the layers one by one instead: peft warns of either when it is read
+            layers = self.network.named_modules()
+            metadata["target_modules"] = sorted(each for each, layer in layers if isinstance(layer, LoraLayer))
+            metadata["exclude_modules"] = None
         self.pipeline_class.save_lora_weights(
             draft,
             **{

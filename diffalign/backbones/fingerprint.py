@@ -28,6 +28,21 @@ def fingerprint_of(
     return digest.hexdigest()[:32]
 
 
+def autoencoder_identity(vae: nn.Module) -> str:
+    """A hash of the space that latents live in: the autoencoder's weights, scale and shift, and nothing else.
+
+    Weights are compared as bfloat16, the coarsest precision that a model is loaded in, so that files written in one
+    precision are known in the others; a setting that a later diffusers adds to the config changes nothing.
+    """
+    config: Any = vae.config
+    scale, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
+    digest = hashlib.sha256(f"latents scale={float(scale)!r} shift={float(shift)!r}".encode())
+    for key, tensor in sorted(vae.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().to(torch.bfloat16).reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
 def _plain(config: Any) -> Mapping[str, Any]:
     content = config.to_dict() if callable(getattr(config, "to_dict", None)) else dict(config)
     return {key: value for key, value in content.items() if not key.startswith("_") and "version" not in key}

@@ -47,8 +47,10 @@ def lora_layers(network: nn.Module) -> list[LoraLayer]:
     return [module for module in network.modules() if isinstance(module, LoraLayer)]
 
 
-def add_adapter(network: nn.Module, name: str, settings: LoRASettings, targets: Sequence[str]) -> None:
-    """Add a float32 adapter that changes nothing yet (B is 0).
+def add_adapter(
+    network: nn.Module, name: str, settings: LoRASettings, targets: Sequence[str], excluded: Sequence[str] = ()
+) -> None:
+    """Add a float32 adapter that changes nothing yet (B is 0), to all targets but the `excluded` layers.
 
     Raises:
         ConfigError: no layer has one of the names in `settings.targets`.
@@ -59,6 +61,7 @@ def add_adapter(network: nn.Module, name: str, settings: LoRASettings, targets: 
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=list(settings.targets or targets),
+        exclude_modules=list(excluded) or None,
         lora_dropout=settings.dropout,
         init_lora_weights="gaussian" if settings.init == "gaussian" else True,
     )

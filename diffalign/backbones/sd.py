@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.adapter import Backbone, set_steps
 from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import VP, Prediction
 from diffalign.exceptions import ConfigError
@@ -55,6 +55,6 @@ class SDBackbone(Backbone):
 
     def times(self, steps: int) -> Float[Tensor, " times"]:
         scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(steps)
+        set_steps(scheduler, steps)
         first = self.process.time_of(torch.tensor(0.0)) if not scheduler.config.set_alpha_to_one else torch.tensor(0.0)
         return torch.cat([self.process.time_of(scheduler.timesteps.cpu().float()), first[None]])

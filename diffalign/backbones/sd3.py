@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.adapter import Backbone, set_steps
 from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import LinearFlow, Prediction
 from diffalign.types import Condition
@@ -74,10 +75,28 @@ class SD3Backbone(Backbone):
         )
         return {"states": states, "pooled": pooled}
 
+    def _unlearnable(self) -> list[str]:
+        # the last block ends with the pictures: what the text's queries gather there is thrown away
+        blocks: Any = self.network.transformer_blocks
+        return [
+            f"transformer_blocks.{number}.attn.add_q_proj"
+            for number, block in enumerate(blocks)
+            if block.context_pre_only
+        ]
+
+    @property
+    def _resolution_unit(self) -> int:
+        return self._factor * int(self._settings.patch_size)
+
+    @property
+    def _max_resolution(self) -> int | None:
+        most = self._settings.pos_embed_max_size  # patches along a side that have a position
+        return None if most is None else int(most) * self._resolution_unit
+
     def _text_options(self) -> str:
         return f"max_sequence_length={self._max_sequence_length}"
 
     def times(self, steps: int) -> Float[Tensor, " times"]:
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(steps)
+        set_steps(scheduler, steps)
         return scheduler.sigmas.cpu()

@@ -127,6 +127,22 @@ def generate(
         Optional[float],  # noqa: UP045
         typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone."),
     ] = None,
+    sampler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--sampler", help="ddim or flow_euler; the family's own if left out."),
+    ] = None,
+    eta: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--eta", min=0.0, max=1.0, help="Noise of the ddim sampler: 0 is deterministic."),
+    ] = None,
+    resolution: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--resolution", min=1, help="Pixels along a side; the model's own if left out."),
+    ] = None,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--precision", help="Of the weights: fp32, bf16 or fp16."),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")
     ] = 0,
@@ -137,9 +153,12 @@ def generate(
         typer.Option("--device", help="cuda, mps or cpu."),
     ] = None,
 ) -> None:
-    """Draw pictures for prompts; writes PNGs and records (metadata.jsonl). Pictures that are there are kept."""
+    """Draw pictures for prompts; writes PNGs and records (metadata.jsonl). Pictures that are there are kept.
+
+    With --run, the run's own sampler, steps, guidance, resolution and precision are taken where none is given here.
+    """
     _quiet_libraries()
-    from diffalign.cli.drawing import draw
+    from diffalign.cli.drawing import Wishes, draw
 
     draw(
         prompts,
@@ -148,8 +167,7 @@ def generate(
         model=model,
         family=family,
         adapter=adapter,
-        steps=steps,
-        guidance_scale=guidance_scale,
+        wishes=Wishes.checked(sampler, steps, eta, guidance_scale, resolution, precision),
         seed=seed,
         count=count,
         batch=batch,

@@ -2,17 +2,80 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast, get_args
 
 from diffalign.cli.progress import drawing_bar
+from diffalign.config import RunConfig
+from diffalign.config.run import FLOW_FAMILIES, Precision
+from diffalign.config.samplers import DDIMParams
 from diffalign.data import read_prompts
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator, save_picture, to_picture
+from diffalign.pipelines.generate import SamplerName
 from diffalign.zoo import is_zoo, list_zoo, locate
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to draw; None is the run's or the family's own."""
+
+    sampler: SamplerName | None = None
+    steps: int | None = None
+    eta: float | None = None
+    guidance_scale: float | None = None
+    resolution: int | None = None
+    precision: Precision | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        sampler: str | None,
+        steps: int | None,
+        eta: float | None,
+        guidance_scale: float | None,
+        resolution: int | None,
+        precision: str | None,
+    ) -> Wishes:
+        """From what stands on the command line.
+
+        Raises:
+            ConfigError: no such sampler or precision.
+        """
+        for option, seen, known in (
+            ("--sampler", sampler, get_args(SamplerName)),
+            ("--precision", precision, get_args(Precision)),
+        ):
+            if seen is not None and seen not in known:
+                close = difflib.get_close_matches(seen, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ConfigError(f"{option}: must be one of {', '.join(known)}, got {seen!r}{hint}")
+        return cls(
+            cast("SamplerName | None", sampler), steps, eta, guidance_scale, resolution,
+            cast("Precision | None", precision),
+        )  # fmt: skip
+
+    def over(self, config: RunConfig) -> Wishes:
+        """With a run's own settings where nothing is wished for."""
+        evaluation = config.evaluation
+        own = evaluation.sampler
+        sampler = self.sampler or (own.name if own is not None else None)
+        eta = self.eta
+        if eta is None and isinstance(own, DDIMParams) and sampler == "ddim":
+            eta = own.eta
+        return Wishes(
+            sampler=sampler,
+            steps=self.steps or (own.steps if own is not None else None),
+            eta=eta,
+            guidance_scale=evaluation.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            resolution=self.resolution or config.data.resolution,
+            precision=config.model.precision if self.precision is None else self.precision,
+        )
 
 
 def draw(
@@ -23,8 +86,7 @@ def draw(
     model: str | None,
     family: str | None,
     adapter: Path | None,
-    steps: int | None,
-    guidance_scale: float | None,
+    wishes: Wishes,
     seed: int,
     count: int,
     batch: int,
@@ -39,7 +101,7 @@ def draw(
     """
     texts = [text for text in _prompts(prompts) for _ in range(count)]
     there = _listed(out)
-    generator, view, source = _generator(run, model, family, adapter, steps, guidance_scale, batch, device)
+    generator, view, source = _generator(run, model, family, adapter, wishes, batch, device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,6 +117,10 @@ def draw(
             "adapter": identity,
             "steps": len(generator.times) - 1,
             "guidance_scale": generator.guidance_scale,
+            "sampler": type(generator.sampler).__name__,
+            "eta": getattr(generator.sampler, "eta", 0.0),
+            "resolution": generator.resolution or generator.backbone.resolution,
+            "precision": str(generator.backbone.dtype).removeprefix("torch."),
         }
         for number, text in enumerate(texts)
     ]
@@ -88,8 +154,7 @@ def _generator(
     model: str | None,
     family: str | None,
     adapter: Path | None,
-    steps: int | None,
-    guidance_scale: float | None,
+    wishes: Wishes,
     batch: int,
     device: str | None,
 ) -> tuple[ImageGenerator, str, str]:
@@ -102,21 +167,49 @@ def _generator(
     if run is not None:
         if adapter is not None or family is not None:
             raise ConfigError("--run brings its own model and adapter; leave out --family and --adapter")
-        loaded = load_run(run, device=device)
-        generator = loaded.generator
-        guidance = generator.guidance_scale if guidance_scale is None else guidance_scale
-        times = generator.times if steps is None else loaded.backbone.times(steps)
-        return replace(generator, times=times, guidance_scale=guidance, batch=batch), loaded.view, run.resolve().name
+        loaded = load_run(run, device=device, precision=wishes.precision)
+        return _create(loaded.backbone, wishes.over(loaded.config), batch), loaded.view, run.resolve().name
     assert model is not None
     if family is None:
         cards = {item.name: item.card for item in list_zoo()}
         if not is_zoo(model):
             raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
         family = str(cards[locate(model).name]["family"])
-    backbone = build_inference(family, model, adapter, device)
-    guidance = 1.0 if guidance_scale is None else guidance_scale
+    backbone = build_inference(family, model, adapter, device, wishes.precision or "fp32")
     source = model if adapter is None else f"{model}+{adapter.name}"
-    return ImageGenerator.create(backbone, steps=steps, guidance_scale=guidance, batch=batch), "reference", source
+    return _create(backbone, wishes, batch), "reference", source
+
+
+def _create(backbone: Any, wishes: Wishes, batch: int) -> ImageGenerator:
+    """The generator that is wished for.
+
+    Raises:
+        ConfigError: the model cannot be sampled so.
+    """
+    flow = backbone.family in FLOW_FAMILIES
+    name = wishes.sampler or ("flow_euler" if flow else "ddim")
+    if name == "flow_euler" and not flow:
+        raise ConfigError("--sampler: flow_euler needs a flow model, and this one is none; use ddim")
+    if wishes.eta is not None and name != "ddim":
+        raise ConfigError(
+            f"--eta: is a setting of the ddim sampler, and this is {name}; leave it out, or --sampler ddim"
+        )
+    try:
+        backbone.sample_shape(wishes.resolution)
+    except ValueError as error:
+        raise ConfigError(f"--resolution: {str(error).removeprefix('data.resolution: ')}") from None
+    try:
+        return ImageGenerator.create(
+            backbone,
+            sampler=name,
+            steps=wishes.steps,
+            eta=wishes.eta or 0.0,
+            guidance_scale=1.0 if wishes.guidance_scale is None else wishes.guidance_scale,
+            batch=batch,
+            resolution=wishes.resolution,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--steps: {str(error).removeprefix('steps: ')}") from None
 
 
 def _listed(out: Path) -> dict[object, dict[str, object]]:

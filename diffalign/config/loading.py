@@ -42,11 +42,21 @@ def find_config(name: str | Path) -> Path:
         for candidate in (home / name, home / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
-    close = difflib.get_close_matches(str(name), list_configs(), n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = _similar_configs(str(name))
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ConfigError(
         f"no config {str(name)!r} in ./, ./configs or among the packaged ones ({', '.join(list_configs())}){hint}"
     )
+
+
+def _similar_configs(name: str) -> list[str]:
+    """The configs that a misspelt name may mean: those of a folder, or the one of the nearest name."""
+    there = list_configs()
+    folders = {str(Path(each).parent) for each in there} - {"."}
+    if near := difflib.get_close_matches(name.strip("/"), folders, n=1, cutoff=0.7):
+        return [each for each in there if str(Path(each).parent) == near[0]]
+    spellings = {spelling: each for each in reversed(there) for spelling in (Path(each).stem, Path(each).name, each)}
+    return [spellings[each] for each in difflib.get_close_matches(name, spellings, n=1)]
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -97,6 +107,24 @@ def save_config(config: RunConfig, path: Path) -> None:
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(write_yaml(config.model_dump(mode="json")), encoding="utf-8")
     os.replace(draft, path)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same settings, meaning the same files from any folder; what is not a local path stays as it is."""
+
+    def local(path: str | None) -> str | None:
+        return path if path is None or not Path(path).exists() else str(Path(path).absolute())
+
+    cache = config.data.cache
+    data = {"path": local(config.data.path), "cache": None if cache is None else str(Path(cache).absolute())}
+    return config.model_copy(
+        update={
+            "folder": str(Path(config.folder).absolute()),
+            "model": config.model.model_copy(update={"path": local(config.model.path)}),
+            "data": config.data.model_copy(update=data),
+            "evaluation": config.evaluation.model_copy(update={"prompts": local(config.evaluation.prompts)}),
+        }
+    )
 
 
 def _copy(content: Any) -> Any:

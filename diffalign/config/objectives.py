@@ -62,7 +62,7 @@ class FlowDPOParams(ObjectiveFacts):
 class SFTParams(ObjectiveFacts):
     layout = "groups"
     needs = ()
-    data = "pairs or groups, best member first"
+    data = "pairs or groups, best member first; the others, such as a pair's loser, are not used"
     beta_factor = None
     paper = "supervised fine-tuning on the best member: the baseline beside every method"
 

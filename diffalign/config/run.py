@@ -70,7 +70,7 @@ class TrainingConfig(Params):
     share_noise: bool = True  # the members of a group get the same noise
     share_time: bool = True  # the members of a group get the same time
     ema_decay: ShareBelowOne | None = None  # None: no EMA
-    checkpoint_every: PositiveInt | None = None  # steps; None: at the end only
+    checkpoint_every: PositiveInt | None = 100  # steps; None: at the end only
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 1
     threads: PositiveInt | None = None  # CPU threads of torch; None: torch's own choice

@@ -23,6 +23,7 @@ from diffalign.types import Condition, GroupBatch
 
 log = logging.getLogger(__name__)
 _CHUNK = 64  # pictures or prompts per call of an encoder, and entries per cache shard
+_NOTICE = 1000  # pictures between two lines of the log
 
 
 @runtime_checkable
@@ -33,6 +34,10 @@ class Latents(Protocol):
 
     def reward(self, number: int) -> Tensor | None: ...
 
+    def preference(self, number: int) -> float: ...
+
+    def metadata(self, number: int) -> dict[str, Any]: ...
+
 
 @dataclass(frozen=True)
 class GroupData:
@@ -40,7 +45,7 @@ class GroupData:
 
     Attributes:
         records: id and prompt of every group, in file order.
-        latents: gives the latents [members, *sample] of a group, for one epoch.
+        latents: gives the latents [members, *sample] of a group, for one epoch, and what else its record said.
         texts: gives the text leaves of a prompt.
         empty_prompt_share: chance that a group is shown with the empty prompt.
         seed: of every draw made here.
@@ -69,6 +74,7 @@ class GroupData:
             prompts.append(prompt)
             latents.append(self.latents.of(number, epoch, name))
             rewards.append(self.latents.reward(number))
+        numbers = [number for _, number in places]
         x0 = torch.stack(latents)
         return GroupBatch(
             x0=x0,
@@ -76,6 +82,8 @@ class GroupData:
             valid=torch.isfinite(x0.flatten(2)).all(-1),
             record_ids=tuple(ids),
             reward=None if rewards[0] is None else torch.stack(rewards),  # type: ignore[arg-type]
+            preference=torch.tensor([self.latents.preference(number) for number in numbers]),
+            metadata=tuple(self.latents.metadata(number) for number in numbers),
         )
 
 
@@ -104,8 +112,11 @@ class Texts:
 class ShippedLatents:
     """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone."""
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, autoencoder: str) -> None:
         """Read the file whole.
+
+        Args:
+            autoencoder: identity of the model's, as the backbone gives it.
 
         Raises:
             DataError: missing, damaged, or made with another autoencoder.
@@ -122,10 +133,10 @@ class ShippedLatents:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
         if not self.records:
             raise DataError(f"{path}: no usable pairs: the file is empty")
-        if about.get("autoencoder") != fingerprint:
+        if about.get("autoencoder") != autoencoder:
             raise DataError(
-                f"{path}: these latents were made with another autoencoder than model.path has, or in another precision "
-                f"(made with {about.get('autoencoder')}, have {fingerprint}); use the model that they ship with, in fp32"
+                f"{path}: these latents were made with another autoencoder than model.path has "
+                f"(made with {about.get('autoencoder')}, have {autoencoder}); use the model that they ship with"
             )
         if not bool(torch.isfinite(self._latents).all()):
             raise DataError(f"{path}: some latents are not finite; the file is damaged")
@@ -136,12 +147,26 @@ class ShippedLatents:
     def reward(self, number: int) -> Tensor | None:
         return self._rewards[number].float()
 
+    def preference(self, number: int) -> float:
+        return 1.0
+
+    def metadata(self, number: int) -> dict[str, Any]:
+        return {}
+
 
 class CachedLatents:
     """Latents from pictures: the posterior of every picture is kept, and a sample of it drawn each epoch."""
 
-    def __init__(self, cache: TensorCache, keys: list[list[tuple[str, str]]], flip: bool, seed: int) -> None:
+    def __init__(
+        self,
+        cache: TensorCache,
+        keys: list[list[tuple[str, str]]],
+        flip: bool,
+        seed: int,
+        said: list[tuple[float, dict[str, Any]]],
+    ) -> None:
         self._cache = cache
+        self._said = said  # [group] -> preference and optional columns
         self._keys = keys  # [group][member] -> (key, key of the mirror image)
         self._flip = flip
         self._seed = seed
@@ -155,6 +180,12 @@ class CachedLatents:
 
     def reward(self, number: int) -> Tensor | None:
         return None
+
+    def preference(self, number: int) -> float:
+        return self._said[number][0]
+
+    def metadata(self, number: int) -> dict[str, Any]:
+        return self._said[number][1]
 
 
 def encode_records(
@@ -182,6 +213,7 @@ def encode_records(
     encoder = _Encoder(cache, posterior)
     kept: list[tuple[str, str]] = []
     keys: list[list[tuple[str, str]]] = []
+    said: list[tuple[float, dict[str, Any]]] = []
     for record in records:
         try:
             contents = [picture_bytes(item, record.id) for item in record.items]
@@ -204,16 +236,23 @@ def encode_records(
         encoder.add(opened)
         kept.append((record.id, record.prompt))
         keys.append(group)
+        said.append((record.preference, _optional(record)))
     encoder.flush()
     fine = [not encoder.broken & {key for pair in group for key in pair} for group in keys]
     for (name, _), whole in zip(kept, fine, strict=True):
         if not whole:
             _skip(f"record {name!r}: the autoencoder's latents of its pictures are not finite", on_bad, counts)
-    kept, keys = list(compress(kept, fine)), list(compress(keys, fine))
+    kept, keys, said = list(compress(kept, fine)), list(compress(keys, fine)), list(compress(said, fine))
     if not kept:
         first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
         raise DataError(f"no usable records: {counts.bad} are bad{first}")
-    return kept, CachedLatents(cache, keys, flip, seed)
+    return kept, CachedLatents(cache, keys, flip, seed, said)
+
+
+def _optional(record: Record) -> dict[str, Any]:
+    """The columns that may be absent, those of them that are there."""
+    named = {name: getattr(record, name) for name in ("votes", "preferences", "source", "condition")}
+    return dict(record.metadata) | {name: value for name, value in named.items() if value is not None}
 
 
 def _skip(reason: str, on_bad: Literal["error", "skip"], counts: ReadCounts) -> None:
@@ -231,6 +270,7 @@ class _Encoder:
         self._cache = cache
         self._posterior = posterior
         self._waiting: dict[str, Tensor] = {}
+        self._encoded = 0
 
     def lacks(self, key: str) -> bool:
         return key not in self._cache and key not in self._waiting and key not in self.broken
@@ -250,6 +290,9 @@ class _Encoder:
             kept = list(compress(names, finite.tolist()))
             self._cache.add(kept, {part: values[finite] for part, values in encoded.items()})
         self._waiting.clear()
+        before, self._encoded = self._encoded, self._encoded + len(names)
+        if self._encoded // _NOTICE > before // _NOTICE:
+            log.info("%d pictures encoded so far", self._encoded)
 
 
 def save_latents(

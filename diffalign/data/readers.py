@@ -1,4 +1,4 @@
-"""Records from a folder with metadata.jsonl, a JSONL file or a parquet file; Pick-a-Pic's own columns too.
+"""Records from a folder with metadata.jsonl or parquet files, a JSONL file or a parquet file; Pick-a-Pic's own columns too.
 
 Readers yield one record at a time, so memory stays flat as the data grows.
 """
@@ -49,8 +49,9 @@ def read_pairs(
     """Read records of kind `pairs`.
 
     Args:
-        path: a folder with metadata.jsonl, a .jsonl or a .parquet. Picture paths are relative to the file that names
-            them; parquet may hold the pictures' bytes, bare or as {"bytes": ...}.
+        path: a folder with metadata.jsonl, else with .parquet files (read in the order of their names as one list), a
+            .jsonl or a .parquet. Picture paths are relative to the file that names them; parquet may hold the pictures'
+            bytes, bare or as {"bytes": ...}.
         columns: our column name -> theirs, where they differ.
         on_bad: raise on the first bad row, or skip and count it.
         counts: filled in as rows are read. Ties are left out and counted.
@@ -109,10 +110,17 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, Path]]:
     """Every row and the folder that its paths start from; a row that cannot be read is the error that says so."""
     if path.is_dir():
         listing = path / "metadata.jsonl"
-        if not listing.is_file():
-            raise DataError(f"{path}: a data folder must hold metadata.jsonl, one JSON object a line")
-        for row in _json_rows(listing):
-            yield row, path
+        tables = sorted(path.glob("*.parquet"))
+        if listing.is_file():
+            for row in _json_rows(listing):
+                yield row, path
+        elif tables:
+            for table in tables:
+                yield from _rows(table)
+        else:
+            raise DataError(
+                f"{path}: a data folder must hold metadata.jsonl, one JSON object a line, or .parquet files"
+            )
     elif path.suffix == ".jsonl":
         for row in _json_rows(path):
             yield row, path.parent
@@ -128,7 +136,7 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, Path]]:
             raise DataError(f"{path}: not a readable parquet file ({error})") from None
     elif path.exists():
         raise DataError(
-            f"{path}: data must be a folder with metadata.jsonl, a .jsonl, a .parquet or a .safetensors file"
+            f"{path}: data must be a folder with metadata.jsonl or .parquet files, a .jsonl, a .parquet or a .safetensors"
         )
     else:
         raise DataError(f"{path}: no such file or folder; look at data.path")

@@ -64,8 +64,8 @@ def denoising_errors(
         max_batch: samples per network call; None: all groups * members at once.
 
     Raises:
-        ShapeError: draw, mask or condition do not fit x0, an error cannot be measured as asked at some t, or `others`
-            takes the name of policy or reference.
+        ShapeError: draw, mask or condition do not fit x0, the mask is 0 for all of a member, an error cannot be measured
+            as asked at some t, or `others` takes the name of policy or reference.
     """
     _check_draw(draw, x0)
     if max_batch is not None and max_batch < 1:
@@ -152,9 +152,18 @@ def _check_draw(draw: NoiseDraw, x0: Tensor) -> None:
 
 def _flat_mask(mask: Tensor, x0: Tensor) -> Tensor:
     try:
-        return mask.to(torch.promote_types(x0.dtype, torch.float32)).expand(x0.shape).flatten(0, 1)
+        weight = mask.to(torch.promote_types(x0.dtype, torch.float32)).expand(x0.shape)
     except RuntimeError:
         raise ShapeError(f"the mask {tuple(mask.shape)} does not broadcast to x0 {tuple(x0.shape)}") from None
+    empty = (weight.flatten(2) == 0).all(2).nonzero().tolist()
+    if empty:
+        group, member = empty[0]
+        raise ShapeError(
+            f"the mask is 0 everywhere for member {member} of group {group}"
+            f"{f' and {len(empty) - 1} more' if empty[1:] else ''}: a mean over no element has no value; "
+            f"leave the member out with `valid` and give it a mask of ones"
+        )
+    return weight.flatten(0, 1)
 
 
 def _mean_square(residual: Tensor, weight: Tensor | None) -> Tensor:

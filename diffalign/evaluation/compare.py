@@ -23,10 +23,13 @@ from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator, save_picture, to_picture
 from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample, build_reward
-from diffalign.rewards.functional import corrected_score, picture_diversity
+from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
 
 log = logging.getLogger(__name__)
-DIVERSITY = "mean RMS distance between the pictures of different prompts, pixels in [0, 1]"
+DIVERSITY = (
+    "mean RMS distance between the pictures of different prompts, pixels in [0, 1], of thumbnails (longest side at most "
+    "64 pixels)"
+)
 Progress = Callable[[int, int], None]
 
 
@@ -66,19 +69,29 @@ def evaluate(
     seeds = [config.seed + number for number in range(len(prompts))]
     draft = run / ".evaluation.partial"
     shutil.rmtree(draft, ignore_errors=True)
-    pictures: dict[str, Tensor] = {}
+    rewards = [build_reward(params) for params in config.rewards]
+    scored: dict[str, list[list[RewardOutput]]] = {reward.spec.name: [] for reward in rewards}
+    small: dict[str, Tensor] = {}  # thumbnails: the pictures themselves leave memory batch by batch
     for side, name in (("base", "reference"), ("aligned", view)):
         (draft / side).mkdir(parents=True)
-        drawn: list[Tensor] = []
+        kept: list[Tensor] = []
+        done = 0
+        for each in scored.values():
+            each.append([])
         for batch in generator(prompts, seeds, view=name):
-            for pixels in batch:
-                save_picture(to_picture(pixels), draft / side / f"{len(drawn):05d}.png")
-                drawn.append(pixels)
+            samples = [
+                Sample(pixels, prompts[number], id=f"{side}-{number:05d}") for number, pixels in enumerate(batch, done)
+            ]
+            for number, sample in enumerate(samples, done):
+                save_picture(to_picture(sample.media), draft / side / f"{number:05d}.png")
+            for reward in rewards:
+                scored[reward.spec.name][-1].append(reward.score(samples))
+            kept.append(thumbnails(batch))
+            done += len(batch)
             if progress is not None:
-                progress(len(pictures) * len(prompts) + len(drawn), 2 * len(prompts))
-        pictures[side] = torch.stack(drawn)
-    rewards = [build_reward(params) for params in config.rewards]
-    scores = {reward.spec.name: _score(reward, pictures, prompts) for reward in rewards}
+                progress(len(small) * len(prompts) + done, 2 * len(prompts))
+        small[side] = torch.cat(kept)
+    scores = {name: (_joined(base), _joined(aligned)) for name, (base, aligned) in scored.items()}
     summary = {
         "prompts": len(prompts),
         "seed": config.seed,
@@ -91,8 +104,8 @@ def evaluate(
         "corrected": _corrected(scores, config),
         "diversity": {
             "measure": DIVERSITY,
-            "base": picture_diversity(pictures["base"]),
-            "aligned": picture_diversity(pictures["aligned"]),
+            "base": picture_diversity(small["base"]),
+            "aligned": picture_diversity(small["aligned"]),
         },
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -114,17 +127,12 @@ def evaluate(
     return summary
 
 
-def _score(reward: Reward, pictures: dict[str, Tensor], prompts: Sequence[str]) -> tuple[RewardOutput, RewardOutput]:
-    base, aligned = (
-        reward.score(
-            [
-                Sample(pixels, prompt, id=f"{side}-{number:05d}")
-                for number, (pixels, prompt) in enumerate(zip(pictures[side], prompts, strict=True))
-            ]
-        )
-        for side in ("base", "aligned")
+def _joined(batches: Sequence[RewardOutput]) -> RewardOutput:
+    return RewardOutput(
+        values=torch.cat([batch.values for batch in batches]),
+        reasons=tuple(reason for batch in batches for reason in batch.reasons),
+        components={name: torch.cat([batch.components[name] for batch in batches]) for name in batches[0].components},
     )
-    return base, aligned
 
 
 def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: EvaluationConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from diffalign.config.objectives import (
     DiffusionDPOParams,
@@ -26,7 +27,9 @@ class Objective:
 
     function: Callable[..., ObjectiveOutput]
     params: type[ObjectiveFacts]
-    measure: str | None = None  # the space its paper measures errors in; None: the network's own prediction
+    measure: Literal["noise", "sample", "v", "flow", "edm"] | None = (
+        None  # the space its paper measures errors in; None: the network's own prediction
+    )
 
 
 OBJECTIVES: dict[str, Objective] = {

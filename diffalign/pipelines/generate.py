@@ -22,7 +22,10 @@ class ImageGenerator:
     """Draws pictures; a picture depends on its prompt and seed alone, not on the batch that it is drawn in.
 
     The starting noise of a seed is the one that diffusers' pipelines draw with
-    `generator=[torch.Generator().manual_seed(seed), ...]`, and so are the latents, to rounding.
+    `generator=[torch.Generator().manual_seed(seed), ...]`, and so are the latents, to rounding,
+    where the scheduler's times are evenly spaced. DDIM here goes from each listed time to the next one; diffusers' goes
+    to t - T // steps whatever the next one is. Where the two differ, so do the latents (largest measured difference on
+    the zoo: 0.011 for "trailing" in 30 steps, 0.12 for "linspace" in 20).
 
     Attributes:
         backbone: the model.

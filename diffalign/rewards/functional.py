@@ -6,6 +6,7 @@ import io
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -14,6 +15,7 @@ from diffalign.exceptions import DataError
 from diffalign.rewards.pictures import as_pixels
 
 Score = TypeVar("Score", float, Tensor)
+_ROWS = 256  # pictures that are compared with all others at a time
 
 
 def jpeg_kilobytes(image: Any, quality: int = 95) -> float:
@@ -56,9 +58,25 @@ def corrected_score(reward: Score, quality: Score, floor: float = 3.0, shift: fl
 def picture_diversity(pictures: Float[Tensor, "batch 3 height width"]) -> float:
     """Mean distance between two different pictures of a set: root mean square over pixels in [0, 1].
 
-    Falls towards 0 when all pictures become alike. 0 for fewer than two pictures.
+    Pictures are compared as their thumbnails. Falls towards 0 when all pictures become alike. 0 for fewer than two.
     """
-    flat = pictures.flatten(1).double()
-    if len(flat) < 2:
+    flat = thumbnails(pictures).flatten(1)
+    count = len(flat)
+    if count < 2:
         return 0.0
-    return float((torch.pdist(flat) / flat.shape[1] ** 0.5).mean())
+    total = 0.0
+    for start in range(0, count, _ROWS):
+        apart = torch.cdist(flat[start : start + _ROWS], flat[start:], compute_mode="donot_use_mm_for_euclid_dist")
+        total += apart.triu(1).sum(dtype=torch.float64).item()  # each pair once
+    return total / (count * (count - 1) / 2) / flat.shape[1] ** 0.5
+
+
+def thumbnails(
+    pictures: Float[Tensor, "batch 3 height width"], longest: int = 64
+) -> Float[Tensor, "batch 3 thumbnail_height thumbnail_width"]:
+    """Pictures with their longest side reduced to `longest` pixels by averaging over boxes; smaller ones as they are."""
+    height, width = pictures.shape[-2:]
+    if max(height, width) <= longest:
+        return pictures.float()
+    scale = longest / max(height, width)
+    return F.adaptive_avg_pool2d(pictures.float(), (max(1, round(height * scale)), max(1, round(width * scale))))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffalign.denoising import Denoiser, split_prediction
 from diffalign.denoising.process import coefficients_at
-from diffalign.samplers.step import Step
+from diffalign.samplers.step import Step, Time, time_of_each
 from diffalign.types import Condition
 
 
@@ -29,11 +29,12 @@ class DDIM:
         self,
         denoiser: Denoiser,
         x_t: Float[Tensor, "batch *sample"],
-        t: Float[Tensor, " batch"],
-        t_next: Float[Tensor, " batch"],
+        t: Time,
+        t_next: Time,
         condition: Condition,
         state: Any = None,
     ) -> Step:
+        t, t_next = time_of_each(t, x_t), time_of_each(t_next, x_t)
         output = denoiser(x_t, t, condition)
         x0, noise = split_prediction(denoiser.process, denoiser.prediction, output, x_t, t)
         alpha, sigma = coefficients_at(denoiser.process, t, x_t.ndim)

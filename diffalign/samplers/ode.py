@@ -12,7 +12,7 @@ from torch import Tensor
 from diffalign.denoising import Denoiser, LinearFlow, Prediction, split_prediction
 from diffalign.denoising.process import coefficients_at
 from diffalign.exceptions import ConfigError
-from diffalign.samplers.step import Step
+from diffalign.samplers.step import Step, Time, time_of_each
 from diffalign.types import Condition
 
 
@@ -27,8 +27,8 @@ class FlowEuler:
         self,
         denoiser: Denoiser,
         x_t: Float[Tensor, "batch *sample"],
-        t: Float[Tensor, " batch"],
-        t_next: Float[Tensor, " batch"],
+        t: Time,
+        t_next: Time,
         condition: Condition,
         state: Any = None,
     ) -> Step:
@@ -41,6 +41,7 @@ class FlowEuler:
             raise ConfigError(
                 f"the flow Euler step needs a linear flow, got {type(denoiser.process).__name__}; use DDIM"
             )
+        t, t_next = time_of_each(t, x_t), time_of_each(t_next, x_t)
         output = denoiser(x_t, t, condition)
         x0, noise = split_prediction(denoiser.process, denoiser.prediction, output, x_t, t)
         velocity = output.to(x_t.dtype) if denoiser.prediction is Prediction.FLOW else noise - x0

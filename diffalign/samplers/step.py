@@ -36,16 +36,26 @@ class Step:
     state: Any = None
 
 
+Time = Float[Tensor, " batch"] | Float[Tensor, ""] | float
+
+
+def time_of_each(t: Tensor | float, x_t: Tensor) -> Tensor:
+    """A process time [batch] on x_t's device; one time is every sample's."""
+    if not isinstance(t, Tensor):
+        t = torch.tensor(t, dtype=torch.promote_types(x_t.dtype, torch.float32))
+    return t.to(x_t.device).expand(len(x_t))
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    """Goes from t to t_next < t. `t` and `t_next` are [batch] process times."""
+    """Goes from t to t_next < t. `t` and `t_next` are process times, [batch] or one for all samples."""
 
     def step(
         self,
         denoiser: Denoiser,
         x_t: Float[Tensor, "batch *sample"],
-        t: Float[Tensor, " batch"],
-        t_next: Float[Tensor, " batch"],
+        t: Time,
+        t_next: Time,
         condition: Condition,
         state: Any = None,
     ) -> Step: ...
@@ -78,8 +88,7 @@ def sample(
         raise ValueError(f"{len(generators)} generators for {len(x_init)} samples: one each")
     x_t, state = x_init, None
     for now, after in itertools.pairwise(times):
-        t, t_next = now.expand(len(x_t)).to(x_t.device), after.expand(len(x_t)).to(x_t.device)
-        step = sampler.step(denoiser, x_t, t, t_next, condition, state)
+        step = sampler.step(denoiser, x_t, now, after, condition, state)
         x_t, state = step.mean, step.state
         if bool((step.std > 0).any()):
             if generators is None:

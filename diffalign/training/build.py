@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffalign.backbones import Backbone, LoRASettings, load_backbone
 from diffalign.config import RunConfig
+from diffalign.config.run import Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
@@ -38,6 +39,7 @@ from diffalign.pipelines import ImageGenerator
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
+_DEVICES = ("cuda", "mps", "cpu")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -59,6 +61,8 @@ def find_device(name: str | None) -> torch.device:
     if name is None:
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
+    if name.partition(":")[0] not in _DEVICES:  # torch's own text lists every device that it has ever heard of
+        raise ConfigError(f"device: {name!r} cannot be used here: must be cuda, mps or cpu; leave it out to choose")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -66,6 +70,24 @@ def find_device(name: str | None) -> torch.device:
         first = str(error).splitlines()[0]
         raise ConfigError(f"device: {name!r} cannot be used here ({first}); leave it out to choose") from None
     return device
+
+
+def check_device(config: RunConfig, given: torch.device) -> None:
+    """Whether the device that accelerate gave this process is the one that the config asks for.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if config.device is None:
+        return
+    asked = torch.device(config.device)
+    if asked.type == given.type and asked.index in (None, given.index or 0):
+        return
+    advice = "" if asked.index is None else f"start it with CUDA_VISIBLE_DEVICES={asked.index} and "
+    raise ConfigError(
+        f"device: {config.device!r} was asked for, and this process runs on {given}; "
+        f"CUDA_VISIBLE_DEVICES says which GPUs it sees: {advice}write device: {asked.type}"
+    )
 
 
 def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
@@ -93,7 +115,9 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
         raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
 
 
-def build_inference(family: str, path: str, adapter: Path | None, device: str | None) -> Backbone:
+def build_inference(
+    family: str, path: str, adapter: Path | None, device: str | None, precision: Precision = "fp32"
+) -> Backbone:
     """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
 
     Raises:
@@ -101,7 +125,7 @@ def build_inference(family: str, path: str, adapter: Path | None, device: str | 
     """
     if adapter is not None and not adapter.exists():
         raise ConfigError(f"--adapter: no such file or folder: {adapter}")
-    backbone = load_backbone(family, path, device=find_device(device))
+    backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision])
     if adapter is not None:
         try:
             backbone.pipeline.load_lora_weights(adapter)
@@ -126,7 +150,7 @@ def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
     latents: Latents
     if path.suffix == ".safetensors":
         _refuse_picture_settings(config, backbone)
-        latents = ShippedLatents(path, image_print)
+        latents = ShippedLatents(path, backbone.autoencoder_identity())
         records = latents.records
         counts.kept = len(records)
     else:
@@ -135,7 +159,7 @@ def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
             TensorCache(home / f"latents-{image_print[:16]}"),
             fingerprint=image_print,
             posterior=lambda pictures: _posterior(backbone, pictures),
-            resolution=data.resolution or backbone.resolution,
+            resolution=backbone.checked_resolution(data.resolution),
             flip=data.flip,
             seed=config.seed,
             on_bad=data.on_bad,
@@ -184,17 +208,34 @@ def build_time(config: RunConfig, process: Process) -> SampleTime:
 
 
 def build_generator(config: RunConfig, backbone: Backbone) -> ImageGenerator:
-    """What draws the held-out pictures, as the section `evaluation` says."""
+    """What draws the held-out pictures, as the section `evaluation` says.
+
+    Raises:
+        ConfigError: the model cannot be sampled so.
+    """
     evaluation = config.evaluation
     sampler = evaluation.sampler
     options = {} if sampler is None else sampler.model_dump(exclude={"name"}) | {"sampler": sampler.name}
-    return ImageGenerator.create(
-        backbone,
-        guidance_scale=evaluation.guidance_scale,
-        batch=evaluation.batch,
-        resolution=config.data.resolution,
-        **options,
-    )
+    try:
+        backbone.sample_shape(config.data.resolution)
+    except ValueError as error:
+        raise ConfigError(_named("data.resolution", error)) from None
+    try:
+        return ImageGenerator.create(
+            backbone,
+            guidance_scale=evaluation.guidance_scale,
+            batch=evaluation.batch,
+            resolution=config.data.resolution,
+            **options,
+        )
+    except ValueError as error:
+        raise ConfigError(_named("evaluation.sampler.steps", error)) from None
+
+
+def _named(setting: str, error: ValueError) -> str:
+    """The text with the setting's whole path, where the model knows but its last part."""
+    text = str(error).removeprefix(f"{setting}: ").removeprefix(f"{setting.rpartition('.')[2]}: ")
+    return f"{setting}: {text}"
 
 
 def held_out_prompts(config: RunConfig) -> list[str]:

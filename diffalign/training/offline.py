@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,18 +22,20 @@ from diffalign.data import GroupData, place_of, seeded
 from diffalign.denoising import (
     DenoisingErrors,
     NoiseDraw,
+    Prediction,
     SampleTime,
     StratifiedTime,
     denoising_errors,
     draw_noise,
 )
-from diffalign.exceptions import CheckpointError
+from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
 from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.health import check_finite
 from diffalign.types import GroupBatch
 
 log = logging.getLogger(__name__)
+_REWARD_SUMS = ("reward_count", "reward_sum", "reward_squares")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class OfflineTrainer:
 
         Raises:
             DivergenceError: the loss or a gradient is not finite; the weights are then as before.
+            DataError: a member of a group is not valid.
         """
         started = time.monotonic()
         training = self.config.training
@@ -112,12 +116,14 @@ class OfflineTrainer:
         for number in range(training.accumulation):
             positions = self._positions(number)
             batch = self.data.batch([self._place(position) for position in positions])
+            _refuse_invalid(batch)
             metrics = self._backward(batch, positions, number)
             check_finite(self.step + 1, metrics, batch.record_ids)
             ids += batch.record_ids
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
+        metrics = _with_reward_spread(metrics)
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
         metrics["gradient_norm"] = float(norm)  # before clipping
         if self.accelerator.scaler is None:  # a scaler passes over steps with infinite gradients by itself
@@ -178,26 +184,40 @@ class OfflineTrainer:
         training, device = self.config.training, self.backbone.device
         draw = self._draw(batch, positions).to(device)
         batch = batch.to(device)
-        with self._dropout_draws(number), self.accelerator.autocast():
-            errors = denoising_errors(
-                self._policy,
-                self._reference,
-                batch.x0,
-                batch.condition,
-                draw,
-                mask=batch.mask,
-                residuals=self._reference is not None,
-                max_batch=training.max_batch,
-            )
-        available = {"reference": errors.reference, "t": errors.t, "reward": batch.reward, "label": batch.label}
-        inputs = {name: available[name] for name in self._objective.params.needs}
-        output = self._objective.function(errors.policy, **inputs, **self._hyperparameters)
-        loss = output.loss.mean()
-        # the mean over the accumulated batch; DDP takes the mean over processes, at the last backward only
+        measure = self._objective.measure
+        # the mean over the accumulated batch; DDP takes the mean over processes, at the last backward only: it decides
+        # in the forward pass whether the backward will, so both stand inside
         last = number == training.accumulation - 1
         with nullcontext() if last else self.accelerator.no_sync(self.backbone.wrapped):
+            with self._dropout_draws(number), self.accelerator.autocast():
+                errors = denoising_errors(
+                    self._policy,
+                    self._reference,
+                    batch.x0,
+                    batch.condition,
+                    draw,
+                    measure=None if measure is None else Prediction(measure),
+                    mask=batch.mask,
+                    residuals=self._reference is not None,
+                    max_batch=training.max_batch,
+                )
+            available = {
+                "reference": errors.reference,
+                "t": errors.t,
+                "reward": batch.reward,
+                "label": batch.label,
+                "preference": batch.preference,
+            }
+            inputs = {name: available[name] for name in self._objective.params.needs}
+            output = self._objective.function(errors.policy, **inputs, **self._hyperparameters)
+            loss = output.loss.mean()
             self.accelerator.backward(loss / training.accumulation)
-        return {"loss": loss.item(), **{k: v.item() for k, v in output.metrics.items()}, **_error_figures(errors)}
+        return {
+            "loss": loss.item(),
+            **{name: value.item() for name, value in output.metrics.items()},
+            **_error_figures(errors),
+            **_reward_sums(batch),
+        }
 
     def _mean(self, value: float) -> float:
         if self.accelerator.num_processes == 1:
@@ -266,3 +286,37 @@ def _error_figures(errors: DenoisingErrors) -> dict[str, float]:
         apart = errors.residuals["policy"].detach() - errors.residuals["reference"]
         figures["reference_drift"] = apart.square().mean().item()
     return figures
+
+
+def _refuse_invalid(batch: GroupBatch) -> None:
+    """What is not finite was left out when the data was read: here it would be trained on.
+
+    Raises:
+        DataError: names the records.
+    """
+    wrong = [name for name, fine in zip(batch.record_ids, batch.valid.all(1).tolist(), strict=True) if not fine]
+    if wrong:
+        shown = ", ".join(wrong[:8]) + (", ..." if len(wrong) > 8 else "")
+        raise DataError(f"latents are not finite in records {shown}; leave these records out, or mend their pictures")
+
+
+def _reward_sums(batch: GroupBatch) -> dict[str, float]:
+    """Count, sum and sum of squares of the rewards that are there; sums, so that they do not depend on the split."""
+    if batch.reward is None:
+        return {}
+    seen = batch.reward[torch.isfinite(batch.reward)].double()
+    return {
+        "reward_count": float(len(seen)),
+        "reward_sum": seen.sum().item(),
+        "reward_squares": seen.square().sum().item(),
+    }
+
+
+def _with_reward_spread(metrics: dict[str, float]) -> dict[str, float]:
+    """With mean and spread (standard deviation) of the records' rewards in the place of their sums."""
+    rest = {name: value for name, value in metrics.items() if name not in _REWARD_SUMS}
+    count, total, squares = (metrics.get(name, 0.0) for name in _REWARD_SUMS)
+    if not count:
+        return rest
+    mean = total / count
+    return rest | {"reward_mean": mean, "reward_spread": math.sqrt(max(0.0, squares / count - mean**2))}

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig, load_config
+from diffalign.config.run import Precision
 from diffalign.exceptions import ConfigError, HealthStop, RunInterrupted
 from diffalign.objectives import get_objective
 from diffalign.pipelines import ImageGenerator
@@ -24,6 +25,7 @@ from diffalign.training.build import (
     build_data,
     build_generator,
     build_time,
+    check_device,
     choose_device,
     find_device,
     held_out_prompts,
@@ -93,17 +95,20 @@ def resume(folder: Path, *, progress: bool = True) -> Run:
     return _run(_config_of(folder), folder, progress)
 
 
-def load_run(folder: Path, *, device: str | None = None) -> Run:
+def load_run(folder: Path, *, device: str | None = None, precision: Precision | None = None) -> Run:
     """Load the model and the adapter of a run, without training.
 
     Args:
         folder: the run folder.
         device: where to load it; None is what the run's config says.
+        precision: of the frozen weights; None is what the run's config says.
 
     Raises:
         ConfigError: not a run folder, or no adapter in it yet.
     """
     config = _config_of(folder)
+    if precision is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
     if not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder} has no adapter yet: finish it with diffalign train --resume {folder}")
     backbone = build_backbone(config, choose_device(config) if device is None else find_device(device))
@@ -127,6 +132,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool) -> Run:
     check_trackers(config)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = build_backbone(config, accelerator.device)
+    build_generator(config, backbone)  # and so are sampler settings that the model does not take
     data = build_data(config, backbone)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone.process), accelerator)
@@ -140,7 +146,9 @@ def _run(config: RunConfig, folder: Path | None, progress: bool) -> Run:
         monitor.restore(saved.trainer["health"])
         started = True
         if trainer.step >= config.training.steps and (folder / "adapter").is_dir():
-            return Run(folder, config, backbone, trainer.final_view, trainer.step)
+            return _finished(folder, config, trainer)
+    else:
+        log.info("%s: no checkpoint yet: starting from step 0", folder)
     log.info(
         "%s: %d groups, %d a step, %d parameters trained, on %s",
         folder,
@@ -150,20 +158,33 @@ def _run(config: RunConfig, folder: Path | None, progress: bool) -> Run:
         accelerator.device,
     )
     _Loop(config, folder, trainer, monitor, prompts, resume_step=trainer.step if started else None).go(progress)
-    return Run(folder, config, backbone, trainer.final_view, trainer.step)
+    return _finished(folder, config, trainer)
+
+
+def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:
+    """The run, its network without accelerate's wrapper: one process may draw alone while the others have ended."""
+    trainer.backbone.prepare(lambda module: module)
+    return Run(folder, config, trainer.backbone, trainer.final_view, trainer.step)
 
 
 def _start_accelerator(config: RunConfig) -> Accelerator:
     """The distributed engine, for the device, precision and number of processes that the config asks for.
 
     Raises:
-        ConfigError: precision or number of processes cannot be had here.
+        ConfigError: device, precision or number of processes cannot be had here.
     """
     training, device = config.training, choose_device(config)
     if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
         AcceleratorState._reset_state()  # an earlier run in this process had another precision
+    earlier = PartialState._shared_state
+    if earlier and earlier["num_processes"] == 1 and earlier["device"].type != device.type:
+        AcceleratorState._reset_state(reset_partial_state=True)  # or another device
+    # one process draws the held-out pictures alone: a forward pass must not wait for the others' buffers
+    alone = DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
-        accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=device.type == "cpu")
+        accelerator = Accelerator(
+            mixed_precision=training.mixed_precision, cpu=device.type == "cpu", kwargs_handlers=[alone]
+        )
     except ValueError as error:
         raise ConfigError(
             f"training.mixed_precision: {training.mixed_precision!r} cannot be used here: {error}"
@@ -174,6 +195,7 @@ def _start_accelerator(config: RunConfig) -> Accelerator:
             f"start it with torchrun --nproc-per-node {training.processes}, or --set training.processes="
             f"{accelerator.num_processes}"
         )
+    check_device(config, accelerator.device)
     return accelerator
 
 
@@ -210,38 +232,54 @@ class _Loop:
             self.log.write("resume", resume_step)
 
     def go(self, progress: bool) -> None:
-        steps, every = self.config.training.steps, self.config.training.checkpoint_every
-        trainer = self.trainer
+        steps, trainer = self.config.training.steps, self.trainer
         try:
             if trainer.step == 0:
                 self._draw_samples()
-            with StopRequest() as stop, ProgressReport(steps, trainer.step, enabled=progress and self.main)() as bar:
-                while trainer.step < steps:
-                    metrics = trainer.train_step().metrics
-                    bar.show(trainer.step, metrics)
-                    alarms = self.monitor.after_step(metrics)
-                    if trainer.step % self.config.training.log_every == 0 or trainer.step == steps or alarms:
-                        self.log.write("step", trainer.step, **metrics)
-                        self.trackers.write(trainer.step, metrics)
-                    if self._samples_are_due():
-                        alarms += self._draw_samples()
-                    self._ring(alarms)
-                    received = self._received_anywhere(stop)
-                    if received and trainer.step < steps:
-                        self._save()
-                        raise RunInterrupted(
-                            f"{signal.Signals(received).name}: saved step {trainer.step}; go on with diffalign train "
-                            f"--resume {self.folder}",
-                            received,
-                        )
-                    if every and trainer.step % every == 0 and trainer.step < steps:
-                        self._save()
-            self._save()
-            if self.main:
-                trainer.save_adapter(self.folder)
+            with StopRequest() as stop:
+                self._train(stop, progress)
+                self._save()
+                if self.main:
+                    trainer.save_adapter(self.folder)
+                received = self._received_anywhere(stop)
+            if received:
+                raise RunInterrupted(
+                    f"{signal.Signals(received).name}: all {steps} steps are done and saved; go on to the comparison with "
+                    f"diffalign eval {self.folder}",
+                    received,
+                )
         finally:
             self.log.close()
             self.trackers.close()
+
+    def _train(self, stop: StopRequest, progress: bool) -> None:
+        """The steps that are left.
+
+        Raises:
+            RunInterrupted: a signal came before the last one.
+        """
+        steps, every, trainer = self.config.training.steps, self.config.training.checkpoint_every, self.trainer
+        with ProgressReport(steps, trainer.step, enabled=progress and self.main)() as bar:
+            while trainer.step < steps:
+                metrics = trainer.train_step().metrics
+                bar.show(trainer.step, metrics)
+                alarms = self.monitor.after_step(metrics)
+                if trainer.step % self.config.training.log_every == 0 or trainer.step == steps or alarms:
+                    self.log.write("step", trainer.step, **metrics)
+                    self.trackers.write(trainer.step, metrics)
+                if self._samples_are_due():
+                    alarms += self._draw_samples()
+                self._ring(alarms)
+                received = self._received_anywhere(stop)
+                if received and trainer.step < steps:
+                    self._save()
+                    raise RunInterrupted(
+                        f"{signal.Signals(received).name}: saved step {trainer.step}; go on with diffalign train "
+                        f"--resume {self.folder}",
+                        received,
+                    )
+                if every and trainer.step % every == 0 and trainer.step < steps:
+                    self._save()
 
     def _received_anywhere(self, stop: StopRequest) -> int:
         """The signal that this or another process got, or 0: all processes must stop after the same step."""

@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from diffalign.config import RunConfig, save_config
+from diffalign.config import RunConfig, save_config, with_absolute_paths
 from diffalign.exceptions import ConfigError, MissingExtraError
 
 _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 
 
 def make_run_folder(config: RunConfig) -> Path:
-    """Make `folder/NAME-TIME` with the resolved config and the environment in it.
+    """Make `folder/NAME-TIME` with the resolved config (local paths made absolute) and the environment in it.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -43,7 +43,7 @@ def make_run_folder(config: RunConfig) -> Path:
             raise ConfigError(
                 f"folder: cannot make {folder}: {error.strerror}; choose another with --set folder=..."
             ) from None
-        save_config(config, folder / "config.yaml")
+        save_config(with_absolute_paths(config), folder / "config.yaml")
         write_json(folder / "environment.json", describe_environment())
         return folder
     raise ConfigError(f"folder: {home} already has 999 runs named {config.name}-{stamp}")

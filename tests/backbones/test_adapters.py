@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffalign.denoising import denoising_errors
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator
-from tests.backbones.models import LORA, OPTIONS, PROMPTS, answer, diffusers_pipeline, load, perturb
+from tests.backbones.models import LORA, OPTIONS, PROMPTS, answer, diffusers_pipeline, load, perturb, training_inputs
 
 SEEDS = [3, 4]
 
@@ -31,7 +32,7 @@ def _diffusers_latents(pipeline, family):
 
 
 @pytest.mark.parametrize(("family", "init"), [("sd", "default"), ("sd3", "gaussian")])
-def test_diffusers_draws_the_same_picture_with_the_saved_adapter(family, init, tmp_path):
+def test_diffusers_draws_the_same_picture_with_the_saved_adapter(family, init, tmp_path, recwarn):
     """A fresh pipeline, `load_lora_weights(folder)`, nothing else told: alpha / rank = 2.5 must come from the file."""
     backbone = load(family, lora=replace(LORA, init=init))
     perturb(backbone)
@@ -39,6 +40,7 @@ def test_diffusers_draws_the_same_picture_with_the_saved_adapter(family, init, t
     pipeline = diffusers_pipeline(family)
     base = _diffusers_latents(pipeline, family)
     pipeline.load_lora_weights(tmp_path / "adapter")
+    assert not [each for each in recwarn if "peft" in each.filename]  # of layers that have no adapter
     aligned = _diffusers_latents(pipeline, family)
     torch.testing.assert_close(_latents(backbone, "reference"), base, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(_latents(backbone, "policy"), aligned, rtol=1e-5, atol=1e-4)
@@ -146,3 +148,21 @@ def test_targets_choose_the_layers(family):
     assert {name.split(".lora_")[0].split(".")[-1] for name in backbone.state()} == {"to_q"}
     outputs = load(family, lora=replace(LORA, targets=("to_out.0",)))
     assert all(".to_out.0.lora_" in name for name in outputs.state())
+
+
+def test_every_tensor_of_the_adapter_learns(family):
+    """SD3's last block throws away what its text queries gather: an adapter there would never move."""
+    backbone = load(family)
+    perturb(backbone)
+    x0, condition, draw = training_inputs(backbone)
+    denoising_errors(backbone.view("policy"), None, x0, condition, draw).policy.sum().backward()
+    still = [
+        name
+        for name, parameter in backbone.network.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert still == []
+    if family == "sd3":
+        last = len(backbone.network.transformer_blocks) - 1
+        named = {name for name in backbone.state() if "add_q_proj" in name}
+        assert named and not any(f"blocks.{last}." in name for name in named)

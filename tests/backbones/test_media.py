@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import safe_open
 
-from tests.backbones.models import diffusers_pipeline, load, load_fresh, scenes
+from diffalign.exceptions import ConfigError
+from diffalign.zoo import locate
+from tests.backbones.models import diffusers_pipeline, load, load_fresh, path_of, scenes
 
 
 @pytest.fixture
@@ -116,3 +119,78 @@ def test_fingerprint_reads_numbers_without_dimensions(family):
     before = backbone.fingerprint("text")
     backbone.pipeline.text_encoder.logit_scale += 1
     assert backbone.fingerprint("text") != before
+
+
+# ---------------------------------------------------------------- the identity that shipped latents go by
+
+
+def test_autoencoder_identity_is_that_of_the_shipped_preferences(family):
+    """In whichever precision the model is loaded."""
+    with safe_open(locate(f"{path_of(family)}/preferences"), framework="pt") as file:
+        shipped = file.metadata()["autoencoder"]
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert load(family, lora=None, dtype=dtype).autoencoder_identity() == shipped
+
+
+def test_autoencoder_identity_ignores_settings_that_change_no_latents(family):
+    backbone = load_fresh(family, lora=None)
+    before = backbone.autoencoder_identity()
+    shift = backbone.pipeline.vae.config.get("shift_factor")
+    assert not shift
+    backbone.pipeline.vae.register_to_config(a_later_default=True, shift_factor=0.0 if shift is None else None)
+    assert backbone.autoencoder_identity() == before
+
+
+def test_autoencoder_identity_changes_with_a_weight_the_scale_and_the_shift(family):
+    backbone = load_fresh(family, lora=None)
+    vae = backbone.pipeline.vae
+    seen = {backbone.autoencoder_identity()}
+    vae.register_to_config(scaling_factor=vae.config.scaling_factor * 1.01)
+    seen.add(backbone.autoencoder_identity())
+    vae.register_to_config(shift_factor=0.06)
+    seen.add(backbone.autoencoder_identity())
+    with torch.no_grad():
+        next(vae.parameters()).view(-1)[0].add_(0.1)
+    seen.add(backbone.autoencoder_identity())
+    assert len(seen) == 4
+
+
+# ---------------------------------------------------------------- sizes and steps
+
+
+@pytest.mark.parametrize("resolution", [0, -8, 5, 21])
+def test_resolutions_that_have_no_latents_are_refused(family, resolution):
+    backbone = load(family, lora=None)
+    unit = 32 // backbone.sample_shape(32)[-1] * (backbone.network.config.patch_size if family == "sd3" else 1)
+    nearest = {0: unit, -8: unit, 5: unit, 21: 21 // unit * unit}[resolution]
+    message = rf"data.resolution: must be a positive multiple of {unit}.*, got {resolution}; nearest: .*\b{nearest}\b"
+    for refuse in (backbone.sample_shape, backbone.checked_resolution):
+        with pytest.raises(ConfigError, match=message):
+            refuse(resolution)
+
+
+def test_resolutions_that_sd3_cannot_place_are_refused():
+    backbone = load("sd3", lora=None)
+    most = (
+        backbone.network.config.pos_embed_max_size
+        * backbone.network.config.patch_size
+        * 32
+        // backbone.sample_shape(32)[1]
+    )
+    assert backbone.checked_resolution(most) == most
+    with pytest.raises(ConfigError, match=rf"at most {most} for this model, got {2 * most}; nearest: {most}$"):
+        backbone.sample_shape(2 * most)
+
+
+def test_good_resolutions(family):
+    backbone = load(family, lora=None)
+    assert backbone.checked_resolution(None) == backbone.checked_resolution(32) == 32
+    assert backbone.sample_shape(16)[1] * 2 == backbone.sample_shape()[1]
+
+
+def test_numbers_of_steps_that_the_scheduler_refuses(family):
+    backbone = load(family, lora=None)
+    for steps in (0, -1, *((1001,) if family == "sd" else ())):
+        with pytest.raises(ConfigError, match=rf"steps: must be from 1 to 1000, .*, got {steps}$"):
+            backbone.times(steps)
+    assert len(backbone.times(1)) == 2

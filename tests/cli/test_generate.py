@@ -219,3 +219,54 @@ def test_other_people_s_listing_is_not_overwritten(call, tmp_path, content):
 def test_out_that_is_a_file(call, tmp_path):
     (tmp_path / "file").write_text("x")
     assert "--out: cannot make" in refusal(call, "-p", "a red circle", "-o", tmp_path / "file", *ZOO)
+
+
+# ---------------------------------------------------------------- sampler, resolution, precision
+
+
+def test_settings_of_the_drawing(call, tmp_path):
+    base = ("-p", "a red circle", *ZOO)
+    ways = {
+        "plain": (),
+        "noisy": ("--eta", 1),
+        "large": ("--resolution", 48),
+        "half": ("--precision", "bf16"),
+    }
+    for name, extra in ways.items():
+        result = call("generate", *base, "-o", tmp_path / name, *extra)
+        assert result.exit_code == 0, result.exception
+    about = {name: records(tmp_path / name)[0] for name in ways}
+    assert [about["plain"][key] for key in ("sampler", "eta", "resolution", "precision")] == ["DDIM", 0, 32, "float32"]
+    assert (about["noisy"]["eta"], about["half"]["precision"]) == (1.0, "bfloat16")
+    assert pictures(tmp_path / "noisy") != pictures(tmp_path / "plain")
+    assert pictures(tmp_path / "half") != pictures(tmp_path / "plain")
+    with Image.open(tmp_path / "large" / "000000.png") as picture:
+        assert picture.size == (48, 48)
+
+
+def test_settings_win_over_the_run_s_own(call, run_folder, tmp_path):
+    extra = ("--eta", 0.5, "--resolution", 48, "--precision", "bf16", "--guidance-scale", 2)
+    result = call("generate", "-p", "a red circle", "-o", tmp_path, "--run", run_folder, *extra)
+    assert result.exit_code == 0, result.exception
+    (row,) = records(tmp_path)
+    assert [row[key] for key in ("steps", "eta", "resolution", "precision", "guidance_scale")] == [
+        2, 0.5, 48, "bfloat16", 2.0,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--sampler", "dimm"), "--sampler: must be one of ddim, flow_euler, got 'dimm'; did you mean ddim?"),
+        (("--sampler", "flow_euler"), "--sampler: flow_euler needs a flow model"),
+        (("--precision", "fp8"), "--precision: must be one of fp32, bf16, fp16, got 'fp8'"),
+        (("--resolution", 33), "--resolution: "),
+        (("--resolution", 1), "--resolution: "),
+        (("--steps", 5000), "--steps: must be"),
+        (("--model", "zoo://shapes-sd3", "--eta", 0.5), "--eta: is a setting of the ddim sampler"),
+    ],
+)
+def test_settings_that_cannot_be_had(call, tmp_path, arguments, says):
+    model = () if "--model" in arguments else ("--model", "zoo://shapes-sd")
+    assert says in refusal(call, "-p", "a red circle", "-o", tmp_path / "out", *model, *arguments)
+    assert not (tmp_path / "out").exists()

@@ -259,6 +259,28 @@ def test_unknown_name_lists_what_there_is(name):
     assert ("did you mean" in str(caught.value)) == (name != "zzz")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("quickstrt", "did you mean 'quickstart/diffusion_dpo.yaml' or 'quickstart/flow_dpo.yaml'"),
+        ("quickstart", "did you mean 'quickstart/diffusion_dpo.yaml' or 'quickstart/flow_dpo.yaml'"),
+        ("flow_dpo", "did you mean 'quickstart/flow_dpo.yaml'?"),
+        ("quickstart/difusion_dpo", "did you mean 'quickstart/diffusion_dpo.yaml'?"),
+        ("sd15_dop.yaml", "did you mean 'sd15_dpo.yaml'?"),
+    ],
+)
+def test_unknown_name_suggests_the_nearest(tmp_path, monkeypatch, name, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        find_config(name)
+    assert says in str(caught.value)
+
+
+def test_a_run_saves_checkpoints_without_being_told():
+    assert parse_config(settings()).training.checkpoint_every == 100
+    assert parse_config(settings(), ["training.checkpoint_every=null"]).training.checkpoint_every is None
+
+
 @pytest.mark.parametrize("name", list_configs())
 def test_packaged_config_is_valid(name):
     assert isinstance(load_config(name), RunConfig)

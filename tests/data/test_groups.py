@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from diffalign.data import (
     save_latents,
 )
 from diffalign.exceptions import DataError
-from tests.data.pictures import pairs_folder, picture_file
+from tests.data.pictures import pairs_folder, picture_file, write_rows
 
 
 class CountingEncoder:
@@ -279,6 +280,9 @@ def test_shipped_latents(tmp_path):
     torch.testing.assert_close(seen.of(1, 0, "pair-1"), latents[1], rtol=1e-3, atol=1e-3)
     assert seen.of(1, 0, "x").dtype == torch.float32
     assert seen.reward(1).tolist() == [1.0, 0.0]
+    batch = data_of(seen, seen.records, tmp_path / "texts").batch([(0, 2), (0, 0)])
+    assert batch.preference.tolist() == [1.0, 1.0]
+    assert batch.metadata == ({}, {})
     assert data_of(seen, seen.records, tmp_path / "texts").batch([(0, 1), (0, 0)]).reward.shape == (2, 2)
 
 
@@ -306,3 +310,40 @@ def test_damaged_shipped_latents(tmp_path):
     save_latents(path, torch.zeros(0, 2, 1), torch.zeros(0, 2), [], [], {"autoencoder": "f"})
     with pytest.raises(DataError, match="no usable pairs"):
         ShippedLatents(path, "f")
+
+
+# ---------------------------------------------------------------- what else a record said
+
+
+def test_optional_columns_reach_the_batch_of_their_record(tmp_path):
+    pairs_folder(tmp_path / "data", 4)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "metadata.jsonl").read_text().splitlines()]
+    rows[0] |= {
+        "votes": {"a": 1, "b": 3},
+        "preferences": {"VQ": "a"},
+        "source": "survey",
+        "condition": "c",
+        "camera": 3,
+    }
+    rows[1]["chosen"] = "absent.png"  # skipped: the columns of those behind it must not move up
+    rows[3] |= {"votes": {"a": 9, "b": 1}}
+    write_rows(tmp_path / "data" / "metadata.jsonl", rows)
+    kept, latents, _ = build(tmp_path / "data", tmp_path / "cache", CountingEncoder(), on_bad="skip")
+    batch = data_of(latents, kept, tmp_path / "texts").batch([(0, 2), (0, 1), (1, 0)])
+    assert batch.record_ids == ("r3", "r2", "r0")
+    torch.testing.assert_close(batch.preference, torch.tensor([0.9, 1.0, 0.75]))
+    assert batch.metadata == (
+        {"votes": {"a": 9, "b": 1}},
+        {},
+        {"votes": {"a": 1, "b": 3}, "preferences": {"VQ": "a"}, "source": "survey", "condition": "c", "camera": 3},
+    )
+
+
+def test_encoding_many_pictures_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("diffalign.data.groups._CHUNK", 2)
+    monkeypatch.setattr("diffalign.data.groups._NOTICE", 4)
+    folder = pairs_folder(tmp_path / "data", 5)
+    with caplog.at_level("INFO", logger="diffalign.data.groups"):
+        build(folder, tmp_path / "cache", CountingEncoder())
+        build(folder, tmp_path / "cache", CountingEncoder())  # nothing is new: silent
+    assert [each.message for each in caplog.records] == ["4 pictures encoded so far", "8 pictures encoded so far"]

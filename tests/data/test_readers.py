@@ -75,6 +75,28 @@ def test_parquet_is_read_in_batches_and_numbered_through(tmp_path):
     assert [record.id for record in read_pairs(path)] == [f"row-{number}" for number in range(150)]
 
 
+def test_folder_of_parquet_files(tmp_path):
+    row = {"prompt": "p", "chosen": A, "rejected": "b"}
+    parquet(tmp_path / "train-00001.parquet", [row | {"prompt": "late"}])
+    parquet(tmp_path / "train-00000.parquet", [row, row])
+    (tmp_path / "notes.txt").write_text("not data")
+    records = list(read_pairs(tmp_path))
+    assert [(record.id, record.prompt) for record in records] == [("row-0", "p"), ("row-1", "p"), ("row-2", "late")]
+    assert records[0].items == (A, tmp_path / "b")
+
+
+def test_ids_are_unique_across_parquet_files(tmp_path):
+    for name in ("a", "b"):
+        parquet(tmp_path / f"{name}.parquet", [{"id": "x", "prompt": "p", "chosen": A, "rejected": B}])
+    assert "record 'x': this id stands twice" in refusal(tmp_path)
+
+
+def test_metadata_goes_before_parquet_files(tmp_path):
+    folder = pairs_folder(tmp_path / "data")
+    parquet(folder / "x.parquet", [{"prompt": "p", "chosen": A, "rejected": B}])
+    assert [record.id for record in read_pairs(folder)] == ["r0", "r1", "r2"]
+
+
 @pytest.mark.parametrize(("label", "first"), [(1, A), (0, B), (1.0, A), (0.0, B)])
 def test_pick_a_pic(tmp_path, label, first):
     row = {"jpg_0": A, "jpg_1": B, "label_0": label, "caption": "a cat", "ranking_id": 7}

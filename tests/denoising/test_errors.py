@@ -321,3 +321,15 @@ def test_per_member_leaves_reach_their_member(generator):
     network = Seen(FLOW, Prediction.FLOW, look=lambda x_t, t, condition: told.append(condition.leaves["shift"]))
     denoising_errors(network, None, x0, condition, draw, max_batch=4)
     assert torch.equal(torch.cat(told).flatten(), torch.arange(6.0))
+
+
+def test_a_mask_that_leaves_nothing_of_a_member_is_refused(generator):
+    x0, condition, draw = _setting(generator)
+    network = Seen(FLOW, Prediction.FLOW)
+    mask = torch.ones(3, 2, 1, 1, 1)
+    mask[1, 1] = 0
+    with pytest.raises(ShapeError, match="mask is 0 everywhere for member 1 of group 1: a mean over no element"):
+        denoising_errors(network, None, x0, condition, draw, mask=mask)
+    mask[2] = 0
+    with pytest.raises(ShapeError, match="member 1 of group 1 and 2 more"):
+        denoising_errors(network, None, x0, condition, draw, mask=mask)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ def _run(config: str, folder) -> dict:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     run = done.stdout.strip().splitlines()[-1]
-    page = open(os.path.join(run, "report.html"), encoding="utf-8").read()
+    page = (Path(run) / "report.html").read_text(encoding="utf-8")
     assert "<img" in page and "http://" not in page.replace("http://www.w3.org", "")
     print(done.stdout)
     with open(os.path.join(run, "evaluation", "summary.json"), encoding="utf-8") as file:

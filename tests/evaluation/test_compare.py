@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -238,3 +240,29 @@ def test_prompt_outside_the_grammar_is_unscored_by_scene_alone(generator, tmp_pa
     assert summary["rewards"]["scene"]["unscored"] == 1
     assert "not of the scene grammar" in next(iter(summary["rewards"]["scene"]["reasons"]))
     assert summary["rewards"]["jpeg"]["unscored"] == 0
+
+
+def test_pictures_leave_memory_batch_by_batch(fake, tmp_path, monkeypatch):
+    """When a batch is drawn, no picture of an earlier one is held any more."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    original = FakeGenerator.__call__
+
+    def call(self: FakeGenerator, prompts: Sequence[str], seeds: Sequence[int], *, view: str) -> Iterator[torch.Tensor]:
+        for batch in original(self, prompts, seeds, view=view):
+            gc.collect()
+            alive.append(sum(each() is not None for each in held))
+            large = batch[..., :1, :1].repeat(1, 1, 100, 80)
+            held.append(weakref.ref(large.untyped_storage()))
+            yield large
+            del large
+
+    monkeypatch.setattr(FakeGenerator, "__call__", call)
+    summary, _ = fake([0.1, 0.2, 0.3, 0.4, 0.5], [0.1] * 5, list("abcde"), tmp_path)
+    assert max(alive) <= 1  # the one that has just been scored
+    assert summary["rewards"]["scene"]["scored"] == 5
+    assert "thumbnails" in summary["diversity"]["measure"]
+    assert summary["diversity"]["base"] == pytest.approx(0.2, rel=1e-4)
+    assert summary["diversity"]["aligned"] == 0
+    with Image.open(tmp_path / "evaluation" / "base" / "00004.png") as picture:
+        assert picture.size == (80, 100)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diffalign.exceptions import DataError
-from diffalign.rewards.functional import corrected_score
+from diffalign.rewards import functional
+from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
 
 
 def test_parity_with_the_card():
@@ -31,3 +32,29 @@ def test_quality_on_another_scale(quality):
     reward = 0.5 if isinstance(quality, float) else torch.tensor([0.5, 0.5])
     with pytest.raises(DataError, match=r"quality must lie in \[1, 5\]"):
         corrected_score(reward, quality)
+
+
+# ---------------------------------------------------------------- diversity
+
+
+def test_diversity_by_hand_in_chunks_too(monkeypatch):
+    pictures = torch.rand(7, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    pairs = [(one, other) for other in range(7) for one in range(other)]
+    expected = sum((pictures[one] - pictures[other]).square().mean().sqrt().item() for one, other in pairs) / len(pairs)
+    assert picture_diversity(pictures) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(functional, "_ROWS", 3)
+    assert picture_diversity(pictures) == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_pictures_and_too_few_have_no_diversity():
+    assert picture_diversity(torch.rand(1, 3, 8, 8).expand(40, -1, -1, -1)) == 0
+    assert picture_diversity(torch.rand(1, 3, 8, 8)) == 0
+
+
+def test_thumbnails_are_means_over_boxes():
+    pictures = torch.rand(2, 3, 128, 64)
+    small = thumbnails(pictures)
+    assert small.shape == (2, 3, 64, 32)
+    torch.testing.assert_close(small[0, 1, 5, 7], pictures[0, 1, 10:12, 14:16].mean())
+    assert torch.equal(thumbnails(pictures[..., :64, :]), pictures[..., :64, :])
+    assert picture_diversity(pictures) == picture_diversity(small)

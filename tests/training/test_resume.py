@@ -201,11 +201,6 @@ def test_two_interruptions(home, after_step):
     assert_same_run(folder, whole, 4)
 
 
-def test_signal_at_the_last_step_finishes(home, after_step):
-    after_step(4, send(signal.SIGTERM))
-    assert (train(tiny(home), progress=False).folder / "adapter").is_dir()
-
-
 def test_handlers_are_put_back(home, after_step):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     after_step(1, send(signal.SIGTERM))
@@ -270,3 +265,23 @@ def test_stop_alarm_ends_the_run_after_saving(home):
     assert done.steps == 4
     assert len(rows(folder, "alarm")) == 1
     assert trainer_state(folder, 4)["health"]["ringing"] == ["saturation"]
+
+
+def test_without_a_checkpoint_it_says_where_it_starts(home, after_step, caplog):
+    after_step(1, cut)
+    folder = started_and_stopped(tiny(home, training={"steps": 2}), PowerCut)
+    with caplog.at_level(logging.INFO):
+        resume(folder, progress=False)
+    assert "no checkpoint yet: starting from step 0" in caplog.text
+
+
+def test_signal_in_the_last_step_saves_all_and_goes_no_further(home, after_step):
+    after_step(2, send(signal.SIGINT))
+    config = tiny(home, training={"steps": 2})
+    with pytest.raises(RunInterrupted, match=r"SIGINT: all 2 steps are done and saved; .* diffalign eval ") as caught:
+        train(config, progress=False)
+    assert caught.value.signal == signal.SIGINT
+    folder = Path(str(caught.value).rpartition("diffalign eval ")[2])
+    assert [path.name for path in list_checkpoints(folder)] == ["step-2"]
+    assert adapter(folder)
+    assert load_run(folder).steps == 2

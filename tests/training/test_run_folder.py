@@ -10,22 +10,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import PartialState
 from PIL import Image
 from safetensors.torch import save_file
 
 import diffalign
 from diffalign.config import load_config
+from diffalign.data import save_latents
 from diffalign.exceptions import ConfigError, DataError, DivergenceError, MissingExtraError
 from diffalign.objectives import OBJECTIVES, Objective, ObjectiveOutput
 from diffalign.training import Run, run_log, train
+from diffalign.training.build import check_device
 from diffalign.training.offline import OfflineTrainer, StepResult
+from diffalign.training.run import _start_accelerator
 from diffalign.training.run_log import MetricsLog, make_run_folder, read_rows
 from tests.data.pictures import pairs_folder, write_rows
 from tests.training.tiny import adapter, rows, tiny
 
 HEALTH_METRICS = {
     "loss", "margin", "pair_accuracy", "winner_error", "loser_error", "reference_winner_error", "reference_loser_error",
-    "reference_drift", "gradient_norm", "learning_rate", "seconds_per_step",
+    "reference_drift", "gradient_norm", "learning_rate", "seconds_per_step", "reward_mean", "reward_spread",
 }  # fmt: skip
 
 
@@ -168,20 +172,33 @@ def bad_picture(home: Path) -> dict:
     return {"data": {"path": str(folder), "resolution": 16}}
 
 
+def foreign_latents(home: Path) -> dict:
+    path = home / "foreign.safetensors"
+    save_latents(path, torch.zeros(1, 2, 4, 8, 8), torch.zeros(1, 2), ["a"], [0], {"autoencoder": "of another model"})
+    return {"data": {"path": str(path)}}
+
+
 BAD_STARTS = [
     (lambda _: {"model": {"path": "zoo://nope"}}, ConfigError, "zoo://nope: the zoo has"),
     (lambda _: {"model": {"path": "zoo://shapes-sd3"}}, ConfigError, "zoo://shapes-sd3 holds a StableDiffusion3Pipeline"),
     (lambda home: {"model": {"path": str(home / "absent")}}, ConfigError, "model.path: cannot load"),
     (lambda _: {"model": {"lora": {"targets": ["nope"]}}}, ConfigError, "model.lora.targets: "),
     (lambda home: {"data": {"path": str(home / "absent.jsonl")}}, DataError, "absent.jsonl: cannot be read"),
-    (lambda _: {"data": {"path": "zoo://shapes-sd3/preferences"}}, DataError, "another autoencoder"),
+    (foreign_latents, DataError, "another autoencoder"),
     (lambda _: {"data": {"flip": True}}, ConfigError, "data.flip: zoo://shapes-sd/preferences holds latents, not pictures"),
     (lambda _: {"data": {"resolution": 64}}, ConfigError, "data.resolution: zoo://shapes-sd/preferences holds latents"),
     (lambda home: {"data": {"path": str(write_rows(home / "empty.jsonl", []))}}, DataError, "no usable pairs"),
     (bad_picture, DataError, "record 'r1': not a readable picture"),
     (absent_prompts, DataError, "absent.txt: cannot be read"),
     (lambda _: {"device": "cuda:7"}, ConfigError, "device: 'cuda:7' cannot be used here"),
-    (lambda _: {"device": "toaster"}, ConfigError, "device: 'toaster' cannot be used here"),
+    (lambda _: {"device": "toaster"}, ConfigError, "device: 'toaster' cannot be used here: must be cuda, mps or cpu"),
+    (lambda _: {"device": "meta"}, ConfigError, "device: 'meta' cannot be used here: must be cuda, mps or cpu"),
+    (lambda _: {"device": "cpu:1"}, ConfigError, "device: 'cpu:1' was asked for, and this process runs on cpu"),
+    (
+        lambda _: {"evaluation": {"sampler": {"name": "ddim", "steps": 5000}}},
+        ConfigError,
+        "evaluation.sampler.steps: ",
+    ),
     (lambda _: {"training": {"processes": 2}}, ConfigError, "training.processes: the config asks for 2, this run has 1"),
 ]  # fmt: skip
 
@@ -263,3 +280,58 @@ def test_half_precision_preferences_of_another_file(home, tmp_path):
     save_file({"latents": torch.zeros(1, 2, 4, 8, 8)}, tmp_path / "x.safetensors")
     with pytest.raises(DataError, match="not a readable preference set"):
         train(tiny(home, data={"path": str(tmp_path / "x.safetensors")}), progress=False)
+
+
+# ---------------------------------------------------------------- devices
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "fine"),
+    [
+        (None, "cuda:0", True),
+        ("cuda", "cuda:1", True),
+        ("cuda:1", "cuda:1", True),
+        ("cuda:0", "cuda", True),
+        ("cpu", "cpu", True),
+        ("cuda:1", "cuda:0", False),
+        ("cuda", "cpu", False),
+        ("cpu", "cuda:0", False),
+    ],
+)
+def test_device_is_the_one_that_was_asked_for(home, asked, given, fine):
+    config = tiny(home, device=asked)
+    if fine:
+        check_device(config, torch.device(given))
+        return
+    with pytest.raises(ConfigError, match=rf"device: '{asked}' was asked for.* runs on {given}; CUDA_VISIBLE_DEVICES"):
+        check_device(config, torch.device(given))
+
+
+def test_an_earlier_run_on_another_device_does_not_decide(home, monkeypatch):
+    _start_accelerator(tiny(home))
+    monkeypatch.setitem(PartialState._shared_state, "device", torch.device("mps"))
+    assert _start_accelerator(tiny(home, device="cpu")).device.type == "cpu"
+
+
+def test_saved_settings_mean_the_same_files_from_any_folder(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    (tmp_path / "pairs.jsonl").write_text("")
+    config = tiny(
+        home,
+        folder="runs",
+        data={"path": "pairs.jsonl", "cache": "kept"},
+        evaluation={"prompts": "prompts.txt"},
+    )
+    saved = load_config(make_run_folder(config).absolute() / "config.yaml")
+    assert saved.folder == str(tmp_path / "runs")
+    assert saved.data.path == str(tmp_path / "pairs.jsonl")
+    assert saved.data.cache == str(tmp_path / "kept")
+    assert saved.evaluation.prompts == str(tmp_path / "prompts.txt")
+    assert saved.model.path == "zoo://shapes-sd"
+    hub = {"path": "someone/some-model"}
+    assert load_config(make_run_folder(tiny(home, model=hub)) / "config.yaml").model.path == "someone/some-model"
+    (tmp_path / "someone" / "some-model").mkdir(parents=True)
+    local = load_config(make_run_folder(tiny(home, model=hub)) / "config.yaml").model.path
+    assert local == str(tmp_path / "someone" / "some-model")
+    assert load_config(make_run_folder(tiny(home)) / "config.yaml").data.path == "zoo://shapes-sd/preferences"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from diffalign.config import RunConfig
-from diffalign.objectives import get_objective
+from diffalign.exceptions import DataError
+from diffalign.objectives import OBJECTIVES, ObjectiveOutput, get_objective
 from diffalign.training import Run, train
 from diffalign.training.build import build_backbone, build_data, build_time
 from diffalign.training.offline import OfflineTrainer, learning_rate_factor
@@ -289,3 +292,87 @@ def test_ema_is_the_average_and_what_is_saved(home):
     assert_equal(saved, kept)
     assert not torch.equal(next(iter(saved.values())), next(iter(policies[-1].values())))
     assert done.view == "ema"
+
+
+# ---------------------------------------------------------------- what the objective is given
+
+
+def test_gradients_wait_for_the_last_forward_and_backward(home):
+    """DDP decides in the forward pass whether the backward will be synchronised."""
+    trainer = make_trainer(tiny(home, training={"accumulation": 2}))
+    inside, seen = [False], []
+
+    @contextmanager
+    def no_sync(module: torch.nn.Module) -> Iterator[None]:
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    trainer.accelerator.no_sync = no_sync
+    backward = trainer.accelerator.backward
+    trainer.accelerator.backward = lambda loss: seen.append(("backward", inside[0])) or backward(loss)
+    trainer.backbone.network.register_forward_pre_hook(
+        lambda *_: seen.append(("forward", inside[0])) if torch.is_grad_enabled() else None
+    )
+    trainer.train_step()
+    assert seen == [("forward", True), ("backward", True), ("forward", False), ("backward", False)]
+
+
+def test_errors_are_measured_in_the_space_of_the_objective(home, monkeypatch):
+    def first_error(measure: str | None) -> float:
+        monkeypatch.setitem(OBJECTIVES, "sft", replace(OBJECTIVES["sft"], measure=measure))
+        return make_trainer(tiny(home, objective={"name": "sft"})).train_step().metrics["winner_error"]
+
+    own = first_error(None)
+    assert first_error("noise") == own  # this model predicts the noise
+    assert first_error("v") > own  # by 1 / alpha^2
+
+
+def test_preference_of_the_batch_reaches_the_objective(home, monkeypatch):
+    given = []
+
+    def objective(policy: torch.Tensor, *, preference: torch.Tensor) -> ObjectiveOutput:
+        given.append(preference)
+        return ObjectiveOutput(loss=policy[:, 0] * preference, metrics={})
+
+    class Wants(OBJECTIVES["sft"].params):  # type: ignore[misc, name-defined]
+        needs = ("preference",)
+
+    monkeypatch.setitem(OBJECTIVES, "sft", replace(OBJECTIVES["sft"], function=objective, params=Wants))
+    trainer = make_trainer(tiny(home, objective={"name": "sft"}))
+    batch = type(trainer.data).batch
+    preference = torch.tensor([0.7, 1.0])
+    monkeypatch.setattr(
+        type(trainer.data), "batch", lambda self, places: replace(batch(self, places), preference=preference)
+    )
+    trainer.train_step()
+    assert torch.equal(given[0], preference)
+
+
+def test_invalid_members_are_refused_by_name(home, monkeypatch):
+    trainer = make_trainer(tiny(home))
+    batch = type(trainer.data).batch
+    valid = torch.tensor([[True, True], [True, False]])
+    monkeypatch.setattr(type(trainer.data), "batch", lambda self, places: replace(batch(self, places), valid=valid))
+    wrong = trainer.data.records[trainer._place(1)[1]][0]
+    with pytest.raises(DataError, match=rf"latents are not finite in records {wrong};"):
+        trainer.train_step()
+    assert trainer.step == 0
+
+
+def test_rewards_of_the_batch_are_logged_whatever_the_split(home):
+    settings = [{"groups": 4}, {"groups": 2, "accumulation": 2}]
+    trainers = [make_trainer(tiny(home, training=each)) for each in settings]
+    rewards = torch.stack([trainers[0].data.latents.reward(trainers[0]._place(each)[1]) for each in range(4)]).double()
+    assert rewards.std() > 0
+    for trainer in trainers:
+        metrics = trainer.train_step().metrics
+        assert metrics["reward_mean"] == pytest.approx(rewards.mean().item())
+        assert metrics["reward_spread"] == pytest.approx(rewards.std(correction=0).item())
+        assert not {"reward_count", "reward_sum", "reward_squares"} & metrics.keys()
+
+
+def test_no_rewards_no_figures_of_them(home):
+    folder = pairs_folder(home / "two pairs", 2)
+    metrics = make_trainer(tiny(home, data={"path": str(folder), "resolution": 16})).train_step().metrics
+    assert not [name for name in metrics if name.startswith("reward")]
