@@ -1,9 +1,15 @@
 """Train `shapes-sd` from nothing: a StableDiffusionPipeline in noise prediction over the shapes autoencoder.
 
     python -m makers.shapes_vae --out build/shapes-vae
-    python -m makers.shapes_sd --vae build/shapes-vae --out build/shapes-sd     # about 45 minutes of one CPU thread
+    python -m makers.shapes_sd --vae build/shapes-vae --out build/sd-1                          # colours and shapes
+    python -m makers.shapes_sd --vae build/shapes-vae --start build/sd-1 --out build/sd-2 --time-shift 4 \\
+        --steps 1600 --stop 1600 --learning-rate 1e-3 --scenes 40000 --seed 1
+    python -m makers.shapes_sd --vae build/shapes-vae --start build/sd-2 --out build/shapes-sd --time-shift 2 \\
+        --most-weight 50 --steps 1400 --stop 1000 --learning-rate 1.2e-3 --scenes 40000 --seed 2    # positions
 
-Then `makers.shapes_preferences` draws its preference set and `makers.shapes_card` measures it.
+About 50, 16 and 10 minutes of one CPU thread. Plain noise errors teach little of a scene's layout, which is decided where
+there is almost no signal; the last phase weighs them as a v-prediction would. Then `makers.shapes_preferences` draws the
+preference set and `makers.shapes_card` measures the model.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ class TrainingConfig(Params):
     processes: PositiveInt = 1  # a run started with another number of processes is refused
     max_batch: PositiveInt | None = None  # samples per network call; None: all of a forward at once
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    # errors are measured as if the network predicted this; None: its own prediction, or what the objective's paper measures
+    measure: Literal["noise", "sample", "v", "flow", "edm"] | None = None
     share_noise: bool = True  # the members of a group get the same noise
     share_time: bool = True  # the members of a group get the same time
     ema_decay: ShareBelowOne | None = None  # None: no EMA

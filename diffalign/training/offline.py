@@ -184,7 +184,7 @@ class OfflineTrainer:
         training, device = self.config.training, self.backbone.device
         draw = self._draw(batch, positions).to(device)
         batch = batch.to(device)
-        measure = self._objective.measure
+        measure = training.measure or self._objective.measure
         # the mean over the accumulated batch; DDP takes the mean over processes, at the last backward only: it decides
         # in the forward pass whether the backward will, so both stand inside
         last = number == training.accumulation - 1

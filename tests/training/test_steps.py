@@ -376,3 +376,14 @@ def test_no_rewards_no_figures_of_them(home):
     folder = pairs_folder(home / "two pairs", 2)
     metrics = make_trainer(tiny(home, data={"path": str(folder), "resolution": 16})).train_step().metrics
     assert not [name for name in metrics if name.startswith("reward")]
+
+
+def test_measure_weighs_errors_as_another_prediction_would(home):
+    """Noise errors measured as v are larger by 1 / abar, and abar < 1: at step 1 the policy is the reference in both."""
+    noise, v = (
+        rows(run(tiny(home, training={"groups": 4, "steps": 1, "measure": each})).folder)[0] for each in (None, "v")
+    )
+    assert noise["loss"] == pytest.approx(math.log(2)) == v["loss"]
+    assert v["winner_error"] > 1.05 * noise["winner_error"]
+    ratio = v["winner_error"] / v["reference_winner_error"], noise["winner_error"] / noise["reference_winner_error"]
+    assert ratio == pytest.approx((1.0, 1.0))
