@@ -133,6 +133,10 @@ def write_sheet(pictures: Sequence[np.ndarray], path: Path, columns: int = 8) ->
 def save_half(pipeline: DiffusionPipeline, folder: Path) -> None:
     """Save in half precision as safetensors: what ships."""
     copy.deepcopy(pipeline).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for config in folder.glob("*/config.json"):  # diffusers notes the folder that a part was loaded from
+        content = json.loads(config.read_text())
+        content.pop("_name_or_path", None)
+        config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def write_quality(folder: Path, quality: dict) -> None:
