@@ -8,8 +8,12 @@
         --most-weight 50 --steps 1400 --stop 1000 --learning-rate 1.2e-3 --scenes 40000 --seed 2    # positions
 
 About 50, 16 and 10 minutes of one CPU thread. Plain noise errors teach little of a scene's layout, which is decided where
-there is almost no signal; the last phase weighs them as a v-prediction would. Then `makers.shapes_preferences` draws the
-preference set and `makers.shapes_card` measures the model.
+there is almost no signal; the last phase weighs them as a v-prediction would. Then the preference set is drawn, at
+guidance 1, where the model also errs in colours and shapes, and the model is measured:
+
+    python -m makers.shapes_preferences --family sd --model build/shapes-sd --captions 1400 --guidance-scale 1 \\
+        --out build/shapes-sd/preferences.safetensors
+    python -m makers.shapes_card --family sd --model build/shapes-sd --guidance-scale 1 --minutes 76 --maker ...
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
     python -m makers.shapes_vae --out build/shapes-vae
     python -m makers.shapes_sd3 --vae build/shapes-vae --out build/shapes-sd3    # about 20 minutes of one CPU thread
+    python -m makers.shapes_preferences --family sd3 --model build/shapes-sd3 --captions 1500 \\
+        --out build/shapes-sd3/preferences.safetensors
 
 Training ends at a third of the schedule, where the model draws recognisable scenes and misses about half of the
 captions: headroom for alignment.
