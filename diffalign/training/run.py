@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -157,14 +158,34 @@ def _run(config: RunConfig, folder: Path | None, progress: bool) -> Run:
         sum(parameter.numel() for parameter in backbone.trained_parameters()),
         accelerator.device,
     )
-    _Loop(config, folder, trainer, monitor, prompts, resume_step=trainer.step if started else None).go(progress)
+    loop = _Loop(config, folder, trainer, monitor, prompts, resume_step=trainer.step if started else None)
+    try:
+        loop.go(progress)
+    except (RunInterrupted, HealthStop):  # raised by all processes after the same step
+        _part(trainer)
+        raise
     return _finished(folder, config, trainer)
 
 
 def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:
-    """The run, its network without accelerate's wrapper: one process may draw alone while the others have ended."""
-    trainer.backbone.prepare(lambda module: module)
+    _part(trainer)
     return Run(folder, config, trainer.backbone, trainer.final_view, trainer.step)
+
+
+def _part(trainer: OfflineTrainer) -> None:
+    """Go on as a process of its own: one draws and compares alone while the others end.
+
+    Torch's distributed threads abort a process that ends before them ("terminate called without an active exception"), and
+    they end when the wrapped network is gone and the process group is destroyed.
+    """
+    trainer.backbone.prepare(lambda module: module)
+    accelerator = trainer.accelerator
+    several = accelerator.num_processes > 1
+    accelerator.free_memory()
+    if several:
+        gc.collect()  # the wrapper and its reducer refer to each other
+        accelerator.end_training()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _start_accelerator(config: RunConfig) -> Accelerator:
