@@ -1,9 +1,10 @@
-"""Draw the preference set of a shapes model: several pictures a caption, scored by the scene checker, best against worst.
+"""Draw the preference set of a shapes model: several pictures a caption, scored by the scene checker, better against worse.
 
     python -m makers.shapes_preferences --family sd --model build/shapes-sd --out build/shapes-sd/preferences.safetensors
 
 Every pair is two pictures of one training caption that this model drew; the chosen one shows more of the caption
-(graded scene reward) by at least `--gap`. Held-out captions are never drawn.
+(graded scene reward) by at least `--gap`. A caption's best picture meets its worst, its second best its second worst, and
+so on up to `--pairs`; no picture is used twice. Held-out captions are never drawn.
 """
 
 from __future__ import annotations
@@ -31,12 +32,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=2256)
     parser.add_argument("--each", type=int, default=4, help="pictures per caption")
+    parser.add_argument("--pairs", type=int, default=1, help="most pairs per caption")
     parser.add_argument("--gap", type=float, default=0.1, help="least difference in graded reward within a pair")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=10_000)
     options = parser.parse_args()
+    if not 1 <= options.pairs <= options.each // 2:
+        parser.error(
+            f"--pairs {options.pairs}: {options.each} pictures per caption make 1 to {options.each // 2} pairs"
+        )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
 
@@ -61,14 +67,16 @@ def main() -> None:
             log.info("%d of %d drawn, %.0f s", len(graded), len(prompts), time.monotonic() - started)
     x0 = torch.cat(latents).unflatten(0, (-1, options.each))
     scores = torch.tensor(graded).unflatten(0, (-1, options.each))
-    best, worst = scores.argmax(1), scores.argmin(1)
-    rows = torch.arange(len(texts))
-    pairs = torch.stack([x0[rows, best], x0[rows, worst]], dim=1)
-    rewards = torch.stack([scores[rows, best], scores[rows, worst]], dim=1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    better, worse = order[:, : options.pairs], order.flip(1)[:, : options.pairs]  # (caption, pair)
+    rows = torch.arange(len(texts))[:, None]
+    pairs = torch.stack([x0[rows, better], x0[rows, worse]], dim=2).flatten(0, 1)
+    rewards = torch.stack([scores[rows, better], scores[rows, worse]], dim=2).flatten(0, 1)
     apart = (rewards[:, 0] - rewards[:, 1]) >= options.gap
     if not bool(apart.any()):
         raise SystemExit(f"no two pictures of a caption differ by {options.gap}: lower --gap or raise --each")
-    kept = [text for text, keep in zip(texts, apart.tolist(), strict=True) if keep]
+    of_pair = [text for text in texts for _ in range(options.pairs)]
+    kept = [text for text, keep in zip(of_pair, apart.tolist(), strict=True) if keep]
     save_latents(
         options.out,
         pairs[apart],

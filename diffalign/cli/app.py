@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,11 +22,10 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    Optional[str],  # noqa: UP045 (typer reads it)
-    typer.Option("--config", "-c", help="A config file, or a name that `diffalign list configs` shows."),
+    str | None, typer.Option("--config", "-c", help="A config file, or a name that `diffalign list configs` shows.")
 ]
 SetOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", "-s", help="Override a setting, for example --set optimizer.learning_rate=1e-4. Repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -43,7 +42,7 @@ def train(
     config: ConfigOption = None,
     overrides: SetOption = None,
     resume: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--resume", help="Go on with this run folder, to the bit; takes no --config and no --set."),
     ] = None,
 ) -> None:
@@ -103,55 +102,38 @@ def generate(
         str, typer.Option("--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and metadata.jsonl.")],
-    run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--run", help="Draw with the aligned model of this run folder."),
-    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Draw with the aligned model of this run folder.")] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--model", "-m", help="Draw with this model: zoo://NAME, a folder or a hub id."),
+        str | None, typer.Option("--model", "-m", help="Draw with this model: zoo://NAME, a folder or a hub id.")
     ] = None,
     family: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--family", help="The model's family; needed with --model unless it is from the zoo."),
+        str | None, typer.Option("--family", help="The model's family; needed with --model unless it is from the zoo.")
     ] = None,
     adapter: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--adapter", help="A LoRA folder or file to load into --model."),
+        Path | None, typer.Option("--adapter", help="A LoRA folder or file to load into --model.")
     ] = None,
     steps: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--steps", min=1, help="Sampling steps; the family's own if left out."),
+        int | None, typer.Option("--steps", min=1, help="Sampling steps; the family's own if left out.")
     ] = None,
     guidance_scale: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone."),
+        float | None, typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone.")
     ] = None,
     sampler: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--sampler", help="ddim or flow_euler; the family's own if left out."),
+        str | None, typer.Option("--sampler", help="ddim or flow_euler; the family's own if left out.")
     ] = None,
     eta: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--eta", min=0.0, max=1.0, help="Noise of the ddim sampler: 0 is deterministic."),
+        float | None, typer.Option("--eta", min=0.0, max=1.0, help="Noise of the ddim sampler: 0 is deterministic.")
     ] = None,
     resolution: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--resolution", min=1, help="Pixels along a side; the model's own if left out."),
+        int | None, typer.Option("--resolution", min=1, help="Pixels along a side; the model's own if left out.")
     ] = None,
-    precision: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--precision", help="Of the weights: fp32, bf16 or fp16."),
-    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of the weights: fp32, bf16 or fp16.")] = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")
     ] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
-    device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--device", help="cuda, mps or cpu."),
-    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cuda, mps or cpu.")] = None,
 ) -> None:
     """Draw pictures for prompts; writes PNGs and records (metadata.jsonl). Pictures that are there are kept.
 
