@@ -1,0 +1,33 @@
+"""What can be said about an objective without importing torch: the base of every objective's settings.
+
+The functions in `diffalign.objectives` have no defaults: these are the defaults. `diffalign list objectives`, the
+trainer, the docs and the tests read the facts from here through `diffalign.objectives.OBJECTIVES`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from diffalign.config.params import Params
+
+Layout = Literal["points", "pairs", "groups"]
+
+
+class ObjectiveFacts(Params):
+    """The base of every objective's settings.
+
+    Class attributes:
+        layout: how many members a group has: 1 (points), 2 with the preferred first (pairs), any (groups).
+        needs: the inputs that the function takes by keyword besides the policy's errors.
+        data: what records it learns from, in words.
+        beta_factor: what multiplies beta inside the loss, or None where there is no beta.
+        paper: where it comes from.
+        families: "any", or "flow" where only flow models fit.
+    """
+
+    layout: ClassVar[Layout]
+    needs: ClassVar[tuple[str, ...]]
+    data: ClassVar[str]
+    beta_factor: ClassVar[float | None]
+    paper: ClassVar[str]
+    families: ClassVar[Literal["any", "flow"]] = "any"

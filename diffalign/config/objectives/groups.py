@@ -1,0 +1,3 @@
+"""Settings of the objectives on groups, scores and labels."""
+
+from __future__ import annotations
