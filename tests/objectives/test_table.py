@@ -18,13 +18,24 @@ ROWS = pytest.mark.parametrize(("name", "row"), OBJECTIVES.items(), ids=OBJECTIV
 
 
 def _inputs(row, groups=4, dtype=torch.float64):
+    """Random inputs by name: residuals have elements, `preference` and `baseline` none or one value a group."""
     generator = torch.Generator().manual_seed(5)
     members = 2 if row.params.layout == "pairs" else 1 if row.params.layout == "points" else 3
 
-    def draw(*shape):
-        return torch.rand(*shape, generator=generator, dtype=dtype)
+    def draw(name):
+        if name.endswith("residual"):
+            return torch.randn(groups, members, 2, 2, generator=generator, dtype=dtype)
+        if name == "preference":
+            return torch.rand(groups, generator=generator, dtype=dtype)
+        if name == "baseline":
+            return torch.rand((), generator=generator, dtype=dtype)
+        if name == "label":
+            return 2.0 * torch.randint(0, 2, (groups, members), generator=generator).to(dtype) - 1
+        if name == "valid":
+            return torch.ones(groups, members, dtype=torch.bool)
+        return torch.rand(groups, members, generator=generator, dtype=dtype)
 
-    return draw(groups, members), {name: draw(groups, members) for name in row.params.needs}
+    return draw(row.params.first), {name: draw(name) for name in row.params.needs}
 
 
 @ROWS
@@ -32,15 +43,15 @@ def test_signature_is_needs_and_settings(name, row):
     parameters = inspect.signature(row.function).parameters
     keywords = {key for key, it in parameters.items() if it.kind is inspect.Parameter.KEYWORD_ONLY}
     settings = set(row.params.model_fields) - {"name"}
-    assert keywords == set(row.params.needs) | settings
+    assert keywords == set(row.params.needs) | set(row.params.optional) | settings
     assert not set(row.params.needs) & settings
-    assert [key for key in parameters if key not in keywords] == ["policy"]
+    assert [key for key in parameters if key not in keywords] == [row.params.first]
 
 
 @ROWS
 def test_defaults_live_in_the_settings_only(name, row):
-    parameters = inspect.signature(row.function).parameters.values()
-    assert all(parameter.default is inspect.Parameter.empty for parameter in parameters)
+    for parameter in inspect.signature(row.function).parameters.values():
+        assert parameter.default is (None if parameter.name in row.params.optional else inspect.Parameter.empty)
     row.params()  # every setting has a default there
 
 

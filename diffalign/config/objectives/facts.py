@@ -18,7 +18,10 @@ class ObjectiveFacts(Params):
 
     Class attributes:
         layout: how many members a group has: 1 (points), 2 with the preferred first (pairs), any (groups).
-        needs: the inputs that the function takes by keyword besides the policy's errors.
+        first: what the function takes by position: the policy's errors, residuals or log-probabilities.
+        needs: the inputs that the function takes by keyword besides.
+        optional: inputs that it takes by keyword and does without.
+        online: it needs what only the policy's own sampling gives (behaviour, trajectories).
         data: what records it learns from, in words.
         beta_factor: what multiplies beta inside the loss, or None where there is no beta.
         paper: where it comes from.
@@ -26,7 +29,10 @@ class ObjectiveFacts(Params):
     """
 
     layout: ClassVar[Layout]
+    first: ClassVar[Literal["policy", "policy_residual", "log_prob"]] = "policy"
     needs: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    online: ClassVar[bool] = False
     data: ClassVar[str]
     beta_factor: ClassVar[float | None]
     paper: ClassVar[str]
