@@ -20,10 +20,10 @@ class ObjectiveFacts(Params):
         layout: how many members a group has: 1 (points), 2 with the preferred first (pairs), any (groups).
         first: what the function takes by position: the policy's errors, residuals or log-probabilities.
         needs: the inputs that the function takes by keyword besides.
-        optional: inputs that it takes by keyword and does without.
+        optional: inputs that it takes by keyword and does without, unless a setting asks for them.
         online: it needs what only the policy's own sampling gives (behaviour, trajectories).
         data: what records it learns from, in words.
-        beta_factor: what multiplies beta inside the loss, or None where there is no beta.
+        beta_factor: what multiplies beta inside the loss, or None where no beta weighs an error.
         paper: where it comes from.
         families: "any", or "flow" where only flow models fit.
     """

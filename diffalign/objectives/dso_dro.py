@@ -1,0 +1,61 @@
+"""DSO's direct reward optimisation (Li et al. 2025): pull good samples in, push bad ones out; no reference, no beta."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffalign.exceptions import ShapeError
+from diffalign.objectives.output import ObjectiveOutput
+
+
+def dso_dro(
+    policy: Float[Tensor, "groups members"],
+    *,
+    label: Float[Tensor, "groups members"] | None = None,
+    max_bad_error: float | None,
+) -> ObjectiveOutput:
+    """Error of the good less error of the bad, on pairs or on labelled samples.
+
+        pair    loss = policy_good - policy_bad
+        signed  loss = mean_i label_i policy_i
+
+    Args:
+        policy: denoising error of the trained model; without labels pairs, the good member first.
+        label: +1 good, -1 bad, 0 left out of the sum (not of the mean); None: pairs. A group of one good and one bad
+            has half the loss of the pair form.
+        max_bad_error: the loss is unbounded below, for the error of a bad sample may grow without end: beyond this
+            error it is pushed no further. None: no bound, as the authors train (and stop at 4000 steps).
+
+    Returns:
+        loss [groups]; metrics `good_error` and `bad_error` (means over the good and the bad members of the batch, 0
+        where there is none: watch the first, it should not rise), and `clamped_share` (of the bad members).
+
+    Raises:
+        ShapeError: no labels, and not 2 members.
+
+    Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"; pairs as
+    in the authors' finetune.py, signed as its general form with O in {0, 1} written 2 O - 1.
+    """
+    if label is None:
+        if policy.shape[1] != 2:
+            raise ShapeError(
+                f"policy errors have shape {tuple(policy.shape)}; without `label` dso_dro takes pairs [groups, 2], "
+                "the good member first"
+            )
+        sign = policy.new_tensor([[1.0, -1.0]]).expand_as(policy)
+    else:
+        sign = label.detach()
+    bad = sign < 0
+    bounded = policy if max_bad_error is None else policy.clamp(max=max_bad_error).where(bad, policy)
+    signed = sign * bounded
+    seen = policy.detach()
+    beyond = bad & (bounded.detach() < seen)
+    return ObjectiveOutput(
+        loss=signed.sum(1) if label is None else signed.mean(1),
+        metrics={
+            "good_error": seen.masked_fill(~(sign > 0), 0.0).sum() / (sign > 0).sum().clamp(min=1),
+            "bad_error": seen.masked_fill(~bad, 0.0).sum() / bad.sum().clamp(min=1),
+            "clamped_share": beyond.sum() / bad.sum().clamp(min=1),
+        },
+    )

@@ -1,0 +1,78 @@
+"""GDPO-SR (Yi et al. 2026): group advantages inside the logistic loss of Diffusion-DPO, for one-step super-resolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from diffalign.objectives.output import ObjectiveOutput
+
+
+def gdpo_sr(
+    policy: Float[Tensor, "groups members"],
+    *,
+    reference: Float[Tensor, "groups members"],
+    advantage: Float[Tensor, "groups members"],
+    beta: float,
+) -> ObjectiveOutput:
+    """Logistic loss on the advantage-weighted sum of the members' denoising gains.
+
+        loss = -log sigmoid(beta/2 sum_i advantage_i (reference_i - policy_i))
+
+    Args:
+        policy: denoising error of the trained model at the network's own (unequal) timestep.
+        reference: the frozen model's on the same x_t.
+        advantage: standardised within each group: `group_advantage(reward, convention="gdpo_sr")`. (1, -1) for a pair
+            is Diffusion-DPO; the unbiased deviation gives (0.707, -0.707) there.
+        beta: strength of the pull to the reference (> 0).
+
+    Returns:
+        loss [groups]; the sum over members grows with their number. Metrics `margin` (what is inside the sigmoid) and
+        `group_accuracy` (share of groups whose margin is > 0, as the authors count it).
+
+    Source: Yi et al. 2026, "GDPO-SR: Group Direct Preference Optimization for One-Step Generative Image
+    Super-Resolution", the loss block of the authors' train_GDPOSR.py, where beta is fixed at 5000.
+    """
+    margin = 0.5 * beta * (advantage.detach() * (reference - policy)).sum(1)
+    seen = margin.detach()
+    return ObjectiveOutput(
+        loss=-F.logsigmoid(margin),
+        metrics={"margin": seen.mean(), "group_accuracy": (seen > 0).to(seen.dtype).mean()},
+    )
+
+
+def attribute_aware_reward(
+    fidelity: Float[Tensor, "groups members"],
+    perceptual: Float[Tensor, "metrics groups members"],
+    *,
+    smooth: Float[Tensor, " groups"],
+    texture: Float[Tensor, " groups"],
+    min_range: float,
+) -> Float[Tensor, "groups members"]:
+    """Judge smooth pictures by fidelity, textured ones by perceptual scores, each scaled to [0, 1] within its group.
+
+        reward_i = smooth * fidelity_i + texture * mean over metrics of perceptual_i
+
+    Args:
+        fidelity: PSNR against the high-resolution picture; NaN where unscored.
+        perceptual: no-reference scores, higher is better (MUSIQ and MANIQA in the paper).
+        smooth: share of smooth pixels of the high-resolution picture, in [0, 1].
+        texture: share of textured pixels, in [0, 1].
+        min_range: a metric that differs by less within a group says nothing there and counts 0 (the authors' code
+            divides by that range, which gives NaN where all agree).
+
+    Returns:
+        [groups, members], NaN where a metric is.
+
+    Source: the authors' losses/grpo.py.
+    """
+    both = torch.cat([fidelity[None], perceptual])
+    unscored = both.isnan()
+    low = both.masked_fill(unscored, torch.inf).amin(-1, keepdim=True)
+    spread = both.masked_fill(unscored, -torch.inf).amax(-1, keepdim=True) - low
+    told = spread >= min_range
+    scaled = (both - low) / spread.masked_fill(~told, 1.0)
+    scaled = scaled.masked_fill(~told & ~unscored, 0.0)
+    return smooth[:, None] * scaled[0] + texture[:, None] * scaled[1:].mean(0)
