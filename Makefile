@@ -2,13 +2,14 @@
 #
 # Variables, given as `make demo PYTHON=python3.12`:
 #   PYTHON       the Python (3.11 or newer) that .venv is made with, when .venv is missing
-#   TORCH_INDEX  where torch comes from; empty: pip's own index. On Linux that is a CUDA build of several GB from PyPI; the
-#                CPU build is 200 MB:  make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   TORCH_INDEX  an index to look for torch in, besides pip's own. PyPI's torch for Linux is a CUDA build of several GB, so
+#                where Linux has no NVIDIA driver this is PyTorch's index of CPU builds (200 MB), if it can be reached.
+#                For your CUDA:  make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130     none:  TORCH_INDEX=
 #   PYTEST_ARGS  what pytest gets, for example PYTEST_ARGS="tests/objectives -x"
 
 SHELL := bash
 PYTHON ?= python3
-TORCH_INDEX ?=
+TORCH_INDEX ?= $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev/null && echo https://download.pytorch.org/whl/cpu)
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -67,11 +68,15 @@ $(VENV)/.made:
 	  echo "error: could not make $(VENV); on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@touch $@
 
-# torch first and by itself: without a pin pip would take the newest one, and without TORCH_INDEX's --no-deps it would look
-# for torch's small dependencies at the index that holds only torch's.
+# torch first and by itself: without a pin pip would take the newest one. Of two builds of one version pip takes the one with
+# a local label (2.13.0+cpu), so an index beside pip's own is enough; one that can't be reached would cost minutes of retries.
+REACHABLE = from urllib.request import urlopen; urlopen('$(TORCH_INDEX)/torch/', timeout=10)
 $(VENV)/.torch: $(CONSTRAINTS) | $(VENV)/.made
-	@echo "== installing $(TORCH) (the CPU build is 200 MB, a minute or two; a CUDA build several GB: see TORCH_INDEX above)"
-	@$(INSTALL) -c $(CONSTRAINTS) $(TORCH) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) $(SHOW)
+	@index='$(TORCH_INDEX)'; \
+	if [ -n "$$index" ] && ! $(BIN)/python -c "$(REACHABLE)" 2>/dev/null; then \
+	  echo "== $$index cannot be reached: torch comes from pip's own index"; index=; fi; \
+	echo "== installing $(TORCH)$${index:+, looking in $$index too} (the CPU build is 200 MB, a minute or two)"; \
+	$(INSTALL) -c $(CONSTRAINTS) $(TORCH) $${index:+--extra-index-url "$$index"} $(SHOW)
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.torch pyproject.toml

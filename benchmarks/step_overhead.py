@@ -25,6 +25,8 @@ from diffalign.objectives import get_objective
 from diffalign.training.build import build_backbone, build_data, build_time
 from diffalign.training.offline import OfflineTrainer
 
+LIMIT = 1.05  # the floor that the project promises; exit code 1 above it
+
 
 def bare_step(trainer: OfflineTrainer, groups: int, beta: float) -> Callable[[], None]:
     """The loop that one would write by hand: batch [winners; losers], one UNet, adapters off for the reference."""
@@ -101,6 +103,8 @@ def main() -> None:
         f"ours {statistics.median(o for o, _ in pairs):.3f} s, bare {statistics.median(b for _, b in pairs):.3f} s a step"
     )
     print(f"ours / bare: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
+    if middle > LIMIT:
+        raise SystemExit(f"more than {LIMIT:.2f}: the loop costs too much beside its forwards and backward")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted
 
 if TYPE_CHECKING:
     from diffalign.training import Run
 
+log = logging.getLogger(__name__)
 app = typer.Typer(
     help="Align diffusion and flow models with preferences and rewards.",
     no_args_is_help=True,
@@ -61,7 +64,13 @@ def train(
 
     if resume is None and settings.evaluation.prompts is not None:
         check_quality(settings.evaluation)
-    run = training.resume(resume) if resume is not None else training.train(settings)
+    folders = [] if resume is None else [resume]
+    try:
+        run = training.resume(resume) if resume is not None else training.train(settings, announce=folders.append)
+    except (DivergenceError, HealthStop, RunInterrupted):
+        if folders and _is_main_process():
+            _report_stopped(folders[0])
+        raise
     if _is_main_process():
         if run.config.evaluation.prompts is not None:
             _evaluate(run, as_json=False)
@@ -71,13 +80,30 @@ def train(
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Override a setting of the section evaluation, as --set evaluation.seed=1."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare base and aligned again, on the same seeds and prompts, and rebuild the report."""
+    """Compare base and aligned again, by default on the run's own prompts and seeds, and rebuild the report."""
+    from diffalign.config import load_config
+
+    for override in overrides or ():
+        if not override.startswith("evaluation."):
+            raise ConfigError(
+                f"--set {override}: eval changes how a finished run is judged; give a setting that starts with evaluation."
+            )
     _quiet_libraries()
+    from diffalign.evaluation import check_quality
     from diffalign.training import load_run
 
-    _evaluate(load_run(run), as_json=as_json)
+    loaded = load_run(run)
+    if overrides:
+        loaded = replace(loaded, config=load_config((run / "config.yaml").resolve(), overrides))
+    if loaded.config.evaluation.prompts is not None:
+        check_quality(loaded.config.evaluation)
+    _evaluate(loaded, as_json=as_json)
     _report(run, quiet=as_json)
 
 
@@ -140,20 +166,22 @@ def generate(
     With --run, the run's own sampler, steps, guidance, resolution and precision are taken where none is given here.
     """
     _quiet_libraries()
-    from diffalign.cli.drawing import Wishes, draw
+    from diffalign.cli.drawing import draw
 
     draw(
         prompts,
         out,
-        run=run,
-        model=model,
-        family=family,
-        adapter=adapter,
-        wishes=Wishes.checked(sampler, steps, eta, guidance_scale, resolution, precision),
+        {"run": run, "model": model, "family": family, "adapter": adapter, "precision": precision, "device": device},
+        {
+            "sampler": sampler,
+            "steps": steps,
+            "eta": eta,
+            "guidance_scale": guidance_scale,
+            "resolution": resolution,
+            "batch": batch,
+        },
         seed=seed,
         count=count,
-        batch=batch,
-        device=device,
     )
     print(out)
 
@@ -205,6 +233,16 @@ def _report(run: Path, *, quiet: bool = False) -> None:
     if not quiet:
         print(f"report: {page}")
         print(run)
+
+
+def _report_stopped(run: Path) -> None:
+    """The report of a run that an error is about to end; whatever is wrong with the report, that error is what counts."""
+    from diffalign.reports import write_report
+
+    try:
+        log.info("report: %s", write_report(run))
+    except Exception as error:
+        log.warning("no report could be made of %s: %s", run, error)
 
 
 def _is_main_process() -> bool:

@@ -14,16 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 State = Literal["fine", "note", "wrong"]
-_EXTRAS = {
-    "data": "datasets",
-    "openclip": "open_clip",
-    "ocr": "rapidocr",
-    "audio": "soundfile",
-    "sim": "mujoco",
-    "eightbit": "bitsandbytes",
-    "xformers": "xformers",
-    "trackers": "tensorboard",
-}
+_EXTRAS = {"trackers": "tensorboard"}  # those that something here uses, with a module of theirs
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from diffalign.config.objectives import FlowDPOParams, ObjectiveParams
 from diffalign.config.params import Params
-from diffalign.config.rewards import JPEGParams, RewardParams, SceneParams
+from diffalign.config.rewards import JPEGParams, RewardParams
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
 from diffalign.config.time import TimeParams, UniformTime
 
@@ -45,6 +45,7 @@ class DataConfig(Params):
     empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt
     on_bad: Literal["error", "skip"] = "error"
     cache: str | None = None  # folder of text and latent cache; None: beside the run folders
+    encode_batch: PositiveInt = 8  # pictures in one call of the autoencoder, and 8 times as many prompts of the text encoder
     columns: dict[Column, str] = {}  # our column name -> theirs
 
 
@@ -86,7 +87,7 @@ class SamplesConfig(Params):
 class EvaluationConfig(Params):
     prompts: str | None = None  # zoo://name/held_out, a .txt or a .jsonl; None: no evaluation
     count: PositiveInt | None = None  # None: all of them
-    rewards: tuple[RewardParams, ...] = (SceneParams(), JPEGParams())
+    rewards: tuple[RewardParams, ...] = (JPEGParams(),)  # JPEG size needs no model and fits every picture
     trained_reward: str | None = None  # name of the reward that made the preferences: shown apart
     quality: str | None = None  # reward.component in [0, 1], for the corrected score of the trained reward
     sampler: SamplerParams | None = None  # None: the family's own

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import os
 import shutil
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from torch import Tensor
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.pipelines import ImageGenerator, save_picture, to_picture
+from diffalign.pipelines import ImageGenerator, replace_folder, save_picture, to_picture
 from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample, build_reward
 from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
 
@@ -121,9 +120,7 @@ def evaluate(
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     (draft / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    final = run / "evaluation"
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(draft, final)
+    replace_folder(draft, run / "evaluation")
     return summary
 
 

@@ -120,9 +120,15 @@ class PictureReward(ABC):
         """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
         judged = [self._judge_or_say_why(sample) for sample in batch]
         reasons = tuple(reason for _, _, reason in judged)
-        for sample, reason in zip(batch, reasons, strict=True):
-            if reason is not None:
-                _log.warning("%s: sample %r not scored: %s", self.spec.name, sample.id, reason)
+        unscored = [(sample.id, reason) for sample, reason in zip(batch, reasons, strict=True) if reason is not None]
+        if unscored:
+            _log.warning(
+                "%s: %d of %d samples not scored; the first, %r: %s",
+                self.spec.name,
+                len(unscored),
+                len(batch),
+                *unscored[0],
+            )
         return RewardOutput(
             values=torch.tensor([value for value, _, _ in judged], dtype=torch.float32),
             reasons=reasons,

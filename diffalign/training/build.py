@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffalign.backbones import Backbone, LoRASettings, load_backbone
@@ -17,11 +18,14 @@ from diffalign.config.time import StratifiedTime as StratifiedParams
 from diffalign.data import (
     GroupData,
     Latents,
+    PictureEncoding,
     ReadCounts,
+    Share,
     ShippedLatents,
     TensorCache,
     Texts,
     encode_records,
+    encode_share,
     read_pairs,
     read_prompts,
 )
@@ -40,6 +44,7 @@ from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
 _DEVICES = ("cuda", "mps", "cpu")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -99,20 +104,15 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
     model, lora = config.model, config.model.lora
     settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
     options = {} if model.family != "sd3" else {"max_sequence_length": model.max_sequence_length}
-    try:
-        return load_backbone(
-            model.family,
-            model.path,
-            device=device,
-            dtype=_DTYPES[model.precision],
-            lora=settings,
-            gradient_checkpointing=model.gradient_checkpointing,
-            **options,
-        )
-    except ConfigError:
-        raise
-    except ValueError as error:  # peft finds no layer of these names
-        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
+    return load_backbone(
+        model.family,
+        model.path,
+        device=device,
+        dtype=_DTYPES[model.precision],
+        lora=settings,
+        gradient_checkpointing=model.gradient_checkpointing,
+        **options,
+    )
 
 
 def build_inference(
@@ -127,22 +127,43 @@ def build_inference(
         raise ConfigError(f"--adapter: no such file or folder: {adapter}")
     backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision])
     if adapter is not None:
+        _refuse_pickles(adapter)
         try:
-            backbone.pipeline.load_lora_weights(adapter)
-        except (OSError, ValueError, RuntimeError) as error:
+            backbone.pipeline.load_lora_weights(adapter, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
                 f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
             ) from None
     return backbone
 
 
-def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
+def _refuse_pickles(adapter: Path) -> None:
+    """A pickle runs whatever code is in it when it is opened.
+
+    Raises:
+        ConfigError: a file of another format than safetensors, or a folder with pickles alone.
+    """
+    files = sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
+    if any(path.suffix == ".safetensors" for path in files):
+        return
+    pickles = [path.name for path in files if adapter.is_file() or path.suffix in _PICKLES]
+    if pickles:
+        raise ConfigError(
+            f"--adapter: {adapter}: {', '.join(pickles)} is not a .safetensors file; other formats can run code when they "
+            "are opened, so they are not read: ask for the LoRA in safetensors, or convert it where you trust it"
+        )
+
+
+def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None) -> GroupData:
     """Read the records and fill the caches.
+
+    Args:
+        share: of several processes, which pictures and prompts this one encodes; None: it encodes all.
 
     Raises:
         DataError: the data cannot be used; names the record.
     """
-    data = config.data
+    data, share = config.data, share or Share()
     path = locate(data.path) if is_zoo(data.path) else Path(data.path)
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     text_print, image_print = backbone.fingerprint("text"), backbone.fingerprint("vae")
@@ -154,22 +175,41 @@ def build_data(config: RunConfig, backbone: Backbone) -> GroupData:
         records = latents.records
         counts.kept = len(records)
     else:
-        records, latents = encode_records(
-            read_pairs(path, columns=data.columns, on_bad=data.on_bad, counts=counts),
-            TensorCache(home / f"latents-{image_print[:16]}"),
+        encoding = PictureEncoding(
             fingerprint=image_print,
             posterior=lambda pictures: _posterior(backbone, pictures),
             resolution=backbone.checked_resolution(data.resolution),
             flip=data.flip,
-            seed=config.seed,
-            on_bad=data.on_bad,
-            counts=counts,
+            batch=data.encode_batch,
         )
-    texts = Texts(TensorCache(home / f"texts-{text_print[:16]}"), text_print)
-    prompts = {prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set())
-    texts.fill(sorted(prompts), lambda chunk: backbone.condition(chunk).leaves)
+        cache = home / f"latents-{image_print[:16]}"
+        if share.world > 1:
+            first = read_pairs(path, columns=data.columns, on_bad=data.on_bad)
+            encode_share(first, TensorCache(cache), encoding, share=share, on_bad=data.on_bad)
+        rows = read_pairs(path, columns=data.columns, on_bad=data.on_bad, counts=counts)
+        records, latents = encode_records(
+            rows, TensorCache(cache), encoding, seed=config.seed, on_bad=data.on_bad, counts=counts
+        )
+    prompts = sorted({prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set()))
+    texts = _build_texts(home / f"texts-{text_print[:16]}", text_print, backbone, prompts, data.encode_batch, share)
     log.info("%d pairs (%d ties left out, %d bad rows skipped)", len(records), counts.ties, counts.bad)
     return GroupData(records, latents, texts, data.empty_prompt_share, config.seed, counts)
+
+
+def _build_texts(
+    folder: Path, fingerprint: str, backbone: Backbone, prompts: list[str], batch: int, share: Share
+) -> Texts:
+    """The cached text states of all prompts; of several processes, each encodes its share first."""
+
+    def fill(wanted: list[str]) -> Texts:
+        texts = Texts(TensorCache(folder), fingerprint)
+        texts.fill(wanted, lambda chunk: backbone.condition(chunk).leaves, batch=8 * batch)
+        return texts
+
+    if share.world > 1:
+        fill([prompt for index, prompt in enumerate(prompts) if share.has(index)])
+        share.wait()
+    return fill(prompts)
 
 
 def _refuse_picture_settings(config: RunConfig, backbone: Backbone) -> None:

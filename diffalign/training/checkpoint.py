@@ -7,8 +7,8 @@ A checkpoint is a folder `checkpoints/step-N/`:
     state.json            step, seconds of training so far
     manifest.json         sha256 of every other file
 
-It is written under a temporary name, flushed to disk and renamed; a folder without a matching manifest is not a
-checkpoint.
+It is written under a temporary name, flushed to disk and put in its place; a folder without a matching manifest is not
+a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffalign.backbones import recover_folders, replace_folder
 from diffalign.exceptions import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write `run/checkpoints/step-N` atomically, then drop all but the newest `keep`.
+    """Write `run/checkpoints/step-N` atomically, then drop what is older than the newest `keep` that are whole.
 
     Checkpoints of later steps are dropped too: the run has gone back behind them (they were damaged).
 
@@ -70,18 +70,27 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         draft = home / f".{folder.name}.partial"
         draft.mkdir()
         _write_files(draft, checkpoint)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
-        _flush(home)
+        replace_folder(draft, folder)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save turns a full disk into a RuntimeError
         raise CheckpointError(
             f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed"
         ) from None
-    found = list_checkpoints(run)
-    later = [path for path in found if _step(path) > step]
-    for old in [*[path for path in found if path not in later][:-keep], *later]:
-        shutil.rmtree(old, ignore_errors=True)
+    whole = 0
+    for path in reversed(list_checkpoints(run)):
+        if _step(path) > step or whole == keep:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path == folder or _is_whole(path):
+            whole += 1
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _verify(folder)
+    except CheckpointError as error:
+        log.warning("%s; it does not count among the checkpoints that are kept", error)
+        return False
+    return True
 
 
 def _write_files(draft: Path, checkpoint: Checkpoint) -> None:
@@ -92,13 +101,13 @@ def _write_files(draft: Path, checkpoint: Checkpoint) -> None:
     (draft / "state.json").write_text(json.dumps(asdict(checkpoint.progress)))
     hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
     (draft / "manifest.json").write_text(json.dumps(hashes, indent=2))
-    for path in draft.iterdir():
-        _flush(path)
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first (not yet verified)."""
-    found = [path for path in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(path.name)]
+    home = run / "checkpoints"
+    recover_folders(home)
+    found = [path for path in home.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=_step)
 
 
@@ -130,6 +139,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or does not match its hash.
     """
+    names = [name for name in _verify(folder) if name.endswith(".safetensors")]
+    adapters = {name.removesuffix(".safetensors"): load_file(folder / name) for name in names}
+    trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
+    return Checkpoint(Progress(**json.loads((folder / "state.json").read_text())), adapters, trainer)
+
+
+def _verify(folder: Path) -> list[str]:
+    """The names of its files.
+
+    Raises:
+        CheckpointError: a file is missing or does not match its hash.
+    """
     try:
         manifest: dict[str, str] = dict(json.loads((folder / "manifest.json").read_text()))
         missing = _REQUIRED - manifest.keys()
@@ -140,20 +161,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: not a complete checkpoint ({error})") from None
     if damaged:
         raise CheckpointError(f"{folder}: damaged, {', '.join(damaged)} does not match its hash")
-    names = [name for name in manifest if name.endswith(".safetensors")]
-    adapters = {name.removesuffix(".safetensors"): load_file(folder / name) for name in names}
-    trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
-    return Checkpoint(Progress(**json.loads((folder / "state.json").read_text())), adapters, trainer)
+    return list(manifest)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

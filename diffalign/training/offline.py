@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
@@ -15,12 +13,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import GroupData, place_of, seeded
 from diffalign.denoising import (
-    DenoisingErrors,
     NoiseDraw,
     Prediction,
     SampleTime,
@@ -32,10 +30,11 @@ from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
 from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.health import check_finite
+from diffalign.training.loss_scale import LossScale
+from diffalign.training.step_metrics import error_figures, reward_sums, with_reward_spread
 from diffalign.types import GroupBatch
 
 log = logging.getLogger(__name__)
-_REWARD_SUMS = ("reward_count", "reward_sum", "reward_squares")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,11 @@ def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:
 
 
 class OfflineTrainer:
-    """Holds what one optimizer step needs. The data position, and every draw, follow from the step and the seed."""
+    """Holds what one optimizer step needs. The data position, and every draw, follow from the step and the seed.
+
+    A step that fp16's loss scale passes over counts as a step, so that the next one draws other records; weights, schedule
+    and average stay as they are.
+    """
 
     def __init__(
         self,
@@ -95,8 +98,10 @@ class OfflineTrainer:
             eps=settings.epsilon,
         )
         backbone.prepare(accelerator.prepare)
-        self._optimizer: Any = accelerator.prepare(optimizer)
+        # the schedule first: it wraps `step`, and with a gradient scaler accelerate puts back the one that it found
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config))
+        self._optimizer: Any = accelerator.prepare(optimizer)
+        self._loss_scale = LossScale(accelerator.scaler)
         self._policy = backbone.view("policy")
         self._reference = backbone.view("reference") if "reference" in objective.params.needs else None
 
@@ -106,11 +111,12 @@ class OfflineTrainer:
         """One optimizer step.
 
         Raises:
-            DivergenceError: the loss or a gradient is not finite; the weights are then as before.
+            DivergenceError: the loss or a gradient is not finite, in all processes at once; the weights are as before.
             DataError: a member of a group is not valid.
         """
         started = time.monotonic()
         training = self.config.training
+        alone = self.accelerator.num_processes == 1
         ids: list[str] = []
         sums: dict[str, float] = {}
         for number in range(training.accumulation):
@@ -118,23 +124,30 @@ class OfflineTrainer:
             batch = self.data.batch([self._place(position) for position in positions])
             _refuse_invalid(batch)
             metrics = self._backward(batch, positions, number)
-            check_finite(self.step + 1, metrics, batch.record_ids)
+            if alone:
+                check_finite(self.step + 1, metrics, batch.record_ids)
             ids += batch.record_ids
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
-        metrics = _with_reward_spread(metrics)
+        if not alone and not all(map(math.isfinite, metrics.values())):  # in all of them: none must wait for another
+            check_finite(self.step + 1, metrics, gather_object(ids))
+        metrics = with_reward_spread(metrics)
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
         metrics["gradient_norm"] = float(norm)  # before clipping
-        if self.accelerator.scaler is None:  # a scaler passes over steps with infinite gradients by itself
+        if self.accelerator.scaler is None:  # a scaler passes over such a step
             check_finite(self.step + 1, {"gradient_norm": metrics["gradient_norm"]}, ids)
         metrics["learning_rate"] = float(self._schedule.get_last_lr()[0])
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
+        skipped = self._optimizer.step_was_skipped
+        self._loss_scale.note(self.step + 1, ids, skipped=skipped)
+        metrics |= self._loss_scale.figures()
         self.step += 1
-        if self.config.training.ema_decay is not None:
-            self.backbone.snapshot("ema", self.config.training.ema_decay)
+        if not skipped:
+            self._schedule.step()
+            if self.config.training.ema_decay is not None:
+                self.backbone.snapshot("ema", self.config.training.ema_decay)
         metrics["seconds_per_step"] = time.monotonic() - started
         self.seconds += metrics["seconds_per_step"]
         return StepResult(metrics, tuple(ids))
@@ -215,8 +228,8 @@ class OfflineTrainer:
         return {
             "loss": loss.item(),
             **{name: value.item() for name, value in output.metrics.items()},
-            **_error_figures(errors),
-            **_reward_sums(batch),
+            **error_figures(errors),
+            **reward_sums(batch),
         }
 
     def _mean(self, value: float) -> float:
@@ -229,15 +242,13 @@ class OfflineTrainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that the next step depends on; no generator is among it, because every draw is seeded by what it is for."""
-        names = ["policy", *(["ema"] if self.config.training.ema_decay is not None and self.step else [])]
-        scaler = self.accelerator.scaler
         trainer = {
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "data": self._data_hash(),
+            "scaler": self._loss_scale.state(),
+            "data": self.data.content_hash,
         }
-        states = {name: self.backbone.state(name) for name in names}
+        states = {name: self.backbone.state(name) for name in dict.fromkeys(["policy", self.final_view])}
         return Checkpoint(Progress(self.step, self.seconds), states, trainer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -256,36 +267,24 @@ class OfflineTrainer:
             raise CheckpointError(
                 f"the checkpoint of step {checkpoint.progress.step} does not fit the run's config.yaml: {error}"
             ) from None
-        if trainer["data"] != self._data_hash():
+        if trainer["data"] != self.data.content_hash:
             log.warning("the records have changed since the checkpoint: the run goes on, but not as it would have")
-        if trainer["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(trainer["scaler"])
+        self._loss_scale.restore(trainer["scaler"])
         self.step, self.seconds = checkpoint.progress.step, checkpoint.progress.seconds
 
-    def _data_hash(self) -> str:
-        return hashlib.sha256(json.dumps([list(record) for record in self.data.records]).encode()).hexdigest()
+    @property
+    def skipped_steps(self) -> int:
+        """Steps so far that fp16's loss scale passed over."""
+        return self._loss_scale.skipped
 
     @property
     def final_view(self) -> str:
         """The network that the run is for: the average where one is kept."""
-        return "ema" if self.config.training.ema_decay is not None and self.step else "policy"
+        averaged = self.config.training.ema_decay is not None and self.step > self.skipped_steps
+        return "ema" if averaged else "policy"
 
     def save_adapter(self, run: Path) -> None:
         self.backbone.save_adapter(run / "adapter", self.final_view)
-
-
-def _error_figures(errors: DenoisingErrors) -> dict[str, float]:
-    """Winner and loser errors of policy and reference, and how far the policy has drifted from the reference."""
-    figures = {"winner_error": errors.policy[:, 0].mean().item()}
-    if errors.policy.shape[1] > 1:
-        figures["loser_error"] = errors.policy[:, -1].mean().item()
-    if errors.reference is not None and errors.residuals is not None:
-        figures["reference_winner_error"] = errors.reference[:, 0].mean().item()
-        if errors.policy.shape[1] > 1:
-            figures["reference_loser_error"] = errors.reference[:, -1].mean().item()
-        apart = errors.residuals["policy"].detach() - errors.residuals["reference"]
-        figures["reference_drift"] = apart.square().mean().item()
-    return figures
 
 
 def _refuse_invalid(batch: GroupBatch) -> None:
@@ -298,25 +297,3 @@ def _refuse_invalid(batch: GroupBatch) -> None:
     if wrong:
         shown = ", ".join(wrong[:8]) + (", ..." if len(wrong) > 8 else "")
         raise DataError(f"latents are not finite in records {shown}; leave these records out, or mend their pictures")
-
-
-def _reward_sums(batch: GroupBatch) -> dict[str, float]:
-    """Count, sum and sum of squares of the rewards that are there; sums, so that they do not depend on the split."""
-    if batch.reward is None:
-        return {}
-    seen = batch.reward[torch.isfinite(batch.reward)].double()
-    return {
-        "reward_count": float(len(seen)),
-        "reward_sum": seen.sum().item(),
-        "reward_squares": seen.square().sum().item(),
-    }
-
-
-def _with_reward_spread(metrics: dict[str, float]) -> dict[str, float]:
-    """With mean and spread (standard deviation) of the records' rewards in the place of their sums."""
-    rest = {name: value for name, value in metrics.items() if name not in _REWARD_SUMS}
-    count, total, squares = (metrics.get(name, 0.0) for name in _REWARD_SUMS)
-    if not count:
-        return rest
-    mean = total / count
-    return rest | {"reward_mean": mean, "reward_spread": math.sqrt(max(0.0, squares / count - mean**2))}

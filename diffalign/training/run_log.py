@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from math import isfinite
@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from diffalign.config import RunConfig, save_config, with_absolute_paths
 from diffalign.exceptions import ConfigError, MissingExtraError
 
 _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
+_SHOWN = (  # metric, label, format
+    ("loss", "loss", "{:.4f}"),
+    ("margin", "margin", "{:+.3f}"),
+    ("pair_accuracy", "acc", "{:.2f}"),
+    ("winner_error", "win err", "{:.4f}"),
+    ("loser_error", "lose err", "{:.4f}"),
+)
+_PACE = (("seconds_per_step", "s/step", "{:.2f}"),)
 
 
 def make_run_folder(config: RunConfig) -> Path:
@@ -148,7 +156,8 @@ def check_trackers(config: RunConfig) -> None:
 class Trackers:
     """TensorBoard and Weights & Biases, where asked for."""
 
-    def __init__(self, config: RunConfig, run: Path, *, enabled: bool = True) -> None:
+    def __init__(self, config: RunConfig, run: Path, *, resume_step: int | None = None, enabled: bool = True) -> None:
+        """Start them; with `resume_step`, what was written of later steps is dropped, as in metrics.jsonl."""
         self._writer: Any = None
         self._wandb: Any = None
         if not enabled:
@@ -157,7 +166,9 @@ class Trackers:
         if "tensorboard" in config.log.trackers:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(run / "tensorboard"))
+            self._writer = SummaryWriter(
+                str(run / "tensorboard"), purge_step=0 if resume_step is None else resume_step + 1
+            )
         if "wandb" in config.log.trackers:
             import wandb
 
@@ -179,30 +190,35 @@ class Trackers:
             self._wandb.finish()
 
 
-class _Figures(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("figures", ""), style="cyan")
+class _Bar(Progress):
+    """A bar, and the figures in a line of their own under it."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["figures"], style="cyan", no_wrap=True, overflow="ellipsis")
 
 
 class ProgressReport:
     """A bar on a terminal; about twenty lines in a log file."""
 
-    def __init__(self, total: int, start: int, *, enabled: bool) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, total: int, start: int, *, enabled: bool, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
         self._live = enabled and self._console.is_terminal
         self._enabled = enabled
         self._total = total
         self._every = max(1, total // 20)
-        self._bar = Progress(
-            TextColumn("training"),
+        self._bar = _Bar(
+            TextColumn("step"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            _Figures(),
+            TextColumn("{task.fields[pace]}"),
+            TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("training", total=total, completed=start)
+        self._task = self._bar.add_task("training", total=total, completed=start, figures="", pace="")
 
     @contextmanager
     def __call__(self) -> Iterator[ProgressReport]:
@@ -211,20 +227,13 @@ class ProgressReport:
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._live:
-            self._bar.update(self._task, completed=step, figures=_figures(metrics))
+            pace = _figures(metrics, _PACE)
+            self._bar.update(self._task, completed=step, figures=_figures(metrics, _SHOWN), pace=pace)
         elif self._enabled and (step % self._every == 0 or step in (1, self._total)):
             left = (self._total - step) * metrics["seconds_per_step"]
-            line = f"step {step}/{self._total}  {_figures(metrics)}  ETA {left:.0f}s"
+            line = f"step {step}/{self._total}  {_figures(metrics, _SHOWN + _PACE)}  ETA {left:.0f}s"
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    shown = (
-        ("loss", "loss", "{:.4f}"),
-        ("margin", "margin", "{:+.3f}"),
-        ("pair_accuracy", "acc", "{:.2f}"),
-        ("winner_error", "win err", "{:.4f}"),
-        ("loser_error", "lose err", "{:.4f}"),
-        ("seconds_per_step", "s/step", "{:.2f}"),
-    )
+def _figures(metrics: Mapping[str, float], shown: Sequence[tuple[str, str, str]]) -> str:
     return "  ".join(f"{label} {form.format(metrics[name])}" for name, label, form in shown if name in metrics)

@@ -44,6 +44,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "prompts": "zoo://shapes-sd/held_out",
             "count": 2,
             "sampler": {"name": "ddim", "steps": 2},
+            "rewards": [{"name": "scene"}, {"name": "jpeg"}],
             "trained_reward": "scene",
             "quality": "scene.clean",
             "resamples": 100,

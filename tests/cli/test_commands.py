@@ -102,6 +102,34 @@ def test_eval_without_prompts(call, run_folder, tmp_path):
     assert (folder / "evaluation" / "summary.json").exists()  # the old one
 
 
+def test_eval_with_other_prompts_and_seed(call, run_folder, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(run_folder, folder)
+    (tmp_path / "mine.txt").write_text("a red circle\n")
+    settings = ["-s", f"evaluation.prompts={tmp_path / 'mine.txt'}", "-s", "evaluation.seed=7"]
+    result = call("eval", folder, "--json", *settings)
+    assert result.exit_code == 0, result.exception
+    summary = json.loads(result.stdout)
+    assert (summary["prompts"], summary["seed"]) == (1, 7)
+    assert (folder / "config.yaml").read_bytes() == (run_folder / "config.yaml").read_bytes()  # how it was trained
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("training.steps=3", "give a setting that starts with evaluation."),
+        ("evaluation.cuont=3", "did you mean 'count'"),
+        ("evaluation.quality=scene.claen", "did you mean scene.clean"),
+    ],
+)
+def test_eval_refuses_other_settings(call, run_folder, override, says):
+    before = (run_folder / "evaluation" / "summary.json").read_bytes()
+    result = call("eval", run_folder, "-s", override)
+    assert isinstance(result.exception, ConfigError)
+    assert says in str(result.exception)
+    assert (run_folder / "evaluation" / "summary.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -224,7 +252,7 @@ def test_doctor_shows_extras_by_name(call, monkeypatch):
     for look in ("_libraries", "_precision", "_zoo", "_hardware"):
         monkeypatch.setattr(doctor, look, lambda: [])
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'diffalign[data]' adds one" in call("doctor").stdout
+    assert "pip install 'diffalign[trackers]' adds one" in call("doctor").stdout
 
 
 # ---------------------------------------------------------------- how it ends

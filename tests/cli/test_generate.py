@@ -90,11 +90,11 @@ def test_other_settings_draw_again(call, tmp_path):
 
 def test_interrupted_call_is_continued(call, tmp_path, monkeypatch):
     """Killed after the first batch: what is listed is whole, and the rest is drawn next time."""
-    from diffalign.cli import drawing
+    from diffalign.pipelines import drawings
 
     source = tmp_path / "prompts.txt"
     source.write_text("a red circle\na blue square\ntwo green crosses\n")
-    original, calls = drawing.save_picture, []
+    original, calls = drawings.save_picture, []
 
     def save(picture: Image.Image, path: Path) -> None:
         calls.append(path)
@@ -102,10 +102,10 @@ def test_interrupted_call_is_continued(call, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         original(picture, path)
 
-    monkeypatch.setattr(drawing, "save_picture", save)
+    monkeypatch.setattr(drawings, "save_picture", save)
     call("generate", "-p", source, "-o", tmp_path / "out", *ZOO, "--batch", 1)
     assert [row["id"] for row in records(tmp_path / "out")] == ["000000"]
-    monkeypatch.setattr(drawing, "save_picture", original)
+    monkeypatch.setattr(drawings, "save_picture", original)
     before = times(tmp_path / "out")
     call("generate", "-p", source, "-o", tmp_path / "out", *ZOO)
     assert len(records(tmp_path / "out")) == 3

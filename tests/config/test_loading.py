@@ -169,18 +169,21 @@ def test_long_values_are_cut():
         (["samples.every=5"], "samples.every: needs evaluation.prompts"),
         (
             ["evaluation.trained_reward=ocr"],
-            "evaluation.trained_reward: 'ocr' is not in evaluation.rewards (scene, jpeg)",
+            "evaluation.trained_reward: 'ocr' is not in evaluation.rewards (jpeg)",
         ),
         (
             ["evaluation.rewards=[{name: scene}, {name: scene, form: graded}]"],
             "evaluation.rewards: each reward may stand there once",
         ),
         (
-            ["evaluation.trained_reward=scene", "evaluation.quality=scene"],
+            ["evaluation.rewards=[{name: scene}]", "evaluation.trained_reward=scene", "evaluation.quality=scene"],
             "evaluation.quality: must look like reward.component",
         ),
-        (["evaluation.trained_reward=scene", "evaluation.quality=ocr.x"], "got 'ocr.x'"),
-        (["evaluation.quality=scene.clean"], "evaluation.quality: needs evaluation.trained_reward"),
+        (
+            ["evaluation.rewards=[{name: scene}]", "evaluation.trained_reward=scene", "evaluation.quality=ocr.x"],
+            "got 'ocr.x'",
+        ),
+        (["evaluation.quality=jpeg.x"], "evaluation.quality: needs evaluation.trained_reward"),
     ],
 )
 def test_sections_must_fit_together(overrides, says):

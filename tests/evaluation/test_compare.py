@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from diffalign.backbones import LoRASettings, load_backbone
+from diffalign.config.rewards import JPEGParams, SceneParams
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation import check_quality, evaluate
 from diffalign.evaluation import compare as room
@@ -27,6 +28,7 @@ from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import PictureReward, RewardSpec
 
 PROMPTS = ["a red circle", "two green crosses", "a blue square"]
+REWARDS = (SceneParams(), JPEGParams())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
         base: Sequence[float], aligned: Sequence[float], prompts: Sequence[str], run: Path, **settings: Any
     ) -> Any:
         made = FakeGenerator({"reference": base, "policy": aligned})
-        config = EvaluationConfig(**({"resamples": 500} | settings))
+        config = EvaluationConfig(**({"resamples": 500, "rewards": REWARDS} | settings))
         return original(made, prompts, config, run), made
 
     return call
@@ -159,12 +161,12 @@ def test_quality_outside_zero_to_one(fake, tmp_path):
 
 
 def test_unknown_quality_is_found_before_anything_is_drawn():
-    config = EvaluationConfig(trained_reward="scene", quality="scene.claen")
+    config = EvaluationConfig(rewards=REWARDS, trained_reward="scene", quality="scene.claen")
     with pytest.raises(
         ConfigError, match=r"'scene' has no component 'claen'; it has .*clean.*; did you mean scene.clean"
     ):
         check_quality(config)
-    check_quality(EvaluationConfig(trained_reward="scene", quality="scene.clean"))
+    check_quality(EvaluationConfig(rewards=REWARDS, trained_reward="scene", quality="scene.clean"))
     check_quality(EvaluationConfig())
 
 
@@ -189,7 +191,7 @@ def test_evaluating_again_replaces_and_a_failure_keeps_the_old(fake, tmp_path):
 def test_untrained_adapter_changes_nothing(generator, tmp_path):
     """B is 0: all differences are exactly 0, everything ties."""
     told: list[tuple[int, int]] = []
-    config = EvaluationConfig(seed=3, resamples=200, trained_reward="scene", quality="scene.clean")
+    config = EvaluationConfig(rewards=REWARDS, seed=3, resamples=200, trained_reward="scene", quality="scene.clean")
     summary = evaluate(generator, PROMPTS, config, tmp_path, progress=lambda *done: told.append(done))
     for name in ("scene", "jpeg"):
         seen = summary["rewards"][name]
@@ -204,7 +206,7 @@ def test_untrained_adapter_changes_nothing(generator, tmp_path):
 
 
 def test_schema_of_summary_and_records(generator, tmp_path):
-    config = EvaluationConfig(seed=3, resamples=200, trained_reward="scene")
+    config = EvaluationConfig(rewards=REWARDS, seed=3, resamples=200, trained_reward="scene")
     summary = evaluate(generator, PROMPTS, config, tmp_path)
     assert json.loads((tmp_path / "evaluation" / "summary.json").read_text("utf-8")) == summary
     assert summary.keys() == {
@@ -227,7 +229,7 @@ def test_schema_of_summary_and_records(generator, tmp_path):
 
 
 def test_pictures_do_not_depend_on_their_batch(generator, tmp_path):
-    config, file = EvaluationConfig(resamples=50), tmp_path / "evaluation" / "base" / "00001.png"
+    config, file = EvaluationConfig(rewards=REWARDS, resamples=50), tmp_path / "evaluation" / "base" / "00001.png"
     evaluate(generator, PROMPTS[:2], config, tmp_path)
     whole = np.asarray(Image.open(file)).astype(int)
     evaluate(replace(generator, batch=1), PROMPTS[:2], config, tmp_path)
@@ -236,7 +238,7 @@ def test_pictures_do_not_depend_on_their_batch(generator, tmp_path):
 
 def test_prompt_outside_the_grammar_is_unscored_by_scene_alone(generator, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        summary = evaluate(generator, ["a red circle", "a cat"], EvaluationConfig(resamples=50), tmp_path)
+        summary = evaluate(generator, ["a red circle", "a cat"], EvaluationConfig(rewards=REWARDS, resamples=50), tmp_path)
     assert summary["rewards"]["scene"]["unscored"] == 1
     assert "not of the scene grammar" in next(iter(summary["rewards"]["scene"]["reasons"]))
     assert summary["rewards"]["jpeg"]["unscored"] == 0

@@ -87,7 +87,7 @@ def test_no_machine_path_in_page(tmp_path):
     text = report_text(run)
     assert str(tmp_path) not in text and "/home/alice" not in text
     assert "see …/log.txt, please" in text
-    assert "diffalign report shapes-20250101-120000" in text
+    assert "diffalign report runs/shapes-20250101-120000" in text
 
 
 def test_relative_folder_gives_its_name(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffalign.backbones import folder_swap
 from diffalign.exceptions import CheckpointError
 from diffalign.training import checkpoint as room
 from diffalign.training.checkpoint import (
@@ -98,6 +99,21 @@ def test_going_back_behind_a_damaged_one_loses_nothing(tmp_path):
     assert load_latest(tmp_path).progress.step == 3
 
 
+def test_damaged_ones_do_not_count_among_those_that_are_kept(tmp_path, caplog):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, at(step), keep=2)
+    damage(tmp_path / "checkpoints/step-2/policy.safetensors")
+    with caplog.at_level(logging.WARNING):
+        save_checkpoint(tmp_path, at(3), keep=2)
+    assert "step-2: damaged, policy.safetensors does not match its hash; it does not count" in caplog.text
+    assert steps(tmp_path) == [1, 2, 3]
+    damage(tmp_path / "checkpoints/step-3/state.json")
+    assert load_latest(tmp_path).progress.step == 1  # there is still one to go back to
+    for step in (4, 5):
+        save_checkpoint(tmp_path, at(step), keep=2)
+    assert steps(tmp_path) == [4, 5]
+
+
 def test_half_written_and_foreign_folders_are_ignored(tmp_path):
     save_checkpoint(tmp_path, at(1), keep=2)
     home = tmp_path / "checkpoints"
@@ -132,7 +148,8 @@ def test_failed_write_leaves_the_older_ones(tmp_path, monkeypatch, error):
     assert load_latest(tmp_path).progress.step == 1
 
 
-def test_killed_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [1, 2], ids=["again", "next"])
+def test_killed_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path, monkeypatch, step):
     """Stop before the n-th flush, rename or removal, for every n: what is listed as newest that verifies is 1 or 2."""
 
     class Killed(BaseException):
@@ -155,15 +172,21 @@ def test_killed_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path, monkey
             return call
 
         with monkeypatch.context() as patch:
-            for owner, name in ((room, "_flush"), (room.os, "replace"), (room.shutil, "rmtree"), (room, "save_file")):
+            for owner, name in (
+                (folder_swap, "_flush"),
+                (folder_swap.os, "replace"),
+                (room.shutil, "rmtree"),
+                (room, "save_file"),
+            ):
                 patch.setattr(owner, name, count(getattr(owner, name)))
             try:
-                save_checkpoint(run, at(2), keep=1)
+                save_checkpoint(run, at(step), keep=1)
                 finished = True
             except Killed:
                 finished = False
-        assert load_latest(run).progress.step in ((2,) if finished else (1, 2))
+        assert load_latest(run).progress.step in ((step,) if finished else (1, step))
         if finished:
+            assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step}"]
             return
     raise AssertionError("never finished")
 

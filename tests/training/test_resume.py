@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 
 from diffalign.config import RunConfig
+from diffalign.data import GroupData, ShippedLatents, TensorCache, Texts, save_latents
 from diffalign.exceptions import CheckpointError, ConfigError, HealthStop, RunInterrupted
 from diffalign.training import load_run, resume, train
 from diffalign.training.checkpoint import list_checkpoints
@@ -73,6 +76,7 @@ SAMPLES = {
     "evaluation": {
         "prompts": "zoo://shapes-sd/held_out",
         "sampler": {"name": "ddim", "steps": 2},
+        "rewards": [{"name": "scene"}, {"name": "jpeg"}],
         "trained_reward": "scene",
     },
 }
@@ -229,6 +233,46 @@ def test_changed_data_is_said(home, after_step, caplog):
     assert "the records have changed since the checkpoint" in caplog.text
 
 
+def test_changed_picture_is_said(home, after_step, caplog):
+    """The ids, prompts and file names are as before."""
+    pairs = pairs_folder(home / "picture that changes", 3)
+    after_step(1, send(signal.SIGTERM))
+    config = tiny(home, data={"path": str(pairs), "resolution": 16}, training={"steps": 2, "groups": 1})
+    folder = started_and_stopped(config, RunInterrupted)
+    Image.new("RGB", (16, 16), "red").save(pairs / "1b.png")
+    with caplog.at_level(logging.WARNING):
+        resume(folder, progress=False)
+    assert "the records have changed since the checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize("changed", ["latents", "rewards", "prompt"])
+def test_changed_latents_are_said(tmp_path, changed):
+    tensors = {"latents": torch.zeros(2, 2, 4, 8, 8), "rewards": torch.zeros(2, 2), "prompt": torch.tensor([0, 1])}
+
+    def content_hash(name: str) -> str:
+        path = tmp_path / f"{name}.safetensors"
+        numbers = tensors["prompt"].tolist()
+        save_latents(path, tensors["latents"], tensors["rewards"], ["a", "b"], numbers, {"autoencoder": "one"})
+        latents = ShippedLatents(path, "one")
+        return GroupData(latents.records, latents, Texts(TensorCache(tmp_path), "")).content_hash
+
+    before = content_hash("before")
+    assert content_hash("again") == before
+    tensors[changed].view(-1)[-1] = 0 if changed == "prompt" else 0.5
+    assert content_hash("after") != before
+
+
+def test_folders_that_a_cut_left_aside_are_put_back(home):
+    done = train(tiny(home, training={"steps": 1}), progress=False)
+    expected = adapter(done.folder)
+    (done.folder / "adapter").rename(done.folder / ".adapter.old")
+    (done.folder / ".evaluation.old").mkdir()
+    assert load_run(done.folder).steps == 1
+    assert_equal(adapter(done.folder), expected)
+    assert (done.folder / "evaluation").is_dir()
+    assert not list(done.folder.glob(".*"))
+
+
 @pytest.mark.parametrize("ask", [resume, load_run])
 def test_not_a_run_folder(tmp_path, ask):
     for folder in (tmp_path, tmp_path / "absent"):
@@ -241,6 +285,18 @@ def test_load_run_needs_an_adapter(home, after_step):
     folder = started_and_stopped(tiny(home), RunInterrupted)
     with pytest.raises(ConfigError, match="has no adapter yet: finish it with diffalign train --resume"):
         load_run(folder)
+
+
+def test_network_leaves_mixed_precision_behind(home):
+    """What is drawn right after training is what the run's folder draws."""
+    done = train(tiny(home, training={"steps": 2, "mixed_precision": "bf16"}), progress=False)
+    kinds = [type(loaded.backbone.network).forward for loaded in (done, load_run(done.folder))]
+    assert done.backbone.network.forward.__func__ is kinds[0] is kinds[1]
+    latents = [
+        next(iter(loaded.generator(["a red circle", "a blue square"], [0, 1], view="policy")))
+        for loaded in (done, load_run(done.folder))
+    ]
+    assert torch.equal(*latents)
 
 
 def test_load_run_has_what_was_trained(home):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.state import PartialState
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 
 import diffalign
@@ -22,8 +26,8 @@ from diffalign.objectives import OBJECTIVES, Objective, ObjectiveOutput
 from diffalign.training import Run, run_log, train
 from diffalign.training.build import check_device
 from diffalign.training.offline import OfflineTrainer, StepResult
-from diffalign.training.run import _start_accelerator
-from diffalign.training.run_log import MetricsLog, make_run_folder, read_rows
+from diffalign.training.processes import start_accelerator
+from diffalign.training.run_log import MetricsLog, ProgressReport, Trackers, make_run_folder, read_rows
 from tests.data.pictures import pairs_folder, write_rows
 from tests.training.tiny import adapter, rows, tiny
 
@@ -38,6 +42,7 @@ def done(home: Path) -> Run:
     evaluation = {
         "prompts": "zoo://shapes-sd/held_out",
         "sampler": {"name": "ddim", "steps": 2},
+        "rewards": [{"name": "scene"}, {"name": "jpeg"}],
         "trained_reward": "scene",
     }
     samples = {"every": 2, "count": 3}
@@ -127,6 +132,22 @@ def test_progress_says_what_matters(home, capsys, monkeypatch):
         rf"+s/step {number} +ETA \d+s"
     )
     assert all(re.fullmatch(form, line) for line in lines), lines[0]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_bar_is_one_line_and_its_figures_another(width):
+    console = Console(record=True, width=width, force_terminal=True, file=io.StringIO())
+    report = ProgressReport(100_000, 0, enabled=True, console=console)
+    figures = {
+        "loss": 12.34567, "margin": -1234.5678, "pair_accuracy": 0.5, "winner_error": 1.23456, "loser_error": 1.34567,
+        "seconds_per_step": 12.345,
+    }  # fmt: skip
+    with report() as bar:
+        bar.show(99_998, figures)
+    last = console.export_text().rstrip().splitlines()[-2:]
+    assert last[0].startswith("step ")
+    assert re.search(r"99998/100000 +s/step 12\.35 +ETA +\S+$", last[0])
+    assert last[1].strip() == "loss 12.3457  margin -1234.568  acc 0.50  win err 1.2346  lose err 1.3457"
 
 
 def test_progress_may_be_silent(home, capsys):
@@ -222,6 +243,17 @@ def test_tracker_that_is_not_installed(home, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("resume_step", "purged"), [(None, 0), (4, 5)])
+def test_tensorboard_forgets_the_steps_after_the_checkpoint(home, tmp_path, monkeypatch, resume_step, purged):
+    """A run that was killed has written steps that it takes again."""
+    made = []
+    writer = SimpleNamespace(SummaryWriter=lambda *args, **options: made.append((args, options)))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
+    monkeypatch.setattr(run_log.importlib.util, "find_spec", lambda name: True)
+    Trackers(tiny(home, log={"trackers": ["tensorboard"]}), tmp_path, resume_step=resume_step)
+    assert made == [((str(tmp_path / "tensorboard"),), {"purge_step": purged})]
+
+
 def test_folder_that_is_a_file(home, tmp_path):
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "runs"):
@@ -273,6 +305,9 @@ def test_bad_objective_names_the_metric_and_keeps_the_last_checkpoint(home, monk
 
     assert load_latest(folder).progress.step == 2
     assert [row["step"] for row in rows(folder)] == [1, 2]
+    (alarm,) = rows(folder, "alarm")
+    assert (alarm["step"], alarm["alarm"], alarm["action"]) == (3, "not_finite", "stop")
+    assert alarm["message"].startswith(f"step 3: {'loss is nan' if bad == 'loss' else 'made_up is inf'}")
 
 
 def test_half_precision_preferences_of_another_file(home, tmp_path):
@@ -308,9 +343,9 @@ def test_device_is_the_one_that_was_asked_for(home, asked, given, fine):
 
 
 def test_an_earlier_run_on_another_device_does_not_decide(home, monkeypatch):
-    _start_accelerator(tiny(home))
+    start_accelerator(tiny(home))
     monkeypatch.setitem(PartialState._shared_state, "device", torch.device("mps"))
-    assert _start_accelerator(tiny(home, device="cpu")).device.type == "cpu"
+    assert start_accelerator(tiny(home, device="cpu")).device.type == "cpu"
 
 
 def test_saved_settings_mean_the_same_files_from_any_folder(home, tmp_path, monkeypatch):

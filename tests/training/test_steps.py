@@ -18,7 +18,7 @@ from diffalign.objectives import OBJECTIVES, ObjectiveOutput, get_objective
 from diffalign.training import Run, train
 from diffalign.training.build import build_backbone, build_data, build_time
 from diffalign.training.offline import OfflineTrainer, learning_rate_factor
-from diffalign.training.run import _start_accelerator
+from diffalign.training.processes import start_accelerator
 from tests.data.pictures import pairs_folder
 from tests.training.tiny import DPO, adapter, assert_equal, rows, tiny, trainer_state
 
@@ -138,7 +138,7 @@ def test_schedules_of_flow_dpo_differ(home):
 
 
 def make_trainer(config: RunConfig) -> OfflineTrainer:
-    accelerator = _start_accelerator(config)
+    accelerator = start_accelerator(config)
     backbone = build_backbone(config, accelerator.device)
     data = build_data(config, backbone)
     objective = get_objective(config.objective.name)

@@ -76,7 +76,7 @@ def assert_equal(first: Any, second: Any, path: str = "") -> None:
         for number, (one, other) in enumerate(zip(first, second, strict=True)):
             assert_equal(one, other, f"{path}.{number}")
     else:
-        assert first == second, path
+        assert first == second or (first != first and second != second), path  # NaN is NaN
 
 
 def assert_same_run(first: Path, second: Path, step: int) -> None:

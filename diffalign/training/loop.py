@@ -1,0 +1,148 @@
+"""The steps of a run, and all that is written beside them: metrics, samples, alarms, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from diffalign.config import RunConfig
+from diffalign.exceptions import DivergenceError, HealthStop, RunInterrupted
+from diffalign.training.checkpoint import save_checkpoint
+from diffalign.training.health import Alarm, HealthMonitor
+from diffalign.training.offline import OfflineTrainer
+from diffalign.training.processes import from_main
+from diffalign.training.run_log import MetricsLog, ProgressReport, Trackers
+from diffalign.training.samples import HeldOutSamples
+from diffalign.training.signals import StopRequest
+
+log = logging.getLogger(__name__)
+
+
+class TrainingLoop:
+    """The steps of one run, and what is written beside them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        trainer: OfflineTrainer,
+        monitor: HealthMonitor,
+        prompts: Sequence[str],
+        *,
+        resume_step: int | None,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.trainer = trainer
+        self.monitor = monitor
+        self.main = trainer.accelerator.is_main_process
+        self.samples = HeldOutSamples(config, trainer, folder, prompts)
+        self.log = MetricsLog(folder, resume_step=resume_step, enabled=self.main)
+        self.trackers = Trackers(config, folder, resume_step=resume_step, enabled=self.main)
+        if resume_step is not None:
+            self.log.write("resume", resume_step)
+
+    def go(self, progress: bool) -> None:
+        steps, trainer = self.config.training.steps, self.trainer
+        try:
+            if trainer.step == 0:
+                self._draw_samples()
+            with StopRequest() as stop:
+                self._train(stop, progress)
+                self._save()
+                if self.main:
+                    trainer.save_adapter(self.folder)
+                received = self._received_anywhere(stop)
+            if received:
+                raise RunInterrupted(
+                    f"{signal.Signals(received).name}: all {steps} steps are done and saved; go on to the comparison with "
+                    f"diffalign eval {self.folder}",
+                    received,
+                )
+        finally:
+            self.log.close()
+            self.trackers.close()
+
+    def _train(self, stop: StopRequest, progress: bool) -> None:
+        """The steps that are left.
+
+        Raises:
+            DivergenceError: a number went bad.
+            HealthStop: an alarm that is set to stop rang.
+            RunInterrupted: a signal came before the last one.
+        """
+        steps, every, trainer = self.config.training.steps, self.config.training.checkpoint_every, self.trainer
+        with ProgressReport(steps, trainer.step, enabled=progress and self.main)() as bar:
+            while trainer.step < steps:
+                metrics = self._take_step()
+                bar.show(trainer.step, metrics)
+                alarms = self.monitor.after_step(metrics)
+                if trainer.step % self.config.training.log_every == 0 or trainer.step == steps or alarms:
+                    self.log.write("step", trainer.step, **metrics)
+                    self.trackers.write(trainer.step, metrics)
+                if self._samples_are_due():
+                    alarms += self._draw_samples()
+                self._ring(alarms)
+                received = self._received_anywhere(stop)
+                if received and trainer.step < steps:
+                    self._save()
+                    raise RunInterrupted(
+                        f"{signal.Signals(received).name}: saved step {trainer.step}; go on with diffalign train "
+                        f"--resume {self.folder}",
+                        received,
+                    )
+                if every and trainer.step % every == 0 and trainer.step < steps:
+                    self._save()
+        if trainer.skipped_steps:
+            log.info("%d of %d steps were passed over: gradients overflowed fp16", trainer.skipped_steps, steps)
+
+    def _take_step(self) -> dict[str, float]:
+        try:
+            return self.trainer.train_step().metrics
+        except DivergenceError as error:
+            self.log.write("alarm", self.trainer.step + 1, alarm="not_finite", action="stop", message=str(error))
+            raise
+
+    def _received_anywhere(self, stop: StopRequest) -> int:
+        """The signal that this or another process got, or 0: all processes must stop after the same step."""
+        accelerator, received = self.trainer.accelerator, int(stop.received or 0)
+        if accelerator.num_processes == 1:
+            return received
+        return int(accelerator.gather(torch.tensor([received], device=accelerator.device)).max())
+
+    def _save(self) -> None:
+        if self.main:
+            checkpoint = self.trainer.checkpoint()
+            checkpoint.trainer["health"] = self.monitor.state()
+            save_checkpoint(self.folder, checkpoint, keep=self.config.training.keep_checkpoints)
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _samples_are_due(self) -> bool:
+        every = self.config.samples.every
+        return every is not None and (self.trainer.step % every == 0 or self.trainer.step == self.config.training.steps)
+
+    def _draw_samples(self) -> list[Alarm]:
+        if self.config.samples.every is None:
+            return []
+        return from_main(self.trainer.accelerator, self._draw_samples_here)
+
+    def _draw_samples_here(self) -> list[Alarm]:
+        figures, diversity = self.samples.draw(self.trainer.step)
+        self.log.write("samples", self.trainer.step, rewards=figures, diversity=diversity)
+        self.trackers.write(self.trainer.step, {f"held_out/{name}": figure["mean"] for name, figure in figures.items()})
+        return self.monitor.after_samples(figures)
+
+    def _ring(self, alarms: Sequence[Alarm]) -> None:
+        for alarm in alarms:
+            log.warning("step %d: %s", self.trainer.step, alarm.message)
+            self.log.write("alarm", self.trainer.step, alarm=alarm.alarm, action=alarm.action, message=alarm.message)
+        stopping = [alarm for alarm in alarms if alarm.action == "stop"]
+        if stopping:
+            self._save()
+            if self.main:
+                self.trainer.save_adapter(self.folder)
+            raise HealthStop(f"step {self.trainer.step}: {stopping[0].message}; saved in {self.folder}")

@@ -1,0 +1,48 @@
+"""The figures of one forward, and what becomes of them over a step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from diffalign.denoising import DenoisingErrors
+from diffalign.types import GroupBatch
+
+_REWARD_SUMS = ("reward_count", "reward_sum", "reward_squares")
+
+
+def error_figures(errors: DenoisingErrors) -> dict[str, float]:
+    """Winner and loser errors of policy and reference, and how far the policy has drifted from the reference."""
+    figures = {"winner_error": errors.policy[:, 0].mean().item()}
+    if errors.policy.shape[1] > 1:
+        figures["loser_error"] = errors.policy[:, -1].mean().item()
+    if errors.reference is not None and errors.residuals is not None:
+        figures["reference_winner_error"] = errors.reference[:, 0].mean().item()
+        if errors.policy.shape[1] > 1:
+            figures["reference_loser_error"] = errors.reference[:, -1].mean().item()
+        apart = errors.residuals["policy"].detach() - errors.residuals["reference"]
+        figures["reference_drift"] = apart.square().mean().item()
+    return figures
+
+
+def reward_sums(batch: GroupBatch) -> dict[str, float]:
+    """Count, sum and sum of squares of the rewards that are there; sums, so that they do not depend on the split."""
+    if batch.reward is None:
+        return {}
+    seen = batch.reward[torch.isfinite(batch.reward)].double()
+    return {
+        "reward_count": float(len(seen)),
+        "reward_sum": seen.sum().item(),
+        "reward_squares": seen.square().sum().item(),
+    }
+
+
+def with_reward_spread(metrics: dict[str, float]) -> dict[str, float]:
+    """With mean and spread (standard deviation) of the records' rewards in the place of their sums."""
+    rest = {name: value for name, value in metrics.items() if name not in _REWARD_SUMS}
+    count, total, squares = (metrics.get(name, 0.0) for name in _REWARD_SUMS)
+    if not count:
+        return rest
+    mean = total / count
+    return rest | {"reward_mean": mean, "reward_spread": math.sqrt(max(0.0, squares / count - mean**2))}
