@@ -13,8 +13,11 @@ import yaml
 
 from diffalign.config import RunConfig, find_config, load_config, parse_config, save_config
 from diffalign.config.loading import list_configs
+from diffalign.config.objectives import OBJECTIVE_PARAMS
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
+
+OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
 
 
 def settings(**sections: Any) -> dict[str, Any]:
@@ -90,8 +93,14 @@ def config_file(folder: Path, text: str | bytes, name: str = "x.yaml") -> Path:
             "optimizer.schedule=cosin",
             "optimizer.schedule: must be 'constant', 'linear' or 'cosine', got 'cosin'; did you mean",
         ),
-        ("objective.name=difusion_dpo", "'flow_dpo', 'sft', got 'difusion_dpo'; did you mean 'diffusion_dpo'?"),
-        ("objective={beta: 3}", "objective.name: required, but missing; one of diffusion_dpo, flow_dpo, sft"),
+        (
+            "objective.name=difusion_dpo",
+            f"must be one of {', '.join(map(repr, OBJECTIVE_NAMES))}, got 'difusion_dpo'; did you mean 'diffusion_dpo'?",
+        ),
+        (
+            "objective={beta: 3}",
+            f"objective.name: required, but missing; one of {', '.join(sorted(OBJECTIVE_NAMES))}",
+        ),
         ("time={sampling: shifted}", "time.shift: required, but missing"),
         ("name=my run", "name: must match"),
         ("data.columns={promt: caption}", "data.columns.promt: must be 'prompt', "),
