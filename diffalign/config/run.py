@@ -11,7 +11,7 @@ from diffalign.config.objectives import FlowDPOParams, ObjectiveParams
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, RewardParams
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
-from diffalign.config.time import TimeParams, UniformTime
+from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -42,10 +42,15 @@ class DataConfig(Params):
     path: str  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
     resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
     flip: bool = False  # mirror all members of a record together
+    reward_range: tuple[float, float] | None = (
+        None  # rewards that count as 0 and 1 for soft preferences; None: hard ones
+    )
     empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt
     on_bad: Literal["error", "skip"] = "error"
     cache: str | None = None  # folder of text and latent cache; None: beside the run folders
-    encode_batch: PositiveInt = 8  # pictures in one call of the autoencoder, and 8 times as many prompts of the text encoder
+    encode_batch: PositiveInt = (
+        8  # pictures in one call of the autoencoder, and 8 times as many prompts of the text encoder
+    )
     columns: dict[Column, str] = {}  # our column name -> theirs
 
 
@@ -70,6 +75,10 @@ class TrainingConfig(Params):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     # errors are measured as if the network predicted this; None: its own prediction, or what the objective's paper measures
     measure: Literal["noise", "sample", "v", "flow", "edm"] | None = None
+    # errors first without gradient, then sample by sample: the same gradient, the memory of max_batch samples (or one)
+    two_pass: bool = False
+    # epochs whose draws are repeated, with their reference errors kept on disk; None: the reference is asked at every step
+    reference_bank: PositiveInt | None = None
     share_noise: bool = True  # the members of a group get the same noise
     share_time: bool = True  # the members of a group get the same time
     ema_decay: ShareBelowOne | None = None  # None: no EMA
@@ -162,8 +171,32 @@ class RunConfig(Params):
                 "training.share_time: must be true with objective.schedule: one_minus_t_sq, "
                 "which gives a pair one beta for its one time"
             )
+        yield from self._objective_problems()
         if self.samples.every is not None and self.evaluation.prompts is None:
             yield "samples.every: needs evaluation.prompts, which says what to draw"
+
+    def _objective_problems(self) -> Iterator[str]:
+        objective, training = self.objective, self.training
+        name, inputs = objective.name, objective.inputs()
+        if objective.online:
+            yield (
+                f"objective.name: {name!r} learns from the policy's own samples, and diffalign train has no loop for that "
+                "in this version; call diffalign.objectives from your own, or take an offline one: diffalign list objectives"
+            )
+        if training.two_pass and objective.first != "policy":
+            yield f"training.two_pass: needs an objective of errors alone, and {name!r} takes residuals; set it to false"
+        if training.two_pass and self.model.lora.dropout:
+            yield "training.two_pass: needs model.lora.dropout: 0, for both passes must see the same network"
+        if training.reference_bank is not None:
+            if "reference" not in inputs:
+                yield f"training.reference_bank: {name!r} uses no reference errors; leave it out"
+            if isinstance(self.time, StratifiedTime):
+                yield "training.reference_bank: stratified times follow the place in the batch; take time.sampling: uniform"
+        low, high = self.data.reward_range or (0.0, 1.0)
+        if low >= high:
+            yield f"data.reward_range: must be [low, high] with low < high, got [{low:g}, {high:g}]"
+        if self.data.reward_range is not None and "preference" not in inputs:
+            yield f"data.reward_range: makes soft preferences, and {name!r} takes none; leave it out"
 
     def _evaluation_problems(self) -> Iterator[str]:
         names = [reward.name for reward in self.evaluation.rewards]

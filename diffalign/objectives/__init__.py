@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 from diffalign.config.objectives import (
     AlphaDPOParams,
@@ -109,13 +111,30 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Objective:
-    """One row of the table: the function, and its settings class, which holds the facts (layout, needs, paper, ...)."""
+    """One row of the table.
+
+    Attributes:
+        function: the objective.
+        params: its settings class, which holds the facts (layout, needs, paper, ...).
+        measure: the space its paper measures errors in; None: the network's own prediction.
+        baseline: of the accumulated, all-process batch: (policy, reference, label, settings) -> what the function
+            takes as `baseline`.
+        advantage: how rewards become what it takes as `advantage`: a name in advantages.CONVENTIONS, within groups.
+    """
 
     function: Callable[..., ObjectiveOutput]
     params: type[ObjectiveFacts]
-    measure: Literal["noise", "sample", "v", "flow", "edm"] | None = (
-        None  # the space its paper measures errors in; None: the network's own prediction
-    )
+    measure: Literal["noise", "sample", "v", "flow", "edm"] | None = None
+    baseline: Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor] | None = None
+    advantage: str | None = None
+
+
+def _usual_gain(policy: Tensor, reference: Tensor, label: Tensor, settings: dict[str, Any]) -> Tensor:
+    return kto_baseline(policy, reference=reference, label=label, offset="batch")
+
+
+def _mean_preference(policy: Tensor, reference: Tensor, label: Tensor, settings: dict[str, Any]) -> Tensor:
+    return alpha_dpo_baseline(policy, reference=reference, beta=settings["beta"])
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -130,13 +149,13 @@ OBJECTIVES: dict[str, Objective] = {
     "gdro": Objective(gdro, GDROParams),
     "flow_rwr": Objective(flow_rwr, FlowRWRParams),
     "rank_dpo": Objective(rank_dpo, RankDPOParams),
-    "gdpo_sr": Objective(gdpo_sr, GDPOSRParams),
-    "dragon": Objective(dragon, DRAGONParams),
+    "gdpo_sr": Objective(gdpo_sr, GDPOSRParams, advantage="gdpo_sr"),
+    "dragon": Objective(dragon, DRAGONParams, baseline=_usual_gain),
     "dso_dro": Objective(dso_dro, DSODROParams),
     "smpo": Objective(smpo, SmPOParams),
     "diffusion_dro": Objective(diffusion_dro, DiffusionDROParams),
     "d3po": Objective(d3po, D3POParams),
-    "diffusion_kto": Objective(diffusion_kto, DiffusionKTOParams),
+    "diffusion_kto": Objective(diffusion_kto, DiffusionKTOParams, baseline=_usual_gain),
     "mapo": Objective(mapo, MaPOParams),
     "dmpo": Objective(dmpo, DMPOParams),
     "dspo": Objective(dspo, DSPOParams),
@@ -145,7 +164,7 @@ OBJECTIVES: dict[str, Objective] = {
     "simpo": Objective(simpo, SimPOParams),
     "cpo": Objective(cpo, CPOParams),
     "f_dpo": Objective(f_dpo, FDPOParams),
-    "alpha_dpo": Objective(alpha_dpo, AlphaDPOParams),
+    "alpha_dpo": Objective(alpha_dpo, AlphaDPOParams, baseline=_mean_preference),
 }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,16 @@ from accelerate.utils import gather_object
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import GroupData, place_of, seeded
-from diffalign.denoising import (
-    NoiseDraw,
-    Prediction,
-    SampleTime,
-    StratifiedTime,
-    denoising_errors,
-    draw_noise,
-)
+from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
 from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
 from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.health import check_finite
 from diffalign.training.loss_scale import LossScale
-from diffalign.training.step_metrics import error_figures, reward_sums, with_reward_spread
+from diffalign.training.micro_batch import GroupLoss, MicroBatch
+from diffalign.training.objective_inputs import check_inputs
+from diffalign.training.reference_bank import ReferenceBank
+from diffalign.training.step_metrics import with_reward_spread
 from diffalign.types import GroupBatch
 
 log = logging.getLogger(__name__)
@@ -87,7 +84,7 @@ class OfflineTrainer:
         self.seconds = 0.0
         self._objective = objective
         self._sample_time = sample_time
-        self._hyperparameters = config.objective.model_dump(exclude={"name"})
+        check_inputs(config, objective, data)
         self._parameters = backbone.trained_parameters()
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
@@ -102,8 +99,8 @@ class OfflineTrainer:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config))
         self._optimizer: Any = accelerator.prepare(optimizer)
         self._loss_scale = LossScale(accelerator.scaler)
-        self._policy = backbone.view("policy")
-        self._reference = backbone.view("reference") if "reference" in objective.params.needs else None
+        self._loss = GroupLoss(config, backbone, objective, accelerator)
+        self._bank = self._filled_bank() if config.training.reference_bank is not None else None
 
     # ------------------------------------------------------------ one optimizer step
 
@@ -119,14 +116,15 @@ class OfflineTrainer:
         alone = self.accelerator.num_processes == 1
         ids: list[str] = []
         sums: dict[str, float] = {}
+        baseline = None
+        if "baseline" in self.config.objective.inputs():
+            baseline = self._loss.baseline(self._micro_batch(number) for number in range(training.accumulation))
         for number in range(training.accumulation):
-            positions = self._positions(number)
-            batch = self.data.batch([self._place(position) for position in positions])
-            _refuse_invalid(batch)
-            metrics = self._backward(batch, positions, number)
+            micro = self._micro_batch(number)
+            metrics = self._loss.backward(micro, partial(self._dropout_draws, number), baseline)
             if alone:
-                check_finite(self.step + 1, metrics, batch.record_ids)
-            ids += batch.record_ids
+                check_finite(self.step + 1, metrics, micro.batch.record_ids)
+            ids += micro.batch.record_ids
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
@@ -160,18 +158,56 @@ class OfflineTrainer:
         return list(range(first, first + groups))
 
     def _place(self, position: int) -> tuple[int, int]:
-        return place_of(position, len(self.data), self.config.seed)
+        """(epoch, record number); with a reference bank, the epoch whose draws this one repeats."""
+        epoch, number = place_of(position, len(self.data), self.config.seed)
+        return epoch if self._bank is None else epoch % self._bank.epochs, number
 
-    def _draw(self, batch: GroupBatch, positions: list[int]) -> NoiseDraw:
+    def _micro_batch(self, number: int) -> MicroBatch:
+        positions = self._positions(number)
+        places = [self._place(position) for position in positions]
+        batch, draw = self._drawn(places, positions)
+        reference = None if self._bank is None else self._bank.of(places).to(self.backbone.device)
+        return MicroBatch(batch, draw, reference, last=number == self.config.training.accumulation - 1)
+
+    def _drawn(self, places: Sequence[tuple[int, int]], positions: Sequence[int]) -> tuple[GroupBatch, NoiseDraw]:
+        """The groups at these places and their draws, on the device."""
+        batch, device = self.data.batch(places), self.backbone.device
+        _refuse_invalid(batch)
+        return batch.to(device), self._draw(batch, [epoch for epoch, _ in places], positions).to(device)
+
+    def _filled_bank(self) -> ReferenceBank:
+        config, training = self.config, self.config.training
+        assert training.reference_bank is not None
+        key = {
+            "network": self.backbone.fingerprint("network"),
+            "data": self.data.content_hash,
+            "seed": config.seed,
+            "time": config.time.model_dump(mode="json"),
+            "empty_prompt_share": config.data.empty_prompt_share,
+            "measure": training.measure or self._objective.measure,
+            "shared": [training.share_noise, training.share_time],
+            "precision": training.mixed_precision,
+        }
+        home = Path(config.data.cache) if config.data.cache else Path(config.folder) / "cache"
+        bank = ReferenceBank(home, key, training.reference_bank, len(self.data))
+
+        def compute(epoch: int, numbers: list[int]) -> torch.Tensor:
+            return self._loss.reference_errors(*self._drawn([(epoch, number) for number in numbers], numbers))
+
+        if self.accelerator.is_main_process:
+            bank.fill(compute, batch=training.groups)
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            bank.fill(compute, batch=training.groups)  # from disk
+        return bank
+
+    def _draw(self, batch: GroupBatch, epochs: Sequence[int], positions: Sequence[int]) -> NoiseDraw:
         """A group's draw follows from the seed, the epoch and its record: not from what else is in the batch."""
         training, seed = self.config.training, self.config.seed
         samplers: SampleTime | list[SampleTime] = self._sample_time
         if isinstance(self._sample_time, StratifiedTime):  # group number k of the step gets the k-th stratum
             samplers = [self._sample_time.stratum(position) for position in positions]
-        generators = [
-            seeded(seed, self._place(position)[0], name, "noise")
-            for position, name in zip(positions, batch.record_ids, strict=True)
-        ]
+        generators = [seeded(seed, epoch, name, "noise") for epoch, name in zip(epochs, batch.record_ids, strict=True)]
         return draw_noise(
             batch.x0, samplers, generator=generators, share_noise=training.share_noise, share_time=training.share_time
         )
@@ -191,46 +227,6 @@ class OfflineTrainer:
             if on_gpu:
                 torch.cuda.default_generators[device.index or 0].manual_seed(seed)
             yield
-
-    def _backward(self, batch: GroupBatch, positions: list[int], number: int) -> dict[str, float]:
-        """Forward and backward of one micro-batch; the means of its figures."""
-        training, device = self.config.training, self.backbone.device
-        draw = self._draw(batch, positions).to(device)
-        batch = batch.to(device)
-        measure = training.measure or self._objective.measure
-        # the mean over the accumulated batch; DDP takes the mean over processes, at the last backward only: it decides
-        # in the forward pass whether the backward will, so both stand inside
-        last = number == training.accumulation - 1
-        with nullcontext() if last else self.accelerator.no_sync(self.backbone.wrapped):
-            with self._dropout_draws(number), self.accelerator.autocast():
-                errors = denoising_errors(
-                    self._policy,
-                    self._reference,
-                    batch.x0,
-                    batch.condition,
-                    draw,
-                    measure=None if measure is None else Prediction(measure),
-                    mask=batch.mask,
-                    residuals=self._reference is not None,
-                    max_batch=training.max_batch,
-                )
-            available = {
-                "reference": errors.reference,
-                "t": errors.t,
-                "reward": batch.reward,
-                "label": batch.label,
-                "preference": batch.preference,
-            }
-            inputs = {name: available[name] for name in self._objective.params.needs}
-            output = self._objective.function(errors.policy, **inputs, **self._hyperparameters)
-            loss = output.loss.mean()
-            self.accelerator.backward(loss / training.accumulation)
-        return {
-            "loss": loss.item(),
-            **{name: value.item() for name, value in output.metrics.items()},
-            **error_figures(errors),
-            **reward_sums(batch),
-        }
 
     def _mean(self, value: float) -> float:
         if self.accelerator.num_processes == 1:

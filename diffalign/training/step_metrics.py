@@ -12,15 +12,19 @@ from diffalign.types import GroupBatch
 _REWARD_SUMS = ("reward_count", "reward_sum", "reward_squares")
 
 
-def error_figures(errors: DenoisingErrors) -> dict[str, float]:
-    """Winner and loser errors of policy and reference, and how far the policy has drifted from the reference."""
-    figures = {"winner_error": errors.policy[:, 0].mean().item()}
-    if errors.policy.shape[1] > 1:
-        figures["loser_error"] = errors.policy[:, -1].mean().item()
-    if errors.reference is not None and errors.residuals is not None:
-        figures["reference_winner_error"] = errors.reference[:, 0].mean().item()
-        if errors.policy.shape[1] > 1:
-            figures["reference_loser_error"] = errors.reference[:, -1].mean().item()
+def error_figures(errors: DenoisingErrors, batch: GroupBatch) -> dict[str, float]:
+    """Winner and loser errors of policy and reference, and how far the policy has drifted from the reference.
+
+    Members that carry labels of their own are no winners and losers; their objectives report them.
+    """
+    figures: dict[str, float] = {}
+    if batch.label is None:
+        for prefix, each in (("", errors.policy), ("reference_", errors.reference)):
+            if each is not None:
+                figures[f"{prefix}winner_error"] = each[:, 0].mean().item()
+                if each.shape[1] > 1:
+                    figures[f"{prefix}loser_error"] = each[:, -1].mean().item()
+    if errors.residuals is not None and "reference" in errors.residuals:
         apart = errors.residuals["policy"].detach() - errors.residuals["reference"]
         figures["reference_drift"] = apart.square().mean().item()
     return figures

@@ -238,7 +238,9 @@ def test_pictures_do_not_depend_on_their_batch(generator, tmp_path):
 
 def test_prompt_outside_the_grammar_is_unscored_by_scene_alone(generator, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        summary = evaluate(generator, ["a red circle", "a cat"], EvaluationConfig(rewards=REWARDS, resamples=50), tmp_path)
+        summary = evaluate(
+            generator, ["a red circle", "a cat"], EvaluationConfig(rewards=REWARDS, resamples=50), tmp_path
+        )
     assert summary["rewards"]["scene"]["unscored"] == 1
     assert "not of the scene grammar" in next(iter(summary["rewards"]["scene"]["reasons"]))
     assert summary["rewards"]["jpeg"]["unscored"] == 0

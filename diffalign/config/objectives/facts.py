@@ -37,3 +37,7 @@ class ObjectiveFacts(Params):
     beta_factor: ClassVar[float | None]
     paper: ClassVar[str]
     families: ClassVar[Literal["any", "flow"]] = "any"
+
+    def inputs(self) -> tuple[str, ...]:
+        """What the function needs by keyword with these settings."""
+        return self.needs

@@ -84,6 +84,9 @@ class DRAGONParams(ObjectiveFacts):
     desirable: NonNegativeFloat = 1.0  # Diffusion-KTO's
     undesirable: NonNegativeFloat = 1.0  # Diffusion-KTO's
 
+    def inputs(self) -> tuple[str, ...]:
+        return (*self.needs, "baseline") if self.contrast == "kto" else self.needs
+
 
 class DSODROParams(ObjectiveFacts):
     layout = "pairs"  # with labels any number of members

@@ -1,0 +1,171 @@
+"""One micro-batch: errors from the primitive, the objective's loss, backward; in one pass or in two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from diffalign.backbones import Backbone
+from diffalign.config import RunConfig
+from diffalign.denoising import Denoiser, DenoisingErrors, NoiseDraw, Prediction, denoising_errors
+from diffalign.objectives import Objective, ObjectiveOutput
+from diffalign.training.objective_inputs import labels_of, objective_inputs
+from diffalign.training.step_metrics import error_figures, reward_sums
+from diffalign.types import GroupBatch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The groups of one forward of one process, on the device of the network.
+
+    Attributes:
+        batch: the groups.
+        draw: their times and noise.
+        reference: their reference errors [groups, members] where a bank has them, or None.
+        last: whether the optimizer steps after it.
+    """
+
+    batch: GroupBatch
+    draw: NoiseDraw
+    reference: Tensor | None
+    last: bool
+
+
+class GroupLoss:
+    """The loss of a micro-batch and its gradient."""
+
+    def __init__(self, config: RunConfig, backbone: Backbone, objective: Objective, accelerator: Accelerator) -> None:
+        self._config = config
+        self._backbone = backbone
+        self._objective = objective
+        self._accelerator = accelerator
+        self._hyperparameters = config.objective.model_dump(exclude={"name"})
+        measure = config.training.measure or objective.measure
+        self._measure = None if measure is None else Prediction(measure)
+        self._policy = backbone.view("policy")
+        wanted = set(config.objective.inputs())
+        has_bank = config.training.reference_bank is not None
+        compares = bool(wanted & {"reference", "reference_residual"})
+        self._reference = backbone.view("reference") if compares and not has_bank else None
+        self._residuals = self._reference is not None or objective.params.first == "policy_residual"
+
+    def reference_errors(self, batch: GroupBatch, draw: NoiseDraw) -> Tensor:
+        """Of the frozen model alone [groups, members], without gradient."""
+        with torch.no_grad(), self._accelerator.autocast():
+            return self._errors(self._backbone.view("reference"), None, batch, draw, residuals=False).policy
+
+    def errors(self, micro: MicroBatch) -> DenoisingErrors:
+        """Of policy and reference without gradient: what batch-wide statistics are made of."""
+        with torch.no_grad(), self._accelerator.autocast():
+            return _with_bank(
+                self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=False), micro
+            )
+
+    def backward(
+        self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
+    ) -> dict[str, float]:
+        """Forward and backward; the means of the figures over the groups of this micro-batch."""
+        run = self._in_two_passes if self._config.training.two_pass else self._in_one_pass
+        errors, output, figures = run(micro, dropout, baseline)
+        return {
+            "loss": output.loss.mean().item(),
+            **{name: value.item() for name, value in (output.metrics | figures).items()},
+            **error_figures(errors, micro.batch),
+            **reward_sums(micro.batch),
+        }
+
+    def _in_one_pass(
+        self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
+    ) -> tuple[DenoisingErrors, ObjectiveOutput, dict[str, Tensor]]:
+        # DDP takes the mean over processes at the last backward only: it decides in the forward pass whether the
+        # backward will, so both stand inside
+        with self._synced(micro.last):
+            with dropout(), self._accelerator.autocast():
+                errors = self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=self._residuals)
+            errors = _with_bank(errors, micro)
+            output, figures = self._loss(errors, micro, baseline)
+            self._accelerator.backward(output.loss.mean() / self._config.training.accumulation)
+        return errors, output, figures
+
+    def _in_two_passes(
+        self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
+    ) -> tuple[DenoisingErrors, ObjectiveOutput, dict[str, Tensor]]:
+        """Errors without gradient; dL/d error; then sample by sample sum(dL/d error * error): peak memory of one chunk."""
+        errors = self.errors(micro)
+        policy = errors.policy.detach().requires_grad_()
+        errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, None)
+        output, figures = self._loss(errors, micro, baseline)
+        loss = output.loss.mean() / self._config.training.accumulation
+        (weights,) = torch.autograd.grad(loss, policy)
+        size = self._config.training.max_batch or 1
+        flat = weights.flatten()
+        for start, batch, draw in _chunks(micro, size):
+            last = micro.last and start + size >= len(flat)
+            with self._synced(last):
+                with self._accelerator.autocast():
+                    chunk = self._errors(self._policy, None, batch, draw, residuals=False).policy
+                self._accelerator.backward((chunk.flatten() * flat[start : start + size]).sum())
+        return errors, output, figures
+
+    def _loss(
+        self, errors: DenoisingErrors, micro: MicroBatch, baseline: Tensor | None
+    ) -> tuple[ObjectiveOutput, dict[str, Tensor]]:
+        first, inputs, figures = objective_inputs(self._config, self._objective, errors, micro.batch, baseline)
+        return self._objective.function(first, **inputs, **self._hyperparameters), figures
+
+    def _errors(
+        self, policy: Denoiser, reference: Denoiser | None, batch: GroupBatch, draw: NoiseDraw, *, residuals: bool
+    ) -> DenoisingErrors:
+        return denoising_errors(
+            policy,
+            reference,
+            batch.x0,
+            batch.condition,
+            draw,
+            measure=self._measure,
+            mask=batch.mask,
+            residuals=residuals,
+            max_batch=self._config.training.max_batch,
+        )
+
+    def _synced(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last else self._accelerator.no_sync(self._backbone.wrapped)
+
+    # ------------------------------------------------------------ statistics of the whole batch
+
+    def baseline(self, micros: Iterator[MicroBatch]) -> Tensor:
+        """What the objective compares with (Diffusion-KTO's usual gain), over all micro-batches and processes."""
+        assert self._objective.baseline is not None
+        seen = [(self.errors(micro), labels_of(micro.batch)) for micro in micros]
+        gather = self._accelerator.gather
+        policy, reference, label = (
+            gather(torch.cat(parts))
+            for parts in zip(*((errors.policy, errors.reference, label) for errors, label in seen), strict=True)
+        )
+        return self._objective.baseline(policy, reference, label, self._hyperparameters)
+
+
+def _with_bank(errors: DenoisingErrors, micro: MicroBatch) -> DenoisingErrors:
+    if micro.reference is None:
+        return errors
+    return DenoisingErrors(errors.policy, micro.reference, errors.t, errors.others, errors.residuals)
+
+
+def _chunks(micro: MicroBatch, size: int) -> Iterator[tuple[int, GroupBatch, NoiseDraw]]:
+    """The samples of a micro-batch as groups of one, `size` at a time."""
+    batch, draw = micro.batch, micro.draw
+    rows = batch.condition.expand(batch.members)
+    x0, valid, t, noise = (value.flatten(0, 1)[:, None] for value in (batch.x0, batch.valid, draw.t, draw.noise))
+    mask = None if batch.mask is None else batch.mask.expand(batch.x0.shape).flatten(0, 1)[:, None]
+    for start in range(0, len(x0), size):
+        part = slice(start, start + size)
+        yield (
+            start,
+            GroupBatch(x0[part], rows[part], valid[part], (), mask=None if mask is None else mask[part]),
+            NoiseDraw(t[part], noise[part]),
+        )

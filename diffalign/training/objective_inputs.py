@@ -1,0 +1,107 @@
+"""What an objective is given besides the policy's errors: from the primitive, the records, or statistics of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffalign.config import RunConfig
+from diffalign.data import GroupData
+from diffalign.denoising import DenoisingErrors
+from diffalign.exceptions import ConfigError
+from diffalign.objectives import Objective
+from diffalign.objectives.advantages import Advantage, group_advantage
+from diffalign.objectives.smpo import smoothed_preference
+from diffalign.types import GroupBatch
+
+_FROM_REWARDS = ("reward", "advantage")
+
+
+def check_inputs(config: RunConfig, objective: Objective, data: GroupData) -> None:
+    """Refuse records that lack what the objective learns from, before anything is trained.
+
+    Raises:
+        ConfigError: names the setting, what the records hold and what is wanted.
+    """
+    name, wanted, batch = config.objective.name, config.objective.inputs(), data.batch([(0, 0)])
+    lacks = [each for each in wanted if each in _FROM_REWARDS and batch.reward is None]
+    if lacks:
+        raise ConfigError(
+            f"objective.name: {name!r} learns from rewards, and the records of {config.data.path} have none; "
+            "docs/data.md shows the columns of kind groups"
+        )
+    if objective.params.layout == "pairs" and batch.members != 2:
+        raise ConfigError(
+            f"objective.name: {name!r} learns from pairs, and the records of {config.data.path} have {batch.members} "
+            "members; diffalign list objectives shows what each method takes"
+        )
+    if config.data.reward_range is not None and batch.reward is None:
+        raise ConfigError(f"data.reward_range: the records of {config.data.path} have no rewards; leave it out")
+    if "label" in wanted and batch.label is None and batch.members == 1:
+        raise ConfigError(
+            f"objective.name: {name!r} learns from good and bad samples, and the records of {config.data.path} are "
+            "single samples without labels"
+        )
+
+
+def objective_inputs(
+    config: RunConfig, objective: Objective, errors: DenoisingErrors, batch: GroupBatch, baseline: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """What the function takes by position, what by keyword, and figures for the log."""
+    residuals = errors.residuals or {}
+    figures: dict[str, Tensor] = {}
+    wanted = config.objective.inputs()
+    available: dict[str, Tensor | None] = {
+        "policy": errors.policy,
+        "reference": errors.reference,
+        "policy_residual": residuals.get("policy"),
+        "reference_residual": residuals.get("reference"),
+        "t": errors.t,
+        "reward": batch.reward,
+        "label": batch.label,
+        "valid": batch.valid if batch.reward is None else batch.valid & ~batch.reward.isnan(),
+        "baseline": baseline,
+    }
+    if "label" in wanted:
+        available["label"] = labels_of(batch)
+    if "preference" in wanted:
+        available["preference"] = _preferences_of(config, batch)
+    if "advantage" in wanted:
+        advantage = _advantages_of(objective, batch)
+        available["advantage"] = advantage.values
+        figures["skipped_groups"] = advantage.skipped_groups / batch.groups
+    inputs = {
+        name: value for name in (*wanted, *objective.params.optional) if (value := available.get(name)) is not None
+    }
+    first: Any = available[objective.params.first]
+    return first, inputs, figures
+
+
+def labels_of(batch: GroupBatch) -> Tensor:
+    """+1 good, -1 bad [groups, members]: the records' own, else what a pair or a group's rewards say.
+
+    The preferred member of a pair is good and the other bad, as Diffusion-KTO reads Pick-a-Pic. In a larger group those
+    above the mean reward of the group are good and those below it bad; 0 is neither.
+    """
+    if batch.label is not None:
+        return batch.label
+    if batch.members == 2 or batch.reward is None:
+        signs = torch.full(batch.x0.shape[:2], -1.0, device=batch.x0.device)
+        signs[:, 0] = 1.0
+        return signs
+    reward = batch.reward
+    return torch.sign(reward - reward.nanmean(1, keepdim=True)).nan_to_num(0.0)
+
+
+def _preferences_of(config: RunConfig, batch: GroupBatch) -> Tensor | None:
+    span = config.data.reward_range
+    if span is None or batch.reward is None:
+        return batch.preference
+    return smoothed_preference(batch.reward, low=span[0], high=span[1])
+
+
+def _advantages_of(objective: Objective, batch: GroupBatch) -> Advantage:
+    assert batch.reward is not None and objective.advantage is not None  # check_inputs has looked
+    return group_advantage(batch.reward, convention=objective.advantage)
