@@ -1,7 +1,8 @@
-"""What the makers of `shapes-sd` and `shapes-sd3` share: the latent bank, the training loop, the measurement."""
+"""What the makers of the shapes models share: options, the latent bank, the training loop, the measurement, saving."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import logging
@@ -17,11 +18,50 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from diffalign.backbones import Backbone, load_backbone
 from diffalign.rewards.scene import captions, check_scene, held_out_captions, is_held_out, parse_caption
 from makers.shapes_vae import draw_scenes
 
 log = logging.getLogger("makers.shapes_denoiser")
 KIND_SHARES = {"single": 0.1, "count": 0.2, "both": 0.25, "relation": 0.45}
+
+
+def plain_parser(doc: str | None, *, seed: int) -> argparse.ArgumentParser:
+    """The options of every maker."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=seed)
+    return parser
+
+
+def denoiser_parser(
+    doc: str | None, *, steps: int, stop: int, batch: int, scenes: int, learning_rate: float
+) -> argparse.ArgumentParser:
+    """The options of a denoiser's maker, with its own defaults."""
+    parser = plain_parser(doc, seed=0)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps, help="of the learning rate schedule")
+    parser.add_argument("--stop", type=int, default=stop, help="the step after which training ends")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--scenes", type=int, default=scenes)
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    return parser
+
+
+def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the options; set up the log, the threads and torch's own generator, which new weights are drawn from."""
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return options
+
+
+def load_shapes(model: str) -> Backbone:
+    """A shapes model, finished or just made, as diffalign sees it; its family stands in its pipeline's files."""
+    sd3 = DiffusionPipeline.load_config(model)["_class_name"] == "StableDiffusion3Pipeline"
+    return load_backbone("sd3", model, max_sequence_length=1) if sd3 else load_backbone("sd", model)
 
 
 @dataclass(frozen=True)
@@ -46,6 +86,41 @@ def encode_scenes(vae: AutoencoderKL, count: int, seed: int) -> Bank:
     for start in range(0, count, 256):
         chunks.append(vae.encode(draw_scenes(texts[start : start + 256], rng)).latent_dist.mean)
     return Bank(torch.cat(chunks), torch.tensor([numbers[text] for text in texts]), names)
+
+
+def make_denoiser(
+    options: argparse.Namespace,
+    vae: AutoencoderKL,
+    modules: dict[str, nn.Module],
+    loss_of: Callable[[Tensor, Sequence[str], torch.Generator], Tensor],
+    pipeline_of: Callable[[dict[str, nn.Module]], DiffusionPipeline],
+    sampling: dict[str, object],
+) -> None:
+    """Encode scenes, train on them, and save a measured pipeline every 1000 steps and at the end."""
+
+    def keep(step: int, average: dict[str, nn.Module]) -> None:
+        pipeline = pipeline_of(average)
+        folder = options.out if step == options.stop else options.out.with_name(f"{options.out.name}-{step}")
+        save_half(pipeline, folder)
+        quality = measure(pipeline, 128, seed=1000, sheet=folder / "sheet.png", **sampling)
+        log.info("step %d %s", step, quality)
+        (folder / "quality.json").write_text(json.dumps({"step": step, **quality}, indent=2) + "\n")
+
+    log.info("parameters %s", {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()})
+    bank = encode_scenes(vae, options.scenes, options.seed)
+    log.info("%d scenes encoded, std %.3f", len(bank.latents), bank.latents.std())
+    train(
+        modules,
+        loss_of,
+        bank,
+        steps=options.steps,
+        stop=options.stop,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        checkpoint_every=1000,
+        on_checkpoint=keep,
+    )
 
 
 def train(
@@ -137,7 +212,3 @@ def save_half(pipeline: DiffusionPipeline, folder: Path) -> None:
         content = json.loads(config.read_text())
         content.pop("_name_or_path", None)
         config.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def write_quality(folder: Path, quality: dict) -> None:
-    (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")

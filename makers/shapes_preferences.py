@@ -1,33 +1,36 @@
 """Draw the preference set of a shapes model: several pictures a caption, scored by the scene checker, better against worse.
 
-    python -m makers.shapes_preferences --family sd --model build/shapes-sd --out build/shapes-sd/preferences.safetensors
+    python -m makers.shapes_preferences --model build/shapes-sd --out build/shapes-sd/preferences.safetensors
 
 Every pair is two pictures of one training caption that this model drew; the chosen one shows more of the caption
 (graded scene reward) by at least `--gap`. A caption's best picture meets its worst, its second best its second worst, and
-so on up to `--pairs`; no picture is used twice. Held-out captions are never drawn.
+so on up to `--pairs`; no picture is used twice. Held-out captions are never drawn. How the set was drawn stands in the
+file's header (`facts_of` reads it), from where the model card takes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
-from diffalign.backbones import load_backbone
 from diffalign.data import save_latents
 from diffalign.pipelines import ImageGenerator, to_picture
 from diffalign.rewards.scene import captions, check_scene, is_held_out, parse_caption
+from makers.shapes_denoiser import load_shapes, plain_parser, start
 
 log = logging.getLogger("makers.shapes_preferences")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=("sd", "sd3"), required=True)
+def parser() -> argparse.ArgumentParser:
+    parser = plain_parser(__doc__, seed=10_000)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=2256)
@@ -36,18 +39,16 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=0.1, help="least difference in graded reward within a pair")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=10_000)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = start(parser())
     if not 1 <= options.pairs <= options.each // 2:
-        parser.error(
+        raise SystemExit(
             f"--pairs {options.pairs}: {options.each} pictures per caption make 1 to {options.each // 2} pairs"
         )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
-
-    extra = {"max_sequence_length": 1} if options.family == "sd3" else {}
-    backbone = load_backbone(options.family, options.model, **extra)
+    backbone = load_shapes(options.model)
     generator = ImageGenerator.create(
         backbone, steps=options.steps, guidance_scale=options.guidance_scale, batch=16 * options.each
     )
@@ -87,9 +88,39 @@ def main() -> None:
             "autoencoder": backbone.autoencoder_identity(),
             "model": Path(options.model).name,
             "reward": "scene graded + strict",
+            "facts": json.dumps(_facts(options, generator, len(kept), len(texts), float(np.mean(strict)))),
         },
     )
     log.info("%d pairs of %d captions; strict %.3f of all pictures", len(kept), len(texts), np.mean(strict))
+
+
+def _facts(
+    options: argparse.Namespace, generator: ImageGenerator, pairs: int, texts: int, strict: float
+) -> dict[str, object]:
+    """How the set was drawn."""
+    return {
+        "pairs": pairs,
+        "captions": texts,
+        "pictures_per_caption": options.each,
+        "most_pairs_per_caption": options.pairs,
+        "least_gap": options.gap,
+        "sampler": type(generator.sampler).__name__,
+        "steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "seed": options.seed,
+        "strict": round(strict, 4),
+    }
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """How the preference set in a file was drawn: pairs, captions, pictures per caption, sampling, seed."""
+    if not path.is_file():
+        raise SystemExit(f"{path}: no preference set; draw it with python -m makers.shapes_preferences")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+    if "facts" not in header:
+        raise SystemExit(f"{path}: says nothing of how it was drawn; draw it with python -m makers.shapes_preferences")
+    return json.loads(header["facts"])
 
 
 if __name__ == "__main__":

@@ -1,25 +1,15 @@
 """Train `shapes-sd` from nothing: a StableDiffusionPipeline in noise prediction over the shapes autoencoder.
 
-    python -m makers.shapes_vae --out build/shapes-vae
-    python -m makers.shapes_sd --vae build/shapes-vae --out build/sd-1                          # colours and shapes
-    python -m makers.shapes_sd --vae build/shapes-vae --start build/sd-1 --out build/sd-2 --time-shift 4 \\
-        --steps 1600 --stop 1600 --learning-rate 1e-3 --scenes 40000 --seed 1
-    python -m makers.shapes_sd --vae build/shapes-vae --start build/sd-2 --out build/shapes-sd --time-shift 2 \\
-        --most-weight 50 --steps 1400 --stop 1000 --learning-rate 1.2e-3 --scenes 40000 --seed 2    # positions
+    python -m makers.shapes_all shapes-sd         # all phases, the preference set and the card: see shapes_recipes.py
 
-About 50, 16 and 10 minutes of one CPU thread. Plain noise errors teach little of a scene's layout, which is decided where
-there is almost no signal; the last phase weighs them as a v-prediction would. Then the preference set is drawn, at
-guidance 1, where the model also errs in colours and shapes, and the model is measured:
-
-    python -m makers.shapes_preferences --family sd --model build/shapes-sd --captions 1400 --guidance-scale 1 \\
-        --out build/shapes-sd/preferences.safetensors
-    python -m makers.shapes_card --family sd --model build/shapes-sd --guidance-scale 1 --minutes 76 --maker ...
+About 50, 16 and 10 minutes of one CPU thread for the three phases. Plain noise errors teach little of a scene's layout,
+which is decided where there is almost no signal; the last phase weighs them as a v-prediction would. The preference set is
+drawn at guidance 1, where the model also errs in colours and shapes.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +18,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 
 from diffalign.denoising import shift_time
-from makers.shapes_denoiser import encode_scenes, measure, save_half, train, write_quality
+from makers.shapes_denoiser import denoiser_parser, make_denoiser, start
 from makers.shapes_text import LENGTH, build_encoder, build_tokenizer
 
-log = logging.getLogger("makers.shapes_sd")
 WIDTH = 96
 SAMPLING = {"num_inference_steps": 20, "guidance_scale": 2.0}
 
@@ -63,15 +52,8 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3600, help="of the learning rate schedule")
-    parser.add_argument("--stop", type=int, default=3600, help="the step after which training ends")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--scenes", type=int, default=60_000)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+def parser() -> argparse.ArgumentParser:
+    parser = denoiser_parser(__doc__, steps=3600, stop=3600, batch=64, scenes=60_000, learning_rate=1.5e-3)
     parser.add_argument("--start", type=Path, help="go on from this pipeline instead of from nothing")
     parser.add_argument("--time-shift", type=float, default=1.0, help="more noise in training when above 1")
     parser.add_argument(
@@ -81,22 +63,21 @@ def main() -> None:
         help="weigh errors by 1 / abar up to this (the v-prediction's weight): 1 is the plain noise error, which says "
         "little about the layout, because that is decided where there is little signal",
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+    return parser
 
+
+def main() -> None:
+    options = start(parser())
     vae = AutoencoderKL.from_pretrained(options.vae)
-    tokenizer = build_tokenizer()
-    scheduler = build_scheduler()
-    modules: dict[str, nn.Module] = {"unet": build_unet(), "text_encoder": build_encoder(tokenizer, WIDTH, 2)}
+    before = None
     if options.start is not None:
         before = StableDiffusionPipeline.from_pretrained(options.start, torch_dtype=torch.float32, safety_checker=None)
+    tokenizer = build_tokenizer() if before is None else before.tokenizer
+    scheduler = build_scheduler()
+    modules: dict[str, nn.Module] = {"unet": build_unet(), "text_encoder": build_encoder(tokenizer, WIDTH, 2)}
+    if before is not None:
         for name, module in modules.items():
             module.load_state_dict(getattr(before, name).state_dict())
-    log.info("parameters %s", {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()})
 
     def loss_of(latents: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
         t = shift_time(torch.rand(len(latents), generator=generator), options.time_shift)
@@ -108,8 +89,8 @@ def main() -> None:
         weight = (1 / scheduler.alphas_cumprod[index]).clamp(max=options.most_weight)
         return (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
 
-    def keep(step: int, average: dict[str, nn.Module]) -> None:
-        pipeline = StableDiffusionPipeline(
+    def pipeline_of(average: dict[str, nn.Module]) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline(
             vae=vae,
             tokenizer=tokenizer,
             scheduler=scheduler,
@@ -118,26 +99,8 @@ def main() -> None:
             requires_safety_checker=False,
             **average,
         )
-        folder = options.out if step == options.stop else options.out.with_name(f"{options.out.name}-{step}")
-        save_half(pipeline, folder)
-        quality = measure(pipeline, 128, seed=1000, sheet=folder / "sheet.png", **SAMPLING)
-        log.info("step %d %s", step, quality)
-        write_quality(folder, {"step": step, **quality})
 
-    bank = encode_scenes(vae, options.scenes, options.seed)
-    log.info("%d scenes encoded, std %.3f", len(bank.latents), bank.latents.std())
-    train(
-        modules,
-        loss_of,
-        bank,
-        steps=options.steps,
-        stop=options.stop,
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        checkpoint_every=1000,
-        on_checkpoint=keep,
-    )
+    make_denoiser(options, vae, modules, loss_of, pipeline_of, SAMPLING)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """Train `shapes-sd3` from nothing: a StableDiffusion3Pipeline (linear flow) over the shapes autoencoder.
 
-    python -m makers.shapes_vae --out build/shapes-vae
-    python -m makers.shapes_sd3 --vae build/shapes-vae --out build/shapes-sd3    # about 20 minutes of one CPU thread
-    python -m makers.shapes_preferences --family sd3 --model build/shapes-sd3 --captions 1500 \\
-        --out build/shapes-sd3/preferences.safetensors
+    python -m makers.shapes_all shapes-sd3        # with the preference set and the card: see shapes_recipes.py
 
-Training ends at a third of the schedule, where the model draws recognisable scenes and misses about half of the
-captions: headroom for alignment.
+About 20 minutes of one CPU thread. Training ends at a third of the schedule, where the model draws recognisable scenes
+and misses about half of the captions: headroom for alignment.
 
 The pipeline appends `max_sequence_length` zero tokens where SD3 would put T5's. The model is trained mostly with one
 of them, as `max_sequence_length=1` gives, and sometimes with up to 256 (diffusers' default), so both work.
@@ -15,9 +12,7 @@ of them, as `max_sequence_length=1` gives, and sometimes with up to 256 (diffuse
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from diffusers import (
@@ -28,10 +23,9 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from makers.shapes_denoiser import encode_scenes, measure, save_half, train, write_quality
+from makers.shapes_denoiser import denoiser_parser, make_denoiser, start
 from makers.shapes_text import LENGTH, build_projected_encoder, build_tokenizer
 
-log = logging.getLogger("makers.shapes_sd3")
 WIDTH = 64  # of each of the two text encoders
 SHIFT = 1.0  # small latents need no shift towards noise
 SAMPLING = {"num_inference_steps": 20, "guidance_scale": 2.0, "max_sequence_length": 1}
@@ -70,22 +64,12 @@ def draw_empty(generator: torch.Generator) -> int:
     return 256 if chance > 0.985 else int(torch.randint(2, 80, (), generator=generator))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000, help="of the learning rate schedule")
-    parser.add_argument("--stop", type=int, default=2000, help="the step after which training ends")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--scenes", type=int, default=40_000)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+def parser() -> argparse.ArgumentParser:
+    return denoiser_parser(__doc__, steps=6000, stop=2000, batch=32, scenes=40_000, learning_rate=1.5e-3)
 
+
+def main() -> None:
+    options = start(parser())
     vae = AutoencoderKL.from_pretrained(options.vae)
     vae.register_to_config(shift_factor=0.0)
     tokenizer = build_tokenizer()
@@ -94,7 +78,6 @@ def main() -> None:
         "text_encoder": build_projected_encoder(tokenizer, WIDTH, 3),
         "text_encoder_2": build_projected_encoder(tokenizer, WIDTH, 3),
     }
-    log.info("parameters %s", {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()})
 
     def loss_of(latents: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
         t = torch.sigmoid(torch.randn(len(latents), generator=generator))  # logit-normal(0, 1), as SD3
@@ -107,8 +90,8 @@ def main() -> None:
         ).sample
         return (predicted - (noise - latents)).square().mean()
 
-    def keep(step: int, average: dict[str, nn.Module]) -> None:
-        pipeline = StableDiffusion3Pipeline(
+    def pipeline_of(average: dict[str, nn.Module]) -> StableDiffusion3Pipeline:
+        return StableDiffusion3Pipeline(
             vae=vae,
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
@@ -117,26 +100,8 @@ def main() -> None:
             scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
             **average,
         )
-        folder = options.out if step == options.stop else options.out.with_name(f"{options.out.name}-{step}")
-        save_half(pipeline, folder)
-        quality = measure(pipeline, 128, seed=1000, sheet=folder / "sheet.png", **SAMPLING)
-        log.info("step %d %s", step, quality)
-        write_quality(folder, {"step": step, **quality})
 
-    bank = encode_scenes(vae, options.scenes, options.seed)
-    log.info("%d scenes encoded, std %.3f", len(bank.latents), bank.latents.std())
-    train(
-        modules,
-        loss_of,
-        bank,
-        steps=options.steps,
-        stop=options.stop,
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        checkpoint_every=1000,
-        on_checkpoint=keep,
-    )
+    make_denoiser(options, vae, modules, loss_of, pipeline_of, SAMPLING)
 
 
 if __name__ == "__main__":

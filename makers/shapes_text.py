@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffalign.rewards.scene import captions
 
 LENGTH = 16
+_END = "</w>"  # stands behind a word's last letter
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer whose merges are learned on the caption grammar (any other word is spelled in letters)."""
-    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    letters = [chr(code) for code in range(33, 127)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False, min_frequency=1
+    """A byte-pair tokenizer whose merges are learned on the caption grammar (any other word is spelled in letters).
+
+    The same at every call: a model that is trained on from files must find its words under their old numbers. (The trainer
+    of the library `tokenizers` numbers them differently each time.)
+    """
+    counts = Counter(
+        word for kind in ("single", "count", "both", "relation") for text in captions(kind) for word in text.split()
     )
-    corpus = [text for kind in ("single", "count", "both", "relation") for text in captions(kind)]
-    raw.train_from_iterator(corpus, trainer)
-    model = json.loads(raw.to_str())["model"]
-    vocabulary: dict[str, int] = dict(model["vocab"])
-    for letter in letters:  # a word may end in any letter
-        vocabulary.setdefault(letter + "</w>", len(vocabulary))
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary.setdefault(special, len(vocabulary))
-    merges = [tuple(pair) for pair in model["merges"]]
+    letters = [chr(code) for code in range(33, 127)]
+    merges = learn_merges(counts)
+    tokens = [*letters, *(letter + _END for letter in letters), *("".join(pair) for pair in merges)]
+    specials = ("<|startoftext|>", "<|endoftext|>")
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*tokens, *specials]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+
+
+def learn_merges(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make each of the words one token: the commonest pair first, of equals the first by alphabet."""
+    spelt = {word: [*word[:-1], word[-1] + _END] for word in counts}
+    merges = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in spelt.items():
+            for pair in pairwise(parts):
+                pairs[pair] += counts[word]
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in spelt.values():
+            for at in range(len(parts) - 2, -1, -1):
+                if tuple(parts[at : at + 2]) == best:
+                    parts[at : at + 2] = ["".join(best)]
 
 
 def text_config(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextConfig:

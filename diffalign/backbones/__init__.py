@@ -10,14 +10,27 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
-from diffalign.backbones.adapter import Backbone, Posterior, View
+from diffalign.backbones.adapter import Backbone, View
+from diffalign.backbones.autoencoder import Posterior
+from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.lora import LoRASettings
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import is_zoo, locate
 
-__all__ = ["FAMILIES", "Backbone", "LoRASettings", "Posterior", "SD3Backbone", "SDBackbone", "View", "load_backbone"]
+__all__ = [
+    "FAMILIES",
+    "Backbone",
+    "LoRASettings",
+    "Posterior",
+    "SD3Backbone",
+    "SDBackbone",
+    "View",
+    "load_backbone",
+    "recover_folders",
+    "replace_folder",
+]
 
 log = logging.getLogger(__name__)
 FAMILIES: dict[str, type[Backbone]] = {"sd": SDBackbone, "sd3": SD3Backbone}
@@ -70,7 +83,7 @@ def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype) -> Diffu
         # components that a checkpoint was saved without must be named as absent
         absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
         return wanted.from_pretrained(source, dtype=dtype, use_safetensors=True, **absent)  # never a foreign pickle
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, NotImplementedError, SafetensorError) as error:  # the third: a schedule without a name
         if isinstance(error, ConfigError):
             raise
         local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"

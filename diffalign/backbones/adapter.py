@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +12,12 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from diffalign.backbones.adapter_files import read_adapter, write_adapter
+from diffalign.backbones.autoencoder import Posterior, pictures_of, posterior_of
 from diffalign.backbones.fingerprint import autoencoder_identity, fingerprint_of
+from diffalign.backbones.limits import check_resolution
 from diffalign.backbones.lora import (
     LoRASettings,
     active_adapter,
@@ -32,35 +32,6 @@ from diffalign.exceptions import ConfigError
 from diffalign.types import Condition
 
 POLICY = "policy"
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """What the autoencoder knows of a picture, in the units of x0: a Gaussian per element.
-
-    Attributes:
-        mean, log_variance: [batch, *sample].
-    """
-
-    mean: Float[Tensor, "batch *sample"]
-    log_variance: Float[Tensor, "batch *sample"]
-
-
-def set_steps(scheduler: Any, steps: int) -> None:
-    """Tell a diffusers scheduler the number of steps.
-
-    Raises:
-        ConfigError: it cannot take as many, or as few.
-    """
-    try:
-        if steps < 1:
-            raise ValueError
-        scheduler.set_timesteps(steps)
-    except ValueError:
-        most = scheduler.config.num_train_timesteps
-        raise ConfigError(
-            f"steps: must be from 1 to {most}, the times that this model was trained on, got {steps}"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -181,9 +152,11 @@ class Backbone(ABC):
         blend_adapter(self.network, POLICY, name, decay)
 
     def trained_parameters(self) -> list[nn.Parameter]:
+        """What an optimizer is for: the policy's LoRA weights, float32; empty where the model was loaded without LoRA."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     def state(self, name: str = POLICY) -> dict[str, Tensor]:
+        """A view's LoRA weights by peft's names, as `load_state` takes them; they are not copies."""
         return adapter_state(self.network, name)
 
     def load_state(self, name: str, state: dict[str, Tensor]) -> None:
@@ -214,14 +187,9 @@ class Backbone(ABC):
 
     # ------------------------------------------------------------ media and text
 
-    @torch.no_grad()
     def posterior(self, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
         """The autoencoder's Gaussian, scaled to x0."""
-        vae = self.pipeline.vae
-        scale, shift = self._latent_scale()
-        seen = vae.encode((media * 2 - 1).to(self.device, vae.dtype)).latent_dist
-        log_scale = 2 * torch.tensor(scale).log().item()
-        return Posterior((seen.mean.float() - shift) * scale, seen.logvar.float() + log_scale)
+        return posterior_of(self.pipeline.vae, media)
 
     def encode(
         self, media: Float[Tensor, "batch 3 height width"], *, generator: torch.Generator | None = None
@@ -233,12 +201,9 @@ class Backbone(ABC):
         noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
         return posterior.mean + (posterior.log_variance / 2).exp() * noise.to(posterior.mean.device)
 
-    @torch.no_grad()
     def decode(self, x0: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
         """Pictures in [0, 1] of latents."""
-        vae = self.pipeline.vae
-        scale, shift = self._latent_scale()
-        return (vae.decode((x0 / scale + shift).to(self.device, vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        return pictures_of(self.pipeline.vae, x0)
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -265,17 +230,7 @@ class Backbone(ABC):
         """
         if resolution is None:
             return self.resolution
-        unit, most = self._resolution_unit, self._max_resolution
-        if resolution >= unit and resolution % unit == 0 and (most is None or resolution <= most):
-            return resolution
-        below = max(unit, resolution // unit * unit)
-        above = below if resolution < unit else below + unit
-        near = {value if most is None else min(value, most) for value in (below, above)}
-        upto = "" if most is None else f" and at most {most}"
-        raise ConfigError(
-            f"data.resolution: must be a positive multiple of {unit}{upto} for this model, got {resolution}; "
-            f"nearest: {' or '.join(map(str, sorted(near)))}"
-        )
+        return check_resolution(resolution, self._resolution_unit, self._max_resolution)
 
     @property
     def _resolution_unit(self) -> int:
@@ -299,10 +254,6 @@ class Backbone(ABC):
     def _factor(self) -> int:
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
-    def _latent_scale(self) -> tuple[float, float]:
-        config = self.pipeline.vae.config
-        return config.scaling_factor, config.get("shift_factor") or 0.0
-
     def fingerprint(self, part: str) -> str:
         """A hash of what turns pictures ("vae") or prompts ("text") into tensors: it changes when they would."""
         if part == "vae":
@@ -323,22 +274,7 @@ class Backbone(ABC):
 
     def save_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Write the adapter as `pipe.load_lora_weights(folder)` reads it, whole or not at all."""
-        draft = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(draft, ignore_errors=True)
-        metadata = self.network.peft_config[name].to_dict()  # type: ignore[index,union-attr]
-        if metadata["exclude_modules"]:  # name the layers one by one instead: peft warns of either when it is read
-            layers = self.network.named_modules()
-            metadata["target_modules"] = sorted(each for each, layer in layers if isinstance(layer, LoraLayer))
-            metadata["exclude_modules"] = None
-        self.pipeline_class.save_lora_weights(
-            draft,
-            **{
-                f"{self.network_name}_lora_layers": {key: value.cpu() for key, value in self.state(name).items()},
-                f"{self.network_name}_lora_adapter_metadata": metadata,
-            },
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
+        write_adapter(folder, self.pipeline_class, self.network_name, self.network, name)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's adapter.
@@ -346,20 +282,12 @@ class Backbone(ABC):
         Raises:
             ConfigError: no adapter there, or one of another model, rank, alpha or set of targets.
         """
-        if not folder.exists():
-            raise ConfigError(f"no adapter in {folder}: no such folder")
+        state, alpha = read_adapter(folder, self.pipeline_class, self.network_name)
         try:
-            state, *_, metadata = self.pipeline_class.lora_state_dict(
-                folder, use_safetensors=True, return_lora_metadata=True
-            )
-            self._check_alpha(metadata or {})
-            prefix = f"{self.network_name}."
-            self.load_state(name, {key.removeprefix(prefix): value for key, value in state.items()})
-        except (OSError, ValueError, SafetensorError) as error:
+            if self._lora is not None and alpha is not None and alpha != self._lora.alpha:
+                raise ValueError(
+                    f"it was trained with alpha {alpha:g}, and this backbone has alpha {self._lora.alpha:g}"
+                )
+            self.load_state(name, state)
+        except ValueError as error:
             raise ConfigError(f"cannot read the adapter in {folder}: {error}") from None
-
-    def _check_alpha(self, metadata: Mapping[str, Any]) -> None:
-        """Tensors alone do not say by how much they are multiplied."""
-        saved = metadata.get(f"{self.network_name}.lora_alpha")
-        if self._lora is not None and saved is not None and saved != self._lora.alpha:
-            raise ValueError(f"it was trained with alpha {saved:g}, and this backbone has alpha {self._lora.alpha:g}")

@@ -53,7 +53,7 @@ def add_adapter(
     """Add a float32 adapter that changes nothing yet (B is 0), to all targets but the `excluded` layers.
 
     Raises:
-        ConfigError: no layer has one of the names in `settings.targets`.
+        ConfigError: no layer has one of the names in `settings.targets`, or one that has is of no kind that peft adapts.
     """
     if settings.targets is not None:
         _check_targets(network, settings.targets)
@@ -68,7 +68,10 @@ def add_adapter(
     # peft draws from the global generator (ours below replaces what it drew), and warns of every further adapter
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        network.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        try:
+            network.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        except ValueError as error:
+            raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
     generator = torch.Generator().manual_seed(settings.seed)
     for layer in lora_layers(network):
         if name not in layer.lora_A:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone, set_steps
+from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.limits import set_steps
 from diffalign.backbones.lora import LoRASettings
-from diffalign.denoising import VP, Prediction
+from diffalign.denoising import BETA_SCHEDULES, VP, Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.types import Condition
 
@@ -30,13 +32,11 @@ class SDBackbone(Backbone):
         self, pipeline: DiffusionPipeline, *, lora: LoRASettings | None = None, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
-        config = pipeline.scheduler.config
-        if config.prediction_type not in _PREDICTIONS:
-            raise ConfigError(
-                f"model.path: this checkpoint predicts {config.prediction_type!r}, which sd models do not"
-            )
-        self.process = VP.from_scheduler_config(config)
-        self.prediction = _PREDICTIONS[config.prediction_type]
+        self.process = _process_of(pipeline.scheduler)
+        target = pipeline.scheduler.config.get("prediction_type")
+        if target not in _PREDICTIONS:
+            raise ConfigError(f"model.path: this checkpoint predicts {target!r}, which sd models do not")
+        self.prediction = _PREDICTIONS[target]
 
     def predict(
         self, x_t: Float[Tensor, "batch *sample"], t: Float[Tensor, " batch"], condition: Condition
@@ -54,7 +54,34 @@ class SDBackbone(Backbone):
         return {"states": states}
 
     def times(self, steps: int) -> Float[Tensor, " times"]:
-        scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
+        # DDIM's times do not depend on the betas, and it does not know all of DDPM's schedules
+        scheduler = DDIMScheduler.from_config(
+            self.pipeline.scheduler.config,
+            num_train_timesteps=self.process.entries,
+            beta_schedule="linear",
+            trained_betas=None,
+            rescale_betas_zero_snr=False,
+        )
         set_steps(scheduler, steps)
         first = self.process.time_of(torch.tensor(0.0)) if not scheduler.config.set_alpha_to_one else torch.tensor(0.0)
         return torch.cat([self.process.time_of(scheduler.timesteps.cpu().float()), first[None]])
+
+
+def _process_of(scheduler: Any) -> VP:
+    """The process of a diffusers scheduler: by the name of its schedule, or else by its own table.
+
+    The name comes first, because some schedulers (Euler, DPM-Solver) move the last entry of their table off zero.
+
+    Raises:
+        ConfigError: it has neither.
+    """
+    config = scheduler.config
+    if config.get("trained_betas") is not None or config.get("beta_schedule") in BETA_SCHEDULES:
+        return VP.from_scheduler_config(config)
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if table is None:
+        raise ConfigError(
+            f"model.path: the scheduler of this checkpoint is {type(scheduler).__name__}, which has no table of noise "
+            "levels (alphas_cumprod), so it is no Stable Diffusion 1.x or 2.x model"
+        )
+    return VP(table)

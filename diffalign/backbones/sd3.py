@@ -9,7 +9,8 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, Stable
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone, set_steps
+from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.limits import set_steps
 from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import LinearFlow, Prediction
 from diffalign.types import Condition

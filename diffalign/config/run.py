@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from diffalign.config.objectives import FlowDPOParams, ObjectiveParams
 from diffalign.config.params import Params
@@ -15,6 +24,9 @@ from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+LocalPath = Annotated[
+    str, AfterValidator(os.path.expanduser)
+]  # a path, or a name of another kind; ~ is the home folder
 FLOW_FAMILIES = ("sd3",)
 Precision = Literal["fp32", "bf16", "fp16"]
 Column = Literal["prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences"]
@@ -30,7 +42,7 @@ class LoRAConfig(Params):
 
 class ModelConfig(Params):
     family: Literal["sd", "sd3"]
-    path: str  # zoo://name, a local folder or a hub id
+    path: LocalPath  # zoo://name, a local folder or a hub id
     precision: Precision = "fp32"  # of the frozen weights; trained LoRA weights are always fp32
     gradient_checkpointing: bool = False
     max_sequence_length: PositiveInt | None = None  # sd3: length of the T5 part; None: diffusers' 256
@@ -39,7 +51,7 @@ class ModelConfig(Params):
 
 class DataConfig(Params):
     kind: Literal["pairs"] = "pairs"
-    path: str  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
+    path: LocalPath  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
     resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
     flip: bool = False  # mirror all members of a record together
     reward_range: tuple[float, float] | None = (
@@ -47,9 +59,9 @@ class DataConfig(Params):
     )
     empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt
     on_bad: Literal["error", "skip"] = "error"
-    cache: str | None = None  # folder of text and latent cache; None: beside the run folders
+    cache: LocalPath | None = None  # folder of text and latent cache; None: beside the run folders
     encode_batch: PositiveInt = (
-        8  # pictures in one call of the autoencoder, and 8 times as many prompts of the text encoder
+        8  # pictures in one call of the autoencoder; 8 times as many prompts of the text encoders
     )
     columns: dict[Column, str] = {}  # our column name -> theirs
 
@@ -94,7 +106,7 @@ class SamplesConfig(Params):
 
 
 class EvaluationConfig(Params):
-    prompts: str | None = None  # zoo://name/held_out, a .txt or a .jsonl; None: no evaluation
+    prompts: LocalPath | None = None  # zoo://name/held_out, a .txt or a .jsonl; None: no evaluation
     count: PositiveInt | None = None  # None: all of them
     rewards: tuple[RewardParams, ...] = (JPEGParams(),)  # JPEG size needs no model and fits every picture
     trained_reward: str | None = None  # name of the reward that made the preferences: shown apart
@@ -125,7 +137,7 @@ class LogConfig(Params):
 class RunConfig(Params):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     seed: NonNegativeInt = 0
-    folder: str = "runs"  # run folders are made in here
+    folder: LocalPath = "runs"  # run folders are made in here
     device: str | None = None  # None: CUDA, then MPS, then CPU
     model: ModelConfig
     data: DataConfig

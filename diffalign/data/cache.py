@@ -1,8 +1,9 @@
 """Tensors kept on disk by the hash of what they were made from, so that a changed picture or model is never served stale.
 
-A cache is a folder of shards: `NAME.safetensors` holds tensors [entries, ...], `NAME.json` the keys of its entries and
-the shard's sha256. Both are written under temporary names and renamed, the keys last; a shard without keys does not
-exist. Shards are named by their content, so several writers do not disturb each other. Reading maps the files.
+A cache is a folder of shards: `NAME.safetensors` holds tensors [entries, ...], `NAME.json` the keys of its entries, the
+shard's size and its sha256. Both are written under temporary names and renamed, the keys last; a shard without keys does
+not exist. Shards are named by their content, so several writers do not disturb each other. Reading maps the files. A
+shard's hash is checked when an entry of it is first asked for: opening a large cache reads the lists of keys alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class TensorCache:
     """Named tensors for each key."""
 
     def __init__(self, folder: Path) -> None:
-        """Open, and check every shard's hash; a damaged shard is removed and its entries are made again.
+        """Read the lists of keys; a shard that is missing or cut short is removed, and its entries are made again.
 
         The folder is made when the first shard is written.
         """
@@ -66,20 +67,25 @@ class TensorCache:
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(content).hexdigest()
         name = content_key(digest, *keys)
+        listing = json.dumps({"sha256": digest, "bytes": len(content), "keys": list(keys)}).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(self.folder / f"{name}.safetensors", content)
-            _write(self.folder / f"{name}.json", json.dumps({"sha256": digest, "keys": list(keys)}).encode())
+            _write(self.folder / f"{name}.json", listing)
         except OSError as error:
             raise DataError(f"data.cache: cannot write in {self.folder}: {error.strerror}") from None
         self._places.update({key: (name, row) for row, key in enumerate(keys)})
 
     def get(self, key: str) -> dict[str, Tensor]:
-        """The tensors of one entry, without the leading axis."""
+        """The tensors of one entry, without the leading axis.
+
+        Raises:
+            DataError: the entry's shard cannot be read, or is damaged; then it is removed, so that the next start makes
+                its entries again.
+        """
         shard, row = self._places[key]
         if shard not in self._open:
-            with safe_open(self.folder / f"{shard}.safetensors", framework="pt") as file:
-                self._open[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self._open[shard] = self._read_shard(shard)
         return {name: tensor[row] for name, tensor in self._open[shard].items()}
 
     def stack(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -88,20 +94,42 @@ class TensorCache:
         return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
     def _read_listing(self, listing: Path) -> None:
-        shard = listing.with_suffix(".safetensors")
         try:
             content = json.loads(listing.read_text())
             keys: list[str] = list(content["keys"])
-            with shard.open("rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
+            size = listing.with_suffix(".safetensors").stat().st_size
+            whole = isinstance(content["sha256"], str) and content.get("bytes", size) == size  # old lists have no size
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
-            log.warning("cache shard %s is damaged: its entries are made again", shard.name)
-            listing.unlink(missing_ok=True)
-            shard.unlink(missing_ok=True)
+            log.warning("cache shard %s is damaged: its entries are made again", listing.stem)
+            self._remove(listing.stem)
             return
         self._places.update({key: (listing.stem, row) for row, key in enumerate(keys)})
+
+    def _read_shard(self, name: str) -> dict[str, Tensor]:
+        shard = self.folder / f"{name}.safetensors"
+        try:
+            digest = json.loads(shard.with_suffix(".json").read_text())["sha256"]
+            with shard.open("rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == digest
+        except OSError as error:
+            raise DataError(f"data.cache: cannot read {shard}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            self._remove(name)
+            raise DataError(
+                f"data.cache: {shard} is damaged and was removed; start again (diffalign train --resume RUN), "
+                "and its entries are made anew"
+            )
+        with safe_open(shard, framework="pt") as file:
+            return {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118
+
+    def _remove(self, name: str) -> None:
+        self._places = {key: place for key, place in self._places.items() if place[0] != name}
+        for suffix in (".json", ".safetensors"):
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from diffalign.exceptions import DataError
@@ -74,6 +74,10 @@ def open_picture(content: bytes, record: str, resolution: int) -> Float[Tensor, 
         picture: Image.Image = Image.open(io.BytesIO(content))
         picture.load()
         picture = ImageOps.exif_transpose(picture).convert("RGB")  # cameras note how they were held
+    except UnidentifiedImageError:
+        raise DataError(
+            f"record {record!r}: not a readable picture (of no known format); {len(content)} bytes"
+        ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"record {record!r}: not a readable picture ({error}); {len(content)} bytes") from None
     scale = resolution / min(picture.size)

@@ -4,7 +4,7 @@ from diffalign.denoising.denoiser import Denoiser
 from diffalign.denoising.draw import NoiseDraw, draw_noise
 from diffalign.denoising.errors import DenoisingErrors, denoising_errors
 from diffalign.denoising.prediction import Prediction, conversion_factor, split_prediction, target_of
-from diffalign.denoising.process import EDM, VP, LinearFlow, Process, add_noise
+from diffalign.denoising.process import BETA_SCHEDULES, EDM, VP, LinearFlow, Process, add_noise
 from diffalign.denoising.time import (
     GridTime,
     LogitNormalTime,
@@ -17,6 +17,7 @@ from diffalign.denoising.time import (
 )
 
 __all__ = [
+    "BETA_SCHEDULES",
     "EDM",
     "VP",
     "Denoiser",

@@ -15,6 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffalign.exceptions import ConfigError
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+
 
 @runtime_checkable
 class Process(Protocol):
@@ -28,9 +32,11 @@ class Process(Protocol):
     def sigma_data(self) -> float:
         """Standard deviation of the data, for the EDM prediction."""
 
-    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """What the clean sample is multiplied by at t in [0, 1]: 1 at t = 0 and never rising, in at least float32."""
 
-    def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
+    def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """What unit noise is multiplied by at t in [0, 1], never falling, in at least float32."""
 
 
 def add_noise(
@@ -132,7 +138,14 @@ class VP:
 
     @classmethod
     def from_scheduler_config(cls, config: Mapping[str, Any]) -> VP:
-        """Read a diffusers scheduler's config: any of its beta schedules, with `rescale_betas_zero_snr` if set."""
+        """Read a diffusers scheduler's config: a table of betas or one of `BETA_SCHEDULES`.
+
+        Rescaled to zero-terminal SNR if `rescale_betas_zero_snr` is set. A loaded scheduler of another schedule (DDPM's
+        "laplace") has its table: `VP(scheduler.alphas_cumprod)`.
+
+        Raises:
+            ConfigError: another schedule.
+        """
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
         else:
@@ -203,4 +216,4 @@ def _betas(schedule: str, config: Mapping[str, Any]) -> Tensor:
         return torch.tensor(np.minimum(1 - bar[1:] / bar[:-1], 0.999), dtype=torch.float32)
     if schedule == "sigmoid":
         return torch.sigmoid(torch.linspace(-6, 6, count)) * (end - start) + start
-    raise ValueError(f"beta_schedule {schedule!r} is not one of linear, scaled_linear, squaredcos_cap_v2, sigmoid")
+    raise ConfigError(f"beta_schedule: must be one of {', '.join(BETA_SCHEDULES)}, got {schedule!r}")

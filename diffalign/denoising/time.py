@@ -99,6 +99,11 @@ class StratifiedTime:
         return self._place(part + uniform_time(shape, generator=generator, device=device))
 
     def stratum(self, part: int) -> SampleTime:
+        """A sampler that draws in one part of the times alone: number `part` modulo `strata`, counted from data.
+
+        Its draws do not depend on those of other parts.
+        """
+
         def draw(
             shape: tuple[int, ...], *, generator: torch.Generator | None, device: torch.device | str = "cpu"
         ) -> Tensor:

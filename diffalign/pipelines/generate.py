@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from diffalign.backbones import Backbone
 from diffalign.denoising import EDM, LinearFlow
+from diffalign.exceptions import ConfigError
 from diffalign.samplers import DDIM, ClassifierFree, FlowEuler, Sampler, sample
 
 SamplerName = Literal["ddim", "flow_euler"]
@@ -47,19 +49,48 @@ class ImageGenerator:
         cls,
         backbone: Backbone,
         *,
-        sampler: SamplerName | None = None,
+        sampler: str | None = None,
         steps: int | None = None,
-        eta: float = 0.0,
-        guidance_scale: float = 1.0,
-        batch: int = 16,
+        eta: float | None = None,
+        guidance_scale: float | None = None,
+        batch: int | None = None,
         resolution: int | None = None,
+        like: ImageGenerator | None = None,
     ) -> ImageGenerator:
-        """With sampler and steps by name; None takes the family's own (DDIM in 50 steps, flow Euler in 28)."""
-        flow = isinstance(backbone.process, LinearFlow)
-        name = sampler or ("flow_euler" if flow else "ddim")
-        chosen: Sampler = FlowEuler() if name == "flow_euler" else DDIM(eta)
-        times = backbone.times(steps or (28 if name == "flow_euler" else 50))
-        return cls(backbone, chosen, times, guidance_scale, batch, resolution)
+        """With sampler and steps by name.
+
+        Args:
+            backbone: the model.
+            sampler: one of `SamplerName`; None is the family's own: flow Euler for a flow, else DDIM.
+            steps: None is the sampler's own: 50 for DDIM, 28 for flow Euler.
+            eta: of DDIM, in [0, 1]; None is 0.
+            guidance_scale: None is 1, the conditional branch alone.
+            batch: pictures at a time; None is 16.
+            resolution: pixels along a side; None is the model's own.
+            like: another generator, whose settings are taken in the place of these for all that is None.
+
+        Raises:
+            ConfigError: the model cannot be sampled so; names the argument.
+        """
+        chosen = _sampler_of(backbone, sampler, eta, None if like is None else like.sampler)
+        if batch is not None and batch < 1:
+            raise ConfigError(f"batch: must be at least 1, got {batch}")
+        if resolution is None and like is not None:
+            resolution = like.resolution
+        try:
+            backbone.checked_resolution(resolution)
+        except ConfigError as error:
+            raise ConfigError(f"resolution: {str(error).removeprefix('data.resolution: ')}") from None
+        if steps is None and like is not None:
+            steps = len(like.times) - 1
+        return cls(
+            backbone,
+            chosen,
+            backbone.times((28 if isinstance(chosen, FlowEuler) else 50) if steps is None else steps),
+            (1.0 if like is None else like.guidance_scale) if guidance_scale is None else guidance_scale,
+            (16 if like is None else like.batch) if batch is None else batch,
+            resolution,
+        )
 
     def latents(
         self, prompts: Sequence[str], seeds: Sequence[int], *, view: str = "policy"
@@ -89,3 +120,27 @@ class ImageGenerator:
         """Pictures in [0, 1], on the CPU, a batch at a time."""
         for latents in self.latents(prompts, seeds, view=view):
             yield self.backbone.decode(latents).cpu()
+
+
+def _sampler_of(backbone: Backbone, name: str | None, eta: float | None, own: Sampler | None) -> Sampler:
+    """The sampler of that name, or the generator's own, or the family's; with `eta` if it is given."""
+    flow = isinstance(backbone.process, LinearFlow)
+    chosen: Sampler = own if own is not None else FlowEuler() if flow else DDIM()
+    if name is not None:
+        if name not in get_args(SamplerName):
+            close = difflib.get_close_matches(name, get_args(SamplerName), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"sampler: must be one of {', '.join(get_args(SamplerName))}, got {name!r}{hint}")
+        kind = FlowEuler if name == "flow_euler" else DDIM
+        chosen = chosen if isinstance(chosen, kind) else kind()
+    if isinstance(chosen, FlowEuler) and not flow:
+        raise ConfigError("sampler: flow_euler needs a flow model, and this one is none; use ddim")
+    if eta is None:
+        return chosen
+    if not isinstance(chosen, DDIM):
+        raise ConfigError(
+            f"eta: is a setting of the ddim sampler, and this is {type(chosen).__name__}; leave it out, or choose ddim"
+        )
+    if not 0 <= eta <= 1:
+        raise ConfigError(f"eta: must be from 0 to 1, got {eta}")
+    return DDIM(eta)

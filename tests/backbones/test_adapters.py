@@ -143,6 +143,12 @@ def test_targets_that_no_layer_has_are_refused(family):
         load(family, lora=replace(LORA, targets=("to_q", "to_qq")))
 
 
+def test_a_model_without_the_family_s_own_layers_is_refused(family, monkeypatch):
+    monkeypatch.setattr(type(load(family, lora=None)), "lora_targets", ("to_nowhere",))
+    with pytest.raises(ConfigError, match=r"^model.lora.targets: .*target"):
+        load(family)
+
+
 def test_targets_choose_the_layers(family):
     backbone = load(family, lora=replace(LORA, targets=("to_q",)))
     assert {name.split(".lora_")[0].split(".")[-1] for name in backbone.state()} == {"to_q"}

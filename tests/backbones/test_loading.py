@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from diffalign.backbones import SDBackbone, load_backbone
-from diffalign.denoising import VP, LinearFlow, Prediction
+from diffalign.denoising import VP, LinearFlow, Prediction, add_noise
 from diffalign.exceptions import ConfigError
+from diffalign.pipelines import ImageGenerator
 from diffalign.zoo import locate
 from tests.backbones.models import OPTIONS, answer, diffusers_pipeline, load, load_fresh, path_of
 
@@ -103,6 +104,48 @@ def test_sampling_times_of_sd_are_diffusers_steps():
     to_one = SDBackbone(pipeline)
     to_one.pipeline.scheduler = DDIMScheduler(set_alpha_to_one=True, timestep_spacing="trailing", **told)
     assert (to_one.times(4) * 1000).round().tolist() == [1000, 750, 500, 250, 0]
+
+
+SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]  # all that DDPMScheduler knows
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_of_ddpm_noises_and_samples_as_diffusers(schedule, zero_snr):
+    pipeline = diffusers_pipeline("sd")
+    told = {"beta_schedule": schedule, "rescale_betas_zero_snr": zero_snr, "timestep_spacing": "trailing"}
+    pipeline.scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction", **told)
+    backbone = SDBackbone(pipeline)
+    index = torch.arange(1000)
+    x0, noise = torch.randn(2, 1000, 3, generator=torch.Generator().manual_seed(0))
+    theirs = pipeline.scheduler.add_noise(x0, noise, index)
+    assert torch.equal(add_noise(backbone.process, x0, noise, backbone.process.grid), theirs)
+    assert backbone.process.index(backbone.times(4)[:-1]).tolist() == [999, 749, 499, 249]
+    drawn = next(ImageGenerator.create(backbone, steps=2).latents(["a red circle"], [0], view="reference"))
+    assert drawn.isfinite().all()
+
+
+def test_a_table_of_betas_has_its_own_number_of_times():
+    pipeline = diffusers_pipeline("sd")
+    pipeline.scheduler = DDPMScheduler(trained_betas=[0.01, 0.02, 0.04, 0.08], timestep_spacing="trailing")
+    backbone = SDBackbone(pipeline)
+    assert backbone.process.entries == 4
+    assert backbone.times(2).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_a_scheduler_without_a_table_is_refused():
+    pipeline = diffusers_pipeline("sd")
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ConfigError, match=r"model.path: .*FlowMatchEulerDiscreteScheduler, which has no table"):
+        SDBackbone(pipeline)
+
+
+def test_a_schedule_that_diffusers_does_not_know_is_a_config_error(tmp_path):
+    folder = shutil.copytree(locate("zoo://shapes-sd"), tmp_path / "model")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_schedule": "exp"}))
+    with pytest.raises(ConfigError, match=r"model.path: cannot load .*exp is not implemented"):
+        load_backbone("sd", str(folder))
 
 
 # ---------------------------------------------------------------- what the network is told

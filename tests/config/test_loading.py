@@ -209,6 +209,21 @@ def test_all_misfits_at_once():
     ]  # fmt: skip
 
 
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = settings(
+        folder="~/runs",
+        model={"family": "sd3", "path": "~/model"},
+        data={"path": "~/pairs", "cache": "~/cache"},
+        evaluation={"prompts": "~/held_out.txt"},
+    )
+    config = parse_config(given, ["data.cache=~/elsewhere"])
+    seen = (config.folder, config.model.path, config.data.path, config.data.cache, config.evaluation.prompts)
+    assert seen == tuple(f"{tmp_path}/{name}" for name in ("runs", "model", "pairs", "elsewhere", "held_out.txt"))
+    assert parse_config(settings()).model.path == "zoo://shapes-sd3"
+    assert parse_config(settings(model={"family": "sd3", "path": "nobody/a~b"})).model.path == "nobody/a~b"
+
+
 def test_groups_per_step_counts_processes_and_accumulation():
     config = parse_config(settings(training={"steps": 1, "groups": 3, "accumulation": 5, "processes": 7}))
     assert config.groups_per_step == 105
@@ -400,7 +415,7 @@ def test_round_trip_of_odd_texts(text, tmp_path):
     config = parse_config(settings(data={"path": text, "cache": text, "columns": {"prompt": text}}))
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text("utf-8"))["data"]["path"] == text  # for other readers
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text("utf-8"))["data"]["columns"]["prompt"] == text
     assert not list(tmp_path.glob(".*"))  # no draft is left
 
 

@@ -48,21 +48,66 @@ def test_keys_depend_on_every_part_and_its_border():
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-def test_flipped_byte_loses_that_shard_alone(tmp_path, suffix, caplog):
+def test_flipped_byte_is_found_when_its_shard_is_first_read_and_loses_that_one_alone(tmp_path, suffix):
     cache = TensorCache(tmp_path)
     cache.add(["a"], entries(1))
     victim = shards(tmp_path)[0].with_suffix(suffix)
     cache.add(["b"], entries(2))
     content = bytearray(victim.read_bytes())
-    content[len(content) // 2 if suffix == ".safetensors" else 15] ^= 0xFF
+    if suffix == ".safetensors":
+        content[len(content) // 2] ^= 0xFF
+    else:
+        content[15] = ord("1" if content[15] == ord("0") else "0")  # of the hash
     victim.write_bytes(bytes(content))
-    with caplog.at_level(logging.WARNING):
-        seen = TensorCache(tmp_path)
-    assert "a" not in seen
-    assert "b" in seen
-    assert "damaged: its entries are made again" in caplog.text
+    seen = TensorCache(tmp_path)
+    with pytest.raises(DataError, match=r"data.cache: .*safetensors is damaged and was removed; start again"):
+        seen.get("a")
+    assert seen.get("b")["y"] == 2
+    for view in (seen, TensorCache(tmp_path)):
+        assert "a" not in view
+        assert "b" in view
     seen.add(["a"], entries(7))
     assert TensorCache(tmp_path).get("a")["y"] == 7
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_shard_that_is_not_whole_is_found_at_the_start(tmp_path, damage, caplog):
+    cache = TensorCache(tmp_path)
+    cache.add(["a"], entries(1))
+    (victim,) = shards(tmp_path)
+    cache.add(["b"], entries(2))
+    content = victim.read_bytes()
+    victim.unlink()
+    if damage == "cut":
+        victim.write_bytes(content[:-1])
+    with caplog.at_level(logging.WARNING):
+        seen = TensorCache(tmp_path)
+    assert ("a" in seen, "b" in seen) == (False, True)
+    assert "damaged: its entries are made again" in caplog.text
+
+
+def test_opening_reads_no_shard_and_using_one_hashes_it_once(tmp_path, monkeypatch):
+    import hashlib
+
+    cache, hashed = TensorCache(tmp_path), []
+    for number in range(5):
+        cache.add([f"k{number}"], entries(number))
+    original = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(file.name) or original(file, name))
+    seen = TensorCache(tmp_path)
+    assert (len(seen), hashed) == (5, [])
+    for _ in range(3):
+        seen.stack(["k1", "k4"])
+    assert len(hashed) == 2
+
+
+def test_list_of_an_earlier_version_has_no_size(tmp_path):
+    TensorCache(tmp_path).add(["a"], entries(1))
+    listing = shards(tmp_path)[0].with_suffix(".json")
+    content = json.loads(listing.read_text())
+    del content["bytes"]
+    listing.write_text(json.dumps(content))
+    assert TensorCache(tmp_path).get("a")["y"] == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": 3}', '{"keys": 5, "sha256": "x"}', "3"])
@@ -118,4 +163,5 @@ def test_listing_holds_the_shard_s_hash(tmp_path):
     TensorCache(tmp_path).add(["a"], entries(1))
     (shard,) = shards(tmp_path)
     listing = json.loads(shard.with_suffix(".json").read_text())
-    assert listing == {"sha256": hashlib.sha256(shard.read_bytes()).hexdigest(), "keys": ["a"]}
+    content = shard.read_bytes()
+    assert listing == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "keys": ["a"]}

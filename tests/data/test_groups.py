@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from pathlib import Path
@@ -14,11 +15,14 @@ from PIL import Image
 from diffalign.data import (
     CachedLatents,
     GroupData,
+    PictureEncoding,
     ReadCounts,
+    Share,
     ShippedLatents,
     TensorCache,
     Texts,
     encode_records,
+    encode_share,
     read_pairs,
     save_latents,
 )
@@ -48,16 +52,16 @@ def build(
     folder: Path, cache: Path, encoder: CountingEncoder, **options: Any
 ) -> tuple[list[tuple[str, str]], CachedLatents, ReadCounts]:
     counts = options.pop("counts", ReadCounts())
-    settings: dict[str, Any] = {
-        "fingerprint": "f",
-        "resolution": 8,
-        "flip": False,
-        "seed": 0,
-        "on_bad": "error",
-    } | options
+    settings: dict[str, Any] = {"seed": 0, "on_bad": "error"} | {
+        name: options.pop(name) for name in ("seed", "on_bad") if name in options
+    }
     rows = read_pairs(folder, on_bad=settings["on_bad"], counts=counts)
-    kept, latents = encode_records(rows, TensorCache(cache), posterior=encoder, counts=counts, **settings)
+    kept, latents = encode_records(rows, TensorCache(cache), how(encoder, **options), counts=counts, **settings)
     return kept, latents, counts
+
+
+def how(encoder: CountingEncoder, **options: Any) -> PictureEncoding:
+    return PictureEncoding(**{"fingerprint": "f", "posterior": encoder, "resolution": 8} | options)
 
 
 # ---------------------------------------------------------------- when the encoder is asked
@@ -94,7 +98,9 @@ def test_what_makes_entries_stale(tmp_path, change, again):
     assert encoder.seen == again  # with flip: the mirror images alone
 
 
-def test_damaged_shard_is_made_again(tmp_path):
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_damaged_shard_is_made_again(tmp_path, damage):
+    """Cut short, it is found at the start; a flipped byte when it is first read, and mended at the next start."""
     folder, cache = pairs_folder(tmp_path / "data"), tmp_path / "cache"
     _, before, _ = build(folder, cache, CountingEncoder())
     expected = before.of(2, 0, "r2").clone()
@@ -102,14 +108,103 @@ def test_damaged_shard_is_made_again(tmp_path):
     content = bytearray(shard.read_bytes())
     content[-5] ^= 0xFF
     shard.unlink()  # a new file: the old one is mapped
-    shard.write_bytes(bytes(content))
+    shard.write_bytes(bytes(content[:-1] if damage == "cut" else content))
+    if damage == "flipped":
+        _, latents, _ = build(folder, cache, CountingEncoder())
+        with pytest.raises(DataError, match=r"data.cache: .* is damaged and was removed; start again"):
+            latents.of(2, 0, "r2")
     encoder = CountingEncoder()
     _, latents, _ = build(folder, cache, encoder)
     assert encoder.seen == 6
     assert torch.equal(latents.of(2, 0, "r2"), expected)
 
 
-def test_encoded_in_chunks_and_a_picture_that_stands_twice_once(tmp_path):
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_the_encoder_gets_as_many_pictures_as_was_asked(tmp_path, batch):
+    """Whatever the batch: the same latents, in the same few files."""
+    encoder, folder = CountingEncoder(), pairs_folder(tmp_path / "data", 4)
+    _, latents, _ = build(folder, tmp_path / "cache", encoder, batch=batch, flip=True)
+    assert sum(encoder.batches) == 16
+    assert set(encoder.batches[:-1]) == {batch} and encoder.batches[-1] <= batch
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+    _, twin, _ = build(folder, tmp_path / "other", CountingEncoder(), flip=True)
+    assert torch.equal(latents.of(3, 0, "r3"), twin.of(3, 0, "r3"))
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def encode_as(rank: int, world: int, folder: Path, cache: Path, encoder: CountingEncoder, **options: Any) -> list[str]:
+    """One process's part; says when it waited for the others."""
+    waited: list[str] = []
+    on_bad = options.pop("on_bad", "error")
+    share = Share(rank, world, lambda: waited.append("waited"))
+    rows = read_pairs(folder, on_bad=on_bad)
+    encode_share(rows, TensorCache(cache), how(encoder, **options), share=share, on_bad=on_bad)
+    return waited
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3, 20])
+def test_every_process_encodes_its_share_and_opens_all(tmp_path, world, flip):
+    folder, cache = pairs_folder(tmp_path / "data", 5), tmp_path / "cache"
+    (folder / "4b.png").write_bytes(picture_file(0))  # the picture of r0 once more: 9 different ones
+    encoders = [CountingEncoder() for _ in range(world)]
+    for rank, encoder in enumerate(encoders):
+        apart = tmp_path / f"cache-{rank}"  # as if they ran at the same time: nobody sees another's shards
+        assert encode_as(rank, world, folder, apart, encoder, flip=flip) == ["waited"]
+        cache.mkdir(exist_ok=True)
+        for path in apart.glob("*"):
+            path.rename(cache / path.name)
+    pictures = [encoder.seen // (2 if flip else 1) for encoder in encoders]
+    assert pictures == [len(range(rank, 9, world)) for rank in range(world)]
+    after = CountingEncoder()
+    kept, latents, _ = build(folder, cache, after, flip=flip)
+    assert after.seen == 0
+    alone, own, _ = build(folder, tmp_path / "alone", CountingEncoder(), flip=flip)
+    assert kept == alone
+    assert all(torch.equal(latents.of(n, 0, name), own.of(n, 0, name)) for n, (name, _) in enumerate(kept))
+
+
+def test_shares_of_a_cache_that_is_not_shared_are_made_up_for(tmp_path):
+    folder, encoder = pairs_folder(tmp_path / "data"), CountingEncoder()
+    encode_as(1, 2, folder, tmp_path / "cache", CountingEncoder())
+    kept, _, _ = build(folder, tmp_path / "cache", encoder)
+    assert (len(kept), encoder.seen) == (3, 3)
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "nan"])
+def test_processes_agree_on_bad_pictures(tmp_path, damage):
+    folder, cache = pairs_folder(tmp_path / "data", 4), tmp_path / "cache"
+    broken = 101 if damage == "nan" else None
+    if damage == "missing":
+        (folder / "1b.png").unlink()
+    elif damage == "text":
+        (folder / "1b.png").write_bytes(b"text")
+    for rank in range(2):
+        assert encode_as(rank, 2, folder, cache, CountingEncoder(broken_shade=broken), on_bad="skip") == ["waited"]
+    seen = [build(folder, cache, CountingEncoder(broken_shade=broken), on_bad="skip") for _ in range(2)]
+    assert [name for name, _ in seen[0][0]] == ["r0", "r2", "r3"]
+    assert [(counts.kept, counts.bad, counts.reasons) for _, _, counts in seen] == [
+        (3, 1, seen[0][2].reasons),
+        (3, 1, seen[0][2].reasons),
+    ]
+
+
+def test_damaged_picture_stops_the_process_whose_share_it_is(tmp_path):
+    folder = pairs_folder(tmp_path / "data")
+    (folder / "1b.png").write_bytes(b"text")  # picture number 3
+    with pytest.raises(DataError, match="record 'r1': not a readable picture"):
+        encode_as(1, 2, folder, tmp_path / "cache", CountingEncoder())
+    assert encode_as(0, 2, folder, tmp_path / "cache", CountingEncoder()) == ["waited"]
+
+
+def test_there_is_no_share_of_a_rank_beyond_the_world():
+    with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2"):
+        Share(2, 2)
+
+
+def test_a_picture_that_stands_twice_is_encoded_once(tmp_path):
     folder = pairs_folder(tmp_path / "data", 70)
     for number in range(70):  # the same loser in every pair
         (folder / f"{number}b.png").write_bytes(picture_file(255))
@@ -117,7 +212,7 @@ def test_encoded_in_chunks_and_a_picture_that_stands_twice_once(tmp_path):
     kept, _, _ = build(folder, tmp_path / "cache", encoder)
     assert len(kept) == 70
     assert sum(encoder.batches) == 71
-    assert max(encoder.batches) <= 66
+    assert max(encoder.batches) <= 8
 
 
 # ---------------------------------------------------------------- bad pictures
@@ -163,9 +258,8 @@ def test_nothing_usable(tmp_path):
         build(folder, tmp_path / "cache", CountingEncoder(), on_bad="skip")
     with pytest.raises(DataError, match="no usable records: 0 are bad"):
         encode_records(
-            [], TensorCache(tmp_path / "c"), fingerprint="f", posterior=CountingEncoder(), resolution=8, flip=False,
-            seed=0, on_bad="error", counts=ReadCounts(),
-        )  # fmt: skip
+            [], TensorCache(tmp_path / "c"), how(CountingEncoder()), seed=0, on_bad="error", counts=ReadCounts()
+        )
 
 
 # ---------------------------------------------------------------- draws
@@ -282,7 +376,6 @@ def test_shipped_latents(tmp_path):
     assert seen.reward(1).tolist() == [1.0, 0.0]
     batch = data_of(seen, seen.records, tmp_path / "texts").batch([(0, 2), (0, 0)])
     assert batch.preference.tolist() == [1.0, 1.0]
-    assert batch.metadata == ({}, {})
     assert data_of(seen, seen.records, tmp_path / "texts").batch([(0, 1), (0, 0)]).reward.shape == (2, 2)
 
 
@@ -315,7 +408,7 @@ def test_damaged_shipped_latents(tmp_path):
 # ---------------------------------------------------------------- what else a record said
 
 
-def test_optional_columns_reach_the_batch_of_their_record(tmp_path):
+def test_preference_reaches_the_batch_of_its_record_and_other_columns_take_no_memory(tmp_path):
     pairs_folder(tmp_path / "data", 4)
     rows = [json.loads(line) for line in (tmp_path / "data" / "metadata.jsonl").read_text().splitlines()]
     rows[0] |= {
@@ -325,25 +418,23 @@ def test_optional_columns_reach_the_batch_of_their_record(tmp_path):
         "condition": "c",
         "camera": 3,
     }
-    rows[1]["chosen"] = "absent.png"  # skipped: the columns of those behind it must not move up
+    rows[1]["chosen"] = "absent.png"  # skipped: the preferences of those behind it must not move up
     rows[3] |= {"votes": {"a": 9, "b": 1}}
     write_rows(tmp_path / "data" / "metadata.jsonl", rows)
+    del rows
     kept, latents, _ = build(tmp_path / "data", tmp_path / "cache", CountingEncoder(), on_bad="skip")
     batch = data_of(latents, kept, tmp_path / "texts").batch([(0, 2), (0, 1), (1, 0)])
     assert batch.record_ids == ("r3", "r2", "r0")
     torch.testing.assert_close(batch.preference, torch.tensor([0.9, 1.0, 0.75]))
-    assert batch.metadata == (
-        {"votes": {"a": 9, "b": 1}},
-        {},
-        {"votes": {"a": 1, "b": 3}, "preferences": {"VQ": "a"}, "source": "survey", "condition": "c", "camera": 3},
-    )
+    assert batch.metadata == ()
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is dict and each.get("camera") == 3]
 
 
 def test_encoding_many_pictures_says_how_far_it_is(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("diffalign.data.groups._CHUNK", 2)
-    monkeypatch.setattr("diffalign.data.groups._NOTICE", 4)
+    monkeypatch.setattr("diffalign.data.encoding._NOTICE", 4)
     folder = pairs_folder(tmp_path / "data", 5)
-    with caplog.at_level("INFO", logger="diffalign.data.groups"):
-        build(folder, tmp_path / "cache", CountingEncoder())
+    with caplog.at_level("INFO", logger="diffalign.data.encoding"):
+        build(folder, tmp_path / "cache", CountingEncoder(), batch=2)
         build(folder, tmp_path / "cache", CountingEncoder())  # nothing is new: silent
     assert [each.message for each in caplog.records] == ["4 pictures encoded so far", "8 pictures encoded so far"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from diffalign.denoising import EDM, VP, LinearFlow, add_noise
+from diffalign.denoising import BETA_SCHEDULES, EDM, VP, LinearFlow, add_noise
+from diffalign.exceptions import ConfigError
 from tests.denoising.toys import PROCESSES, STABLE_DIFFUSION
 
-SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 ALL = torch.arange(1000)
 
 
@@ -21,7 +21,7 @@ def _scheduler(schedule: str, zero_snr: bool) -> DDPMScheduler:
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", BETA_SCHEDULES)
 def test_x_t_is_diffusers_add_noise_to_the_bit_at_every_index(schedule, zero_snr, generator):
     scheduler = _scheduler(schedule, zero_snr)
     process = VP.from_scheduler_config(scheduler.config)
@@ -43,8 +43,16 @@ def test_x_t_follows_a_table_of_betas(zero_snr, generator):
     )
 
 
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_a_schedule_without_a_name_here_is_taken_from_the_scheduler_s_table(zero_snr, generator):
+    scheduler = DDPMScheduler(beta_schedule="laplace", rescale_betas_zero_snr=zero_snr)
+    process = VP(scheduler.alphas_cumprod)
+    x0, noise = torch.randn(2, 1000, 3, generator=generator)
+    assert torch.equal(add_noise(process, x0, noise, process.grid), scheduler.add_noise(x0, noise, ALL))
+
+
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="'quadratic' is not one of linear"):
+    with pytest.raises(ConfigError, match=r"beta_schedule: must be one of linear, .*got 'quadratic'"):
         VP.from_scheduler_config({**STABLE_DIFFUSION, "beta_schedule": "quadratic"})
 
 

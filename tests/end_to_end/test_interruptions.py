@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -125,6 +126,20 @@ def test_two_processes_equal_one(tmp_path, sections):
     for name in ("loss", "winner_error", "gradient_norm"):
         seen = [[row[name] for row in rows(run)] for run in (folder, single)]
         torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_encode_each_picture_once_between_them(tmp_path):
+    pairs_folder(tmp_path / "pairs", 5)
+    data = {"path": str(tmp_path / "pairs"), "encode_batch": 2, "flip": True}
+    training = {"groups": 1, "steps": 2, "processes": 2, "threads": 1}
+    code, _, err = finished(start(tmp_path, *TORCHRUN, data=data, training=training))
+    assert code == 0, err
+    shards = [sorted(json.loads(path.read_text())["keys"]) for path in (tmp_path / "cache").glob("latents-*/*.json")]
+    assert [len(keys) for keys in shards] == [10, 10]
+    assert not set(shards[0]) & set(shards[1])
+    texts = [json.loads(path.read_text())["keys"] for path in (tmp_path / "cache").glob("texts-*/*.json")]
+    assert sorted(map(len, texts)) == [2, 3]
 
 
 @pytest.mark.slow

@@ -144,10 +144,40 @@ def test_resolution_can_be_chosen():  # the zoo's transformer has position embed
     assert next(generator(["a red circle"], [0], view="reference")).shape == (1, 3, 48, 48)
 
 
-def test_flow_euler_on_a_noise_predictor_is_refused():
-    generator = ImageGenerator.create(load("sd"), sampler="flow_euler", steps=2)
-    with pytest.raises(ConfigError, match="needs a linear flow, got VP; use DDIM"):
-        next(generator.latents(["a red circle"], [0]))
+@pytest.mark.parametrize(
+    ("family", "wish", "says"),
+    [
+        ("sd", {"steps": 0}, "steps: must be from 1 to 1000"),
+        ("sd", {"steps": -1}, "steps: must be from 1 to 1000"),
+        ("sd", {"sampler": "flow_euler"}, "sampler: flow_euler needs a flow model, and this one is none; use ddim"),
+        ("sd", {"sampler": "dimm"}, "sampler: must be one of ddim, flow_euler, got 'dimm'; did you mean ddim?"),
+        ("sd", {"sampler": ""}, "sampler: must be one of ddim, flow_euler, got ''"),
+        ("sd", {"eta": 1.5}, "eta: must be from 0 to 1, got 1.5"),
+        ("sd", {"batch": 0}, "batch: must be at least 1, got 0"),
+        ("sd", {"resolution": 33}, "resolution: must be a positive multiple of 4"),
+        ("sd", {"resolution": 0}, "resolution: must be a positive multiple of 4"),
+        ("sd3", {"eta": 0.7}, "eta: is a setting of the ddim sampler, and this is FlowEuler"),
+        ("sd3", {"eta": 0.0, "sampler": "flow_euler"}, "eta: is a setting of the ddim sampler"),
+        ("sd3", {"steps": 0}, "steps: must be from 1 to 1000"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_and_not_replaced(family, wish, says):
+    with pytest.raises(ConfigError) as caught:
+        ImageGenerator.create(load(family), **wish)
+    assert str(caught.value).startswith(says)
+
+
+def test_another_generator_s_settings_stand_where_none_is_given():
+    backbone = load("sd")
+    first = ImageGenerator.create(backbone, steps=3, eta=0.5, guidance_scale=2.0, batch=5, resolution=16)
+    again = ImageGenerator.create(backbone, like=first)
+    assert (again.sampler, again.guidance_scale, again.batch, again.resolution) == (DDIM(0.5), 2.0, 5, 16)
+    assert torch.equal(again.times, first.times)
+    other = ImageGenerator.create(backbone, like=first, steps=7, eta=0.0, guidance_scale=0.0, batch=1, resolution=32)
+    assert (other.sampler, len(other.times)) == (DDIM(0.0), 8)
+    assert (other.guidance_scale, other.batch, other.resolution) == (0.0, 1, 32)
+    flow = ImageGenerator.create(load("sd3"), steps=3)
+    assert ImageGenerator.create(flow.backbone, sampler="ddim", like=flow).sampler == DDIM()
 
 
 def test_ddim_on_a_flow_is_euler():

@@ -1,0 +1,87 @@
+"""Preference sets that ship as latents: written by the model that drew the pictures, readable by it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffalign.data.cache import content_key
+from diffalign.exceptions import DataError
+
+
+class ShippedLatents:
+    """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone."""
+
+    def __init__(self, path: Path, autoencoder: str) -> None:
+        """Read the file whole.
+
+        Args:
+            autoencoder: identity of the model's, as the backbone gives it.
+
+        Raises:
+            DataError: missing, damaged, or made with another autoencoder.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                self._latents = file.get_tensor("latents")
+                self._rewards = file.get_tensor("rewards")
+                numbers = file.get_tensor("prompt").tolist()
+                prompts: list[str] = json.loads(about["prompts"])
+                self.records = [(f"pair-{number}", prompts[index]) for number, index in enumerate(numbers)]
+        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+            raise DataError(f"{path}: not a readable preference set ({error})") from None
+        if not self.records:
+            raise DataError(f"{path}: no usable pairs: the file is empty")
+        if about.get("autoencoder") != autoencoder:
+            raise DataError(
+                f"{path}: these latents were made with another autoencoder than model.path has "
+                f"(made with {about.get('autoencoder')}, have {autoencoder}); use the model that they ship with"
+            )
+        if not bool(torch.isfinite(self._latents).all()):
+            raise DataError(f"{path}: some latents are not finite; the file is damaged")
+
+    @property
+    def content_hash(self) -> str:
+        tensors = (self._latents, self._rewards)
+        return content_key(*(tensor.flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors))
+
+    def of(self, number: int, epoch: int, name: str) -> Tensor:
+        return self._latents[number].float()
+
+    def reward(self, number: int) -> Tensor | None:
+        return self._rewards[number].float()
+
+    def preference(self, number: int) -> float:
+        return 1.0
+
+
+def save_latents(
+    path: Path, latents: Tensor, rewards: Tensor, prompts: Sequence[str], numbers: Sequence[int], about: dict[str, Any]
+) -> None:
+    """Write a preference set as `ShippedLatents` reads it.
+
+    Args:
+        path: a .safetensors file.
+        latents: x0 [groups, members, *sample], best member first; kept in half precision.
+        rewards: [groups, members].
+        prompts, numbers: the captions, and which of them each group is of.
+        about: facts for the file's header, kept as text. `autoencoder` must be among them, as
+            `Backbone.autoencoder_identity` gives it; readers pass over the others.
+    """
+    save_file(
+        {
+            "latents": latents.to(torch.float16).contiguous(),
+            "rewards": rewards.to(torch.float32).contiguous(),
+            "prompt": torch.tensor(numbers, dtype=torch.int32),
+        },
+        path,
+        metadata={"prompts": json.dumps(list(prompts)), **{key: str(value) for key, value in about.items()}},
+    )
