@@ -122,14 +122,14 @@ def write_readme(name: str, card: dict, texts: list[str]) -> str:
 
 
 def _preferences(drawn: dict) -> str:
-    most = drawn["most_pairs_per_caption"]
     return (
-        f"**Preferences**: `preferences.safetensors`, {drawn['pairs']:,} pairs of pictures that this model drew for "
-        "training captions; the chosen one shows more of the caption by the scene checker (graded score, and 1 for "
-        f"passing), by at least {drawn['least_gap']:g}. Of {drawn['captions']:,} captions "
+        f"**Preferences**: `preferences.safetensors`, {drawn['groups']:,} groups of {drawn['members']} pictures that "
+        "this model drew for one training caption, ranked by how much of it they show by the scene checker (graded score, "
+        f"and 1 for passing); best and worst differ by at least {drawn['least_gap']:g}. As pairs (best with worst, second "
+        f"with second worst) they are {drawn['pairs']:,}. Of {drawn['captions']:,} captions "
         f"{drawn['pictures_per_caption']} pictures each were drawn with {drawn['sampler']}, {drawn['steps']} steps, "
-        f"guidance scale {drawn['guidance_scale']:g}, seeds from {drawn['seed']:,}, for at most {most} "
-        f"{'pair' if most == 1 else 'pairs'} a caption; the checker passes {drawn['strict']:.1%} of these pictures."
+        f"guidance scale {drawn['guidance_scale']:g}, seeds from {drawn['seed']:,}, and the best and the "
+        f"worst were kept; the checker passes {drawn['strict']:.1%} of these pictures."
     )
 
 

@@ -1,11 +1,12 @@
-"""Draw the preference set of a shapes model: several pictures a caption, scored by the scene checker, better against worse.
+"""Draw the preference set of a shapes model: several pictures a caption, ranked by the scene checker.
 
     python -m makers.shapes_preferences --model build/shapes-sd --out build/shapes-sd/preferences.safetensors
 
-Every pair is two pictures of one training caption that this model drew; the chosen one shows more of the caption
-(graded scene reward) by at least `--gap`. A caption's best picture meets its worst, its second best its second worst, and
-so on up to `--pairs`; no picture is used twice. Held-out captions are never drawn. How the set was drawn stands in the
-file's header (`facts_of` reads it), from where the model card takes it.
+Every group is `--members` pictures of one training caption that this model drew, the best and the worst halves of `--each`,
+in falling order of how much of the caption they show (graded scene reward); best and worst differ by at least `--gap`.
+Methods on groups take a group whole, methods on pairs the best with the worst, the second best with the second worst, and
+so on. Held-out captions are never drawn. How the set was drawn stands in the file's header (`facts_of` reads it), from
+where the model card takes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from diffalign.data import save_latents
 from diffalign.pipelines import ImageGenerator, to_picture
@@ -34,9 +36,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=2256)
-    parser.add_argument("--each", type=int, default=4, help="pictures per caption")
-    parser.add_argument("--pairs", type=int, default=1, help="most pairs per caption")
-    parser.add_argument("--gap", type=float, default=0.1, help="least difference in graded reward within a pair")
+    parser.add_argument("--each", type=int, default=4, help="pictures drawn per caption")
+    parser.add_argument(
+        "--members", type=int, default=4, help="pictures kept per caption, half the best, half the worst"
+    )
+    parser.add_argument("--gap", type=float, default=0.1, help="least difference in reward between best and worst")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     return parser
@@ -44,10 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = start(parser())
-    if not 1 <= options.pairs <= options.each // 2:
-        raise SystemExit(
-            f"--pairs {options.pairs}: {options.each} pictures per caption make 1 to {options.each // 2} pairs"
-        )
+    if options.members % 2 or not 2 <= options.members <= options.each:
+        raise SystemExit(f"--members {options.members}: must be even, from 2 to --each ({options.each})")
     backbone = load_shapes(options.model)
     generator = ImageGenerator.create(
         backbone, steps=options.steps, guidance_scale=options.guidance_scale, batch=16 * options.each
@@ -69,40 +71,40 @@ def main() -> None:
     x0 = torch.cat(latents).unflatten(0, (-1, options.each))
     scores = torch.tensor(graded).unflatten(0, (-1, options.each))
     order = scores.argsort(dim=1, descending=True, stable=True)
-    better, worse = order[:, : options.pairs], order.flip(1)[:, : options.pairs]  # (caption, pair)
-    rows = torch.arange(len(texts))[:, None]
-    pairs = torch.stack([x0[rows, better], x0[rows, worse]], dim=2).flatten(0, 1)
-    rewards = torch.stack([scores[rows, better], scores[rows, worse]], dim=2).flatten(0, 1)
-    apart = (rewards[:, 0] - rewards[:, 1]) >= options.gap
+    half = options.members // 2
+    kept = torch.cat([order[:, :half], order[:, order.shape[1] - half :]], dim=1)  # (caption, member), best first
+    x0, scores = x0[torch.arange(len(texts))[:, None], kept], scores.gather(1, kept)
+    apart = (scores[:, 0] - scores[:, -1]) >= options.gap
     if not bool(apart.any()):
         raise SystemExit(f"no two pictures of a caption differ by {options.gap}: lower --gap or raise --each")
-    of_pair = [text for text in texts for _ in range(options.pairs)]
-    kept = [text for text, keep in zip(of_pair, apart.tolist(), strict=True) if keep]
+    named = [text for text, keep in zip(texts, apart.tolist(), strict=True) if keep]
     save_latents(
         options.out,
-        pairs[apart],
-        rewards[apart],
-        kept,
-        list(range(len(kept))),
+        x0[apart],
+        scores[apart],
+        named,
+        list(range(len(named))),
         {
             "autoencoder": backbone.autoencoder_identity(),
             "model": Path(options.model).name,
             "reward": "scene graded + strict",
-            "facts": json.dumps(_facts(options, generator, len(kept), len(texts), float(np.mean(strict)))),
+            "facts": json.dumps(_facts(options, generator, scores[apart], len(texts), float(np.mean(strict)))),
         },
     )
-    log.info("%d pairs of %d captions; strict %.3f of all pictures", len(kept), len(texts), np.mean(strict))
+    log.info("%d groups of %d captions; strict %.3f of all pictures", len(named), len(texts), np.mean(strict))
 
 
 def _facts(
-    options: argparse.Namespace, generator: ImageGenerator, pairs: int, texts: int, strict: float
+    options: argparse.Namespace, generator: ImageGenerator, rewards: Tensor, texts: int, strict: float
 ) -> dict[str, object]:
     """How the set was drawn."""
+    half = options.members // 2
     return {
-        "pairs": pairs,
+        "groups": len(rewards),
+        "members": options.members,
+        "pairs": int((rewards[:, :half] > rewards.flip(1)[:, :half]).sum()),
         "captions": texts,
         "pictures_per_caption": options.each,
-        "most_pairs_per_caption": options.pairs,
         "least_gap": options.gap,
         "sampler": type(generator.sampler).__name__,
         "steps": options.steps,

@@ -81,8 +81,7 @@ RECIPES = {
             # guidance 1: there the model also errs in colours and shapes
             Step(
                 "makers.shapes_preferences",
-                "--model {build}/shapes-sd --captions 1400 --guidance-scale 1 "
-                "--out {build}/shapes-sd/preferences.safetensors",
+                "--model {build}/shapes-sd --each 8 --guidance-scale 1 --out {build}/shapes-sd/preferences.safetensors",
                 "shapes-sd/preferences.safetensors",
             ),
         ),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffalign.backbones.adapter_files import read_adapter, write_adapter
 from diffalign.backbones.autoencoder import Posterior, pictures_of, posterior_of
-from diffalign.backbones.fingerprint import autoencoder_identity, fingerprint_of
+from diffalign.backbones.fingerprint import autoencoder_identity, fingerprint_of, network_fingerprint
 from diffalign.backbones.limits import check_resolution
 from diffalign.backbones.lora import (
     LoRASettings,
@@ -255,7 +255,12 @@ class Backbone(ABC):
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
     def fingerprint(self, part: str) -> str:
-        """A hash of what turns pictures ("vae") or prompts ("text") into tensors: it changes when they would."""
+        """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen network ("network").
+
+        It changes when they would.
+        """
+        if part == "network":
+            return network_fingerprint(self.network, self.pipeline.scheduler, self.prediction.value)
         if part == "vae":
             return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
         parts = {name: value for name, value in self.pipeline.components.items() if value is not None}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def fingerprint_of(
@@ -17,15 +17,29 @@ def fingerprint_of(
     digest = hashlib.sha256(kind.encode())
     for name, module in modules.items():
         digest.update(repr(sorted(_plain(module.config).items())).encode())
-        for key, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        _add_tensors(digest, name, module.state_dict())
     for name, tokenizer in sorted(tokenizers.items()):
         words = sorted(tokenizer.get_vocab().items())
         digest.update(repr((name, tokenizer.model_max_length, tokenizer.all_special_tokens, words)).encode())
     for option in options:
         digest.update(option.encode())
     return digest.hexdigest()[:32]
+
+
+def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> str:
+    """Of the frozen weights, whatever adapters lie on them, and of the process and prediction that they are for."""
+    digest = hashlib.sha256(f"network {prediction} {sorted(_plain(scheduler.config).items())!r}".encode())
+    frozen = {
+        key.replace(".base_layer.", "."): tensor for key, tensor in network.state_dict().items() if ".lora_" not in key
+    }
+    _add_tensors(digest, "", frozen)
+    return digest.hexdigest()[:32]
+
+
+def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def autoencoder_identity(vae: nn.Module) -> str:

@@ -29,7 +29,20 @@ LocalPath = Annotated[
 ]  # a path, or a name of another kind; ~ is the home folder
 FLOW_FAMILIES = ("sd3",)
 Precision = Literal["fp32", "bf16", "fp16"]
-Column = Literal["prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences"]
+Column = Literal[
+    "prompt",
+    "chosen",
+    "rejected",
+    "id",
+    "source",
+    "condition",
+    "votes",
+    "preferences",
+    "items",
+    "rewards",
+    "item",
+    "label",
+]
 
 
 class LoRAConfig(Params):
@@ -50,7 +63,8 @@ class ModelConfig(Params):
 
 
 class DataConfig(Params):
-    kind: Literal["pairs"] = "pairs"
+    kind: Literal["pairs", "groups", "labelled"] = "pairs"
+    members: PositiveInt | None = None  # of kind groups: how many of a group an epoch sees, drawn anew; None: all
     path: LocalPath  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
     resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
     flip: bool = False  # mirror all members of a record together
@@ -193,8 +207,10 @@ class RunConfig(Params):
         if objective.online:
             yield (
                 f"objective.name: {name!r} learns from the policy's own samples, and diffalign train has no loop for that "
-                "in this version; call diffalign.objectives from your own, or take an offline one: diffalign list objectives"
+                "in this version; call diffalign.objectives from your own, or take an offline one (diffalign list objectives)"
             )
+        if self.data.members is not None and (self.data.kind != "groups" or self.data.members < 2):
+            yield "data.members: draws 2 or more members of each record of data.kind: groups; leave it out"
         if training.two_pass and objective.first != "policy":
             yield f"training.two_pass: needs an objective of errors alone, and {name!r} takes residuals; set it to false"
         if training.two_pass and self.model.lora.dropout:

@@ -4,7 +4,7 @@ from diffalign.data.cache import TensorCache
 from diffalign.data.encoding import CachedLatents, PictureEncoding, Share, encode_records, encode_share
 from diffalign.data.groups import GroupData, Latents, Texts
 from diffalign.data.order import place_of, seeded
-from diffalign.data.readers import ReadCounts, read_pairs, read_prompts
+from diffalign.data.readers import ReadCounts, read_prompts, read_records
 from diffalign.data.records import Record
 from diffalign.data.shipped import ShippedLatents, save_latents
 
@@ -22,8 +22,8 @@ __all__ = [
     "encode_records",
     "encode_share",
     "place_of",
-    "read_pairs",
     "read_prompts",
+    "read_records",
     "save_latents",
     "seeded",
 ]

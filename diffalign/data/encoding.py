@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, compress
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,14 @@ _SHARD = 64  # entries per cache shard: a process that is killed loses at most s
 _NOTICE = 1000  # pictures between two lines of the log
 
 Keys = list[tuple[str, str]]  # [member] -> (key, key of the mirror image; "" where nothing is mirrored)
+
+
+class Said(NamedTuple):
+    """What a record says of its pictures."""
+
+    preference: float
+    rewards: tuple[float, ...] | None
+    label: int | None
 
 
 @dataclass(frozen=True)
@@ -79,17 +87,17 @@ class PictureEncoding:
 class CachedLatents:
     """Latents from pictures: the posterior of every picture is kept, and a sample of it drawn each epoch."""
 
-    def __init__(self, cache: TensorCache, keys: list[Keys], preferences: list[float], flip: bool, seed: int) -> None:
+    def __init__(self, cache: TensorCache, keys: list[Keys], said: list[Said], flip: bool, seed: int) -> None:
         self._cache = cache
         self._keys = keys
-        self._preferences = preferences
+        self._said = said
         self._flip = flip
         self._seed = seed
 
     @property
     def content_hash(self) -> str:
         names = chain.from_iterable(chain.from_iterable(self._keys))
-        return content_key(*names, *map(str, self._preferences))
+        return content_key(*names, *map(str, self._said))
 
     def of(self, number: int, epoch: int, name: str) -> Tensor:
         mirrored = self._flip and bool(torch.rand((), generator=seeded(self._seed, epoch, name, "flip")) < 0.5)
@@ -99,10 +107,14 @@ class CachedLatents:
         return mean + (log_variance / 2).exp() * noise
 
     def reward(self, number: int) -> Tensor | None:
-        return None
+        rewards = self._said[number].rewards
+        return None if rewards is None else torch.tensor(rewards)
 
     def preference(self, number: int) -> float:
-        return self._preferences[number]
+        return self._said[number].preference
+
+    def label(self, number: int) -> int | None:
+        return self._said[number].label
 
 
 def encode_records(
@@ -116,7 +128,7 @@ def encode_records(
 ) -> tuple[list[tuple[str, str]], CachedLatents]:
     """Encode the pictures that the cache lacks, a batch at a time, and say where every group's entries are.
 
-    Of a record its id, prompt and preference are kept in memory, and the names of its entries.
+    Of a record its id, prompt, rewards, label and preference are kept in memory, and the names of its entries.
 
     Args:
         records: read once, in order.
@@ -128,7 +140,7 @@ def encode_records(
     encoder = _Encoder(cache, encoding)
     kept: list[tuple[str, str]] = []
     keys: list[Keys] = []
-    preferences: list[float] = []
+    said: list[Said] = []
     for record in records:
         try:
             contents = [picture_bytes(item, record.id) for item in record.items]
@@ -140,17 +152,17 @@ def encode_records(
         encoder.add(opened)
         kept.append((record.id, record.prompt))
         keys.append(group)
-        preferences.append(record.preference)
+        said.append(Said(record.preference, record.rewards, record.label))
     encoder.flush()
     fine = [not encoder.broken & {key for pair in group for key in pair} for group in keys]
     for (name, _), whole in zip(kept, fine, strict=True):
         if not whole:
             _skip(f"record {name!r}: the autoencoder's latents of its pictures are not finite", on_bad, counts)
-    kept, keys, preferences = list(compress(kept, fine)), list(compress(keys, fine)), list(compress(preferences, fine))
+    kept, keys, said = list(compress(kept, fine)), list(compress(keys, fine)), list(compress(said, fine))
     if not kept:
         first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
         raise DataError(f"no usable records: {counts.bad} are bad{first}")
-    return kept, CachedLatents(cache, keys, preferences, encoding.flip, seed)
+    return kept, CachedLatents(cache, keys, said, encoding.flip, seed)
 
 
 def encode_share(

@@ -34,6 +34,9 @@ class Latents(Protocol):
     def preference(self, number: int) -> float:
         """Probability that member 0 is preferred, in [0, 1]."""
 
+    def label(self, number: int) -> int | None:
+        """+1 good, -1 bad, of all members; None where the records carry no labels, then of every group."""
+
 
 @dataclass(frozen=True)
 class GroupData:
@@ -43,6 +46,7 @@ class GroupData:
         records: id and prompt of every group, in file order.
         latents: gives the latents [members, *sample] of a group, for one epoch, and its rewards or preference.
         texts: gives the text leaves of a prompt.
+        members: how many of a group's members each epoch sees, drawn anew, in the group's order; None: all.
         empty_prompt_share: chance that a group is shown with the empty prompt.
         seed: of every draw made here.
         counts: what the reader left out.
@@ -51,6 +55,7 @@ class GroupData:
     records: Sequence[tuple[str, str]]
     latents: Latents
     texts: Texts
+    members: int | None = None
     empty_prompt_share: float = 0.0
     seed: int = 0
     counts: ReadCounts | None = None
@@ -73,16 +78,24 @@ class GroupData:
                 prompt = "" if drawn < self.empty_prompt_share else prompt
             ids.append(name)
             prompts.append(prompt)
-            latents.append(self.latents.of(number, epoch, name))
-            rewards.append(self.latents.reward(number))
-        numbers = [number for _, number in places]
+            x0, reward = self.latents.of(number, epoch, name), self.latents.reward(number)
+            if self.members is not None:
+                kept = torch.randperm(len(x0), generator=seeded(self.seed, epoch, name, "members"))[: self.members]
+                x0, reward = x0[kept.sort().values], None if reward is None else reward[kept.sort().values]
+            latents.append(x0)
+            rewards.append(reward)
         x0 = torch.stack(latents)
+        numbers = [number for _, number in places]
+        label = None
+        if self.latents.label(0) is not None:
+            label = torch.tensor([[float(self.latents.label(number) or 0)] * x0.shape[1] for number in numbers])
         return GroupBatch(
             x0=x0,
             condition=Condition(self.texts.stack(prompts)),
             valid=torch.isfinite(x0.flatten(2)).all(-1),
             record_ids=tuple(ids),
             reward=None if rewards[0] is None else torch.stack(rewards),  # type: ignore[arg-type]
+            label=label,
             preference=torch.tensor([self.latents.preference(number) for number in numbers]),
         )
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffalign.data.records import PictureSource, Record
+from diffalign.data.records import Record
+from diffalign.data.rows import Kind, parse_row
 from diffalign.exceptions import DataError
 
 log = logging.getLogger(__name__)
-_OPTIONAL = ("id", "source", "condition", "votes", "preferences")
-_PICK_A_PIC = ("jpg_0", "jpg_1", "label_0", "caption")
 
 
 @dataclass
@@ -39,19 +39,24 @@ class ReadCounts:
         log.warning("skipped: %s", reason)
 
 
-def read_pairs(
+def read_records(
     path: Path,
+    kind: Kind = "pairs",
     *,
+    members: int | None = None,
     columns: Mapping[Any, str] | None = None,
     on_bad: Literal["error", "skip"] = "error",
     counts: ReadCounts | None = None,
 ) -> Iterator[Record]:
-    """Read records of kind `pairs`.
+    """Read records of one kind.
 
     Args:
+        kind: `pairs` (prompt, chosen, rejected), `groups` (prompt, items, rewards) or `labelled` (prompt, item, label).
         path: a folder with metadata.jsonl, else with .parquet files (read in the order of their names as one list), a
             .jsonl or a .parquet. Picture paths are relative to the file that names them; parquet may hold the pictures'
             bytes, bare or as {"bytes": ...}.
+        members: of kind `groups`, how many scored items a record needs (unscored ones are then left out); None: all records
+            have equally many.
         columns: our column name -> theirs, where they differ.
         on_bad: raise on the first bad row, or skip and count it.
         counts: filled in as rows are read. Ties are left out and counted.
@@ -61,11 +66,15 @@ def read_pairs(
     """
     counts = counts if counts is not None else ReadCounts()
     seen: set[str] = set()
+    size = 0
     for number, (row, home) in enumerate(_rows(path)):
         try:
             if isinstance(row, DataError):
                 raise row
-            record = _pair(row, home, number, dict(columns or {}))
+            record = parse_row(kind, row, home, number, dict(columns or {}))
+            if record is not None and kind == "groups":
+                size = size or len(record.items)
+                record = _whole(record, members, size)
             if record is not None and record.id in seen:
                 raise DataError(f"record {record.id!r}: this id stands twice in {path}; ids must be unique")
         except DataError as error:
@@ -81,7 +90,27 @@ def read_pairs(
         yield record
     if counts.kept == 0:
         first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
-        raise DataError(f"{path}: no usable pairs ({counts.ties} ties, {counts.bad} bad rows{first})")
+        raise DataError(f"{path}: no usable {kind} ({counts.ties} ties, {counts.bad} bad rows{first})")
+
+
+def _whole(record: Record, members: int | None, size: int) -> Record:
+    """The group, with enough members, or with as many as the others.
+
+    Raises:
+        DataError: it has not.
+    """
+    assert record.rewards is not None
+    if members is None:
+        if len(record.items) != size:
+            raise DataError(
+                f"record {record.id!r}: has {len(record.items)} items, and the first record {size}; set data.members "
+                "to draw equally many of each"
+            )
+        return record
+    scored = sum(not math.isnan(reward) for reward in record.rewards)  # they come first
+    if scored < members:
+        raise DataError(f"record {record.id!r}: has {scored} scored items, and data.members asks for {members}")
+    return replace(record, items=record.items[:scored], rewards=record.rewards[:scored])
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -171,77 +200,3 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any] | DataError]:
                     yield row
                 else:
                     yield DataError(f"{path}, line {number}: must be a JSON object, got {type(row).__name__}")
-
-
-def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
-    """One row as a record, the preferred picture first; None for a tie."""
-    names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
-    pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
-    if pick_a_pic:
-        names |= {"prompt": "caption", "chosen": "jpg_0", "rejected": "jpg_1"}
-    name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
-    for column in ("prompt", "chosen", "rejected"):
-        if names[column] not in row:
-            raise DataError(
-                f"record {name!r}: no column {names[column]!r}; there are {', '.join(row)}; "
-                f"say in data.columns which of them is {column!r}"
-            )
-    prompt, first, second = row[names["prompt"]], row[names["chosen"]], row[names["rejected"]]
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"record {name!r}: column {names['prompt']!r} must be text that is not empty, got {prompt!r}")
-    pictures = [
-        _picture(value, home, name, names[column]) for value, column in ((first, "chosen"), (second, "rejected"))
-    ]
-    preference = 1.0
-    if pick_a_pic:
-        label = row["label_0"]
-        if label == 0.5:  # Pick-a-Pic's mark of a tie
-            return None
-        if label not in (0, 1):
-            raise DataError(f"record {name!r}: column 'label_0' must be 0, 0.5 or 1, got {label!r}")
-        pictures = pictures if label == 1 else pictures[::-1]
-    votes = row.get(names["votes"])
-    if votes is not None:
-        preference = _share(votes, name)
-        if preference == 0.5:
-            return None
-        if preference < 0.5:
-            pictures, preference = pictures[::-1], 1 - preference
-    used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
-    return Record(
-        id=name,
-        prompt=prompt,
-        items=tuple(pictures),
-        preference=preference,
-        votes=votes,
-        preferences=row.get(names["preferences"]),
-        source=row.get(names["source"]),
-        condition=row.get(names["condition"]),
-        metadata={key: value for key, value in row.items() if key not in used},
-    )
-
-
-def _share(votes: Any, name: str) -> float:
-    """The share of votes for a, ties counted half."""
-    votes = {key: value for key, value in votes.items() if value is not None} if isinstance(votes, dict) else votes
-    fine = (
-        isinstance(votes, dict)
-        and votes.keys() <= {"a", "b", "tie"}
-        and all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in votes.values())
-        and sum(votes.values()) > 0
-    )
-    if not fine:
-        raise DataError(f"record {name!r}: votes must look like {{'a': 7, 'b': 3, 'tie': 1}}, got {votes!r}")
-    return (votes.get("a", 0) + 0.5 * votes.get("tie", 0)) / sum(votes.values())
-
-
-def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        value = value["bytes"]
-    if isinstance(value, dict) and isinstance(value.get("path"), str):
-        value = value["path"]
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str) and value:
-        return home / value
-    raise DataError(f"record {name!r}: column {column!r} must be a picture's path or bytes, got {type(value).__name__}")

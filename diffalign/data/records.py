@@ -1,6 +1,7 @@
 """What a record is, before it becomes tensors.
 
-A record of kind `pairs` has the columns prompt, chosen and rejected. Every kind may also carry: id, source, condition,
+A record of kind `pairs` has the columns prompt, chosen and rejected; of kind `groups` prompt, items and rewards; of kind
+`labelled` prompt, item and label ("good" or "bad"). Every kind may also carry: id, source, condition,
 votes ({"a": 7, "b": 3, "tie": 1}, a for the first column), preferences ({"VQ": "a", "MQ": "tie"}), and any other column,
 which is kept as metadata.
 """
@@ -26,13 +27,15 @@ PictureSource = Path | bytes  # a file, or the bytes of one
 
 @dataclass(frozen=True)
 class Record:
-    """One prompt and its competing pictures, the preferred one first.
+    """One prompt and its competing pictures, the best one first.
 
     Attributes:
         id: names the record in messages and seeds its draws; unique in its data set.
         prompt: the caption; not empty.
         items: pictures that are not read yet, best first.
         preference: probability that items[0] is preferred, in (0.5, 1].
+        rewards: of a record of kind `groups`, one per item, falling; NaN, last, where unscored.
+        label: of a record of kind `labelled`, +1 good or -1 bad.
         votes, preferences, source, condition: the optional columns, as they came.
         metadata: every other column.
     """
@@ -41,6 +44,8 @@ class Record:
     prompt: str
     items: tuple[PictureSource, ...]
     preference: float = 1.0
+    rewards: tuple[float, ...] | None = None
+    label: int | None = None
     votes: Mapping[str, int] | None = None
     preferences: Mapping[str, str] | None = None
     source: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,11 +19,13 @@ from diffalign.exceptions import DataError
 class ShippedLatents:
     """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone."""
 
-    def __init__(self, path: Path, autoencoder: str) -> None:
+    def __init__(self, path: Path, autoencoder: str, kind: Literal["pairs", "groups"] = "groups") -> None:
         """Read the file whole.
 
         Args:
             autoencoder: identity of the model's, as the backbone gives it.
+            kind: `groups` takes the file's groups as they are; `pairs` makes two members a pair, the best with the worst,
+                the second best with the second worst and so on, where their rewards differ.
 
         Raises:
             DataError: missing, damaged, or made with another autoencoder.
@@ -35,7 +37,8 @@ class ShippedLatents:
                 self._rewards = file.get_tensor("rewards")
                 numbers = file.get_tensor("prompt").tolist()
                 prompts: list[str] = json.loads(about["prompts"])
-                self.records = [(f"pair-{number}", prompts[index]) for number, index in enumerate(numbers)]
+                names = [(f"group-{number}", prompts[index]) for number, index in enumerate(numbers)]
+                self.records = self._paired(names) if kind == "pairs" else names
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
         if not self.records:
@@ -47,6 +50,17 @@ class ShippedLatents:
             )
         if not bool(torch.isfinite(self._latents).all()):
             raise DataError(f"{path}: some latents are not finite; the file is damaged")
+
+    def _paired(self, names: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Put pairs in the place of groups of 4 and more; their records' names and prompts."""
+        members = self._rewards.shape[1]
+        half = members // 2
+        better, worse = torch.arange(half), members - 1 - torch.arange(half)
+        pairs = torch.stack([self._latents[:, better], self._latents[:, worse]], dim=2)  # (group, pair, 2, *sample)
+        rewards = torch.stack([self._rewards[:, better], self._rewards[:, worse]], dim=2)
+        apart = rewards[..., 0] > rewards[..., 1]
+        self._latents, self._rewards = pairs[apart], rewards[apart]
+        return [(f"{names[group][0]}-{pair}", names[group][1]) for group, pair in apart.nonzero().tolist()]
 
     @property
     def content_hash(self) -> str:
@@ -61,6 +75,9 @@ class ShippedLatents:
 
     def preference(self, number: int) -> float:
         return 1.0
+
+    def label(self, number: int) -> int | None:
+        return None
 
 
 def save_latents(

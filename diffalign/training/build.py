@@ -26,8 +26,8 @@ from diffalign.data import (
     Texts,
     encode_records,
     encode_share,
-    read_pairs,
     read_prompts,
+    read_records,
 )
 from diffalign.denoising import (
     VP,
@@ -171,7 +171,9 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
     latents: Latents
     if path.suffix == ".safetensors":
         _refuse_picture_settings(config, backbone)
-        latents = ShippedLatents(path, backbone.autoencoder_identity())
+        if data.kind == "labelled":
+            raise ConfigError(f"data.kind: {data.path} holds ranked groups; take pairs or groups")
+        latents = ShippedLatents(path, backbone.autoencoder_identity(), data.kind)
         records = latents.records
         counts.kept = len(records)
     else:
@@ -184,16 +186,18 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         )
         cache = home / f"latents-{image_print[:16]}"
         if share.world > 1:
-            first = read_pairs(path, columns=data.columns, on_bad=data.on_bad)
+            first = read_records(path, data.kind, members=data.members, columns=data.columns, on_bad=data.on_bad)
             encode_share(first, TensorCache(cache), encoding, share=share, on_bad=data.on_bad)
-        rows = read_pairs(path, columns=data.columns, on_bad=data.on_bad, counts=counts)
+        rows = read_records(
+            path, data.kind, members=data.members, columns=data.columns, on_bad=data.on_bad, counts=counts
+        )
         records, latents = encode_records(
             rows, TensorCache(cache), encoding, seed=config.seed, on_bad=data.on_bad, counts=counts
         )
     prompts = sorted({prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set()))
     texts = _build_texts(home / f"texts-{text_print[:16]}", text_print, backbone, prompts, data.encode_batch, share)
-    log.info("%d pairs (%d ties left out, %d bad rows skipped)", len(records), counts.ties, counts.bad)
-    return GroupData(records, latents, texts, data.empty_prompt_share, config.seed, counts)
+    log.info("%d %s (%d ties left out, %d bad rows skipped)", len(records), data.kind, counts.ties, counts.bad)
+    return GroupData(records, latents, texts, data.members, data.empty_prompt_share, config.seed, counts)
 
 
 def _build_texts(

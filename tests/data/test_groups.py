@@ -23,7 +23,7 @@ from diffalign.data import (
     Texts,
     encode_records,
     encode_share,
-    read_pairs,
+    read_records,
     save_latents,
 )
 from diffalign.exceptions import DataError
@@ -55,7 +55,7 @@ def build(
     settings: dict[str, Any] = {"seed": 0, "on_bad": "error"} | {
         name: options.pop(name) for name in ("seed", "on_bad") if name in options
     }
-    rows = read_pairs(folder, on_bad=settings["on_bad"], counts=counts)
+    rows = read_records(folder, on_bad=settings["on_bad"], counts=counts)
     kept, latents = encode_records(rows, TensorCache(cache), how(encoder, **options), counts=counts, **settings)
     return kept, latents, counts
 
@@ -139,7 +139,7 @@ def encode_as(rank: int, world: int, folder: Path, cache: Path, encoder: Countin
     waited: list[str] = []
     on_bad = options.pop("on_bad", "error")
     share = Share(rank, world, lambda: waited.append("waited"))
-    rows = read_pairs(folder, on_bad=on_bad)
+    rows = read_records(folder, on_bad=on_bad)
     encode_share(rows, TensorCache(cache), how(encoder, **options), share=share, on_bad=on_bad)
     return waited
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffalign.data import ReadCounts, Record, read_pairs, read_prompts
+from diffalign.data import ReadCounts, Record, read_prompts, read_records
 from diffalign.exceptions import DataError
 from tests.data.pictures import pairs_folder, picture_file, write_rows
 
@@ -23,13 +23,13 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def read_one(path: Path, **options: Any) -> Record:
-    (record,) = read_pairs(path, **options)
+    (record,) = read_records(path, **options)
     return record
 
 
 def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
-        list(read_pairs(path, **options))
+        list(read_records(path, **options))
     return str(caught.value)
 
 
@@ -37,7 +37,7 @@ def refusal(path: Path, **options: Any) -> str:
 
 
 def test_folder(tmp_path):
-    records = list(read_pairs(pairs_folder(tmp_path / "data")))
+    records = list(read_records(pairs_folder(tmp_path / "data")))
     assert [record.id for record in records] == ["r0", "r1", "r2"]
     assert records[1].prompt == "prompt 1"
     assert records[1].items == (tmp_path / "data" / "1a.png", tmp_path / "data" / "1b.png")
@@ -72,7 +72,7 @@ def test_parquet_pictures(tmp_path, value, expected):
 
 def test_parquet_is_read_in_batches_and_numbered_through(tmp_path):
     path = parquet(tmp_path / "x.parquet", [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 150)
-    assert [record.id for record in read_pairs(path)] == [f"row-{number}" for number in range(150)]
+    assert [record.id for record in read_records(path)] == [f"row-{number}" for number in range(150)]
 
 
 def test_folder_of_parquet_files(tmp_path):
@@ -80,7 +80,7 @@ def test_folder_of_parquet_files(tmp_path):
     parquet(tmp_path / "train-00001.parquet", [row | {"prompt": "late"}])
     parquet(tmp_path / "train-00000.parquet", [row, row])
     (tmp_path / "notes.txt").write_text("not data")
-    records = list(read_pairs(tmp_path))
+    records = list(read_records(tmp_path))
     assert [(record.id, record.prompt) for record in records] == [("row-0", "p"), ("row-1", "p"), ("row-2", "late")]
     assert records[0].items == (A, tmp_path / "b")
 
@@ -94,7 +94,7 @@ def test_ids_are_unique_across_parquet_files(tmp_path):
 def test_metadata_goes_before_parquet_files(tmp_path):
     folder = pairs_folder(tmp_path / "data")
     parquet(folder / "x.parquet", [{"prompt": "p", "chosen": A, "rejected": B}])
-    assert [record.id for record in read_pairs(folder)] == ["r0", "r1", "r2"]
+    assert [record.id for record in read_records(folder)] == ["r0", "r1", "r2"]
 
 
 @pytest.mark.parametrize(("label", "first"), [(1, A), (0, B), (1.0, A), (0.0, B)])
@@ -108,7 +108,7 @@ def test_pick_a_pic_ties_are_dropped_and_other_labels_refused(tmp_path):
     row = {"jpg_0": A, "jpg_1": B, "caption": "a cat"}
     counts = ReadCounts()
     rows = [row | {"label_0": label} for label in (0.5, 1.0, 0.5, 0.7, None)]
-    records = list(read_pairs(parquet(tmp_path / "x.parquet", rows), counts=counts, on_bad="skip"))
+    records = list(read_records(parquet(tmp_path / "x.parquet", rows), counts=counts, on_bad="skip"))
     assert (len(records), counts.kept, counts.ties, counts.bad) == (1, 1, 2, 2)
     assert counts.reasons[0] == "record 'row-3': column 'label_0' must be 0, 0.5 or 1, got 0.7"
 
@@ -131,7 +131,8 @@ def test_custom_columns(tmp_path):
 def test_missing_column_says_what_there_is(tmp_path):
     path = write_rows(tmp_path / "x.jsonl", [{"prompt": "p", "winner": "a", "loser": "b"}])
     assert refusal(path) == (
-        "record 'row-0': no column 'chosen'; there are prompt, winner, loser; say in data.columns which of them is 'chosen'"
+        "record 'row-0': no column 'chosen'; there are prompt, winner, loser; say in data.columns which of them is 'chosen', "
+        "or in data.kind what the records are"
     )
 
 
@@ -163,7 +164,7 @@ def test_votes_of_a_parquet_struct_may_hold_nulls(tmp_path):
 def test_tied_votes_are_dropped_and_counted(tmp_path, votes):
     counts = ReadCounts()
     path = write_rows(tmp_path / "x.jsonl", [ROW | {"votes": votes}, ROW | {"id": "y"}])
-    assert [record.id for record in read_pairs(path, counts=counts)] == ["y"]
+    assert [record.id for record in read_records(path, counts=counts)] == ["y"]
     assert (counts.kept, counts.ties, counts.bad) == (1, 1, 0)
 
 
@@ -202,7 +203,7 @@ def test_bad_row_is_named_or_skipped_and_counted(tmp_path, row, says):
     path = write_rows(tmp_path / "x.jsonl", [row, ROW | {"id": "good"}])
     assert says in refusal(path)
     counts = ReadCounts()
-    assert [record.id for record in read_pairs(path, on_bad="skip", counts=counts)] == ["good"]
+    assert [record.id for record in read_records(path, on_bad="skip", counts=counts)] == ["good"]
     assert (counts.kept, counts.bad) == (1, 1)
     assert says in counts.reasons[0]
 
@@ -211,14 +212,14 @@ def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"prompt": "\xff"}\n' + b'{"id": "y", "prompt": "p", "chosen": "a", "rejected": "b"}\n')
     assert "line 1: not UTF-8 text" in refusal(path)
-    assert [record.id for record in read_pairs(path, on_bad="skip")] == ["y"]
+    assert [record.id for record in read_records(path, on_bad="skip")] == ["y"]
 
 
 def test_duplicate_ids(tmp_path):
     path = write_rows(tmp_path / "x.jsonl", [ROW, ROW | {"prompt": "other"}, ROW | {"id": "y"}])
     assert "record 'x': this id stands twice" in refusal(path)
     counts = ReadCounts()
-    kept = [record.prompt for record in read_pairs(path, on_bad="skip", counts=counts)]
+    kept = [record.prompt for record in read_records(path, on_bad="skip", counts=counts)]
     assert (kept, counts.bad) == (["a cat", "a cat"], 1)
 
 
@@ -249,7 +250,7 @@ def test_unusable_source(tmp_path, make, says):
 
 def test_reading_is_lazy(tmp_path):
     path = write_rows(tmp_path / "x.jsonl", [ROW, "not json"])
-    assert next(iter(read_pairs(path))).id == "x"
+    assert next(iter(read_records(path))).id == "x"
 
 
 # ---------------------------------------------------------------- prompts

@@ -13,11 +13,13 @@ from makers.shapes_card import write_readme
 from makers.shapes_preferences import _facts, facts_of, parser
 from makers.shapes_recipes import RECIPES
 
+REWARDS = torch.tensor([[2.0, 1.0, 0.5, 0.0], [2.0, 0.5, 0.5, 0.5]])
 DRAWN = {
-    "pairs": 1263,
+    "groups": 2,
+    "members": 4,
+    "pairs": 3,
     "captions": 1400,
     "pictures_per_caption": 4,
-    "most_pairs_per_caption": 1,
     "least_gap": 0.1,
     "sampler": "DDIM",
     "steps": 12,
@@ -54,9 +56,9 @@ def test_the_card_states_every_command_seed_and_how_the_preferences_were_drawn()
         "--out build/sd-1 --seed 0",
         "--scenes 40000 --seed 1",
         "--scenes 40000 --seed 2",
-        "1,263 pairs",
+        "2 groups of 4 pictures",
+        "they are 3",
         "1,400 captions 4 pictures each were drawn with DDIM, 12 steps, guidance scale 1, seeds from 10,000",
-        "at most 1 pair a caption",
         "passes 41.0% of these pictures",
     ):
         assert part in text
@@ -69,10 +71,10 @@ def test_a_set_says_how_it_was_drawn_and_is_read_as_ever(tmp_path):
     options = parser().parse_args(["--model", "m", "--out", "o", "--guidance-scale", "1", "--captions", "1400"])
     generator = ImageGenerator.create(load("sd", lora=None), steps=12)
     path = tmp_path / "preferences.safetensors"
-    about = {"autoencoder": "f", "facts": json.dumps(_facts(options, generator, 1263, 1400, 0.41))}
+    about = {"autoencoder": "f", "facts": json.dumps(_facts(options, generator, REWARDS, 1400, 0.41))}
     save_latents(path, torch.zeros(1, 2, 4, 2, 2), torch.tensor([[1.0, 0.0]]), ["a red circle"], [0], about)
     assert facts_of(path) == DRAWN
-    assert ShippedLatents(path, "f").records == [("pair-0", "a red circle")]
+    assert ShippedLatents(path, "f").records == [("group-0", "a red circle")]
 
 
 def test_a_set_without_its_facts_is_refused(tmp_path):

@@ -1,0 +1,164 @@
+"""One row of a source as a record: pairs, groups or labelled samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from diffalign.data.records import PictureSource, Record
+from diffalign.exceptions import DataError
+
+Kind = Literal["pairs", "groups", "labelled"]
+_OPTIONAL = ("id", "source", "condition", "votes", "preferences")
+_PICK_A_PIC = ("jpg_0", "jpg_1", "label_0", "caption")
+_GOOD, _BAD = ("good", 1), ("bad", -1, 0)  # true and false are 1 and 0 to Python
+
+
+def parse_row(kind: Kind, row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
+    """The record that a row holds, its best picture first; None for a tie.
+
+    Args:
+        kind: what the records are.
+        row: column -> value.
+        home: where relative picture paths start.
+        number: of the row, which names a record without an id.
+        columns: our column name -> theirs.
+
+    Raises:
+        DataError: names the record, the column, what was seen and what is wanted.
+    """
+    parse = {"pairs": _pair, "groups": _group, "labelled": _labelled}[kind]
+    return parse(row, home, number, columns)
+
+
+def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
+    """One row as a record, the preferred picture first; None for a tie."""
+    names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
+    pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
+    if pick_a_pic:
+        names |= {"prompt": "caption", "chosen": "jpg_0", "rejected": "jpg_1"}
+    name = _id_of(row, names, number)
+    _need(row, names, ("prompt", "chosen", "rejected"), name)
+    prompt = _prompt(row, names, name)
+    pictures = [_picture(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
+    preference = 1.0
+    if pick_a_pic:
+        label = row["label_0"]
+        if label == 0.5:  # Pick-a-Pic's mark of a tie
+            return None
+        if label not in (0, 1):
+            raise DataError(f"record {name!r}: column 'label_0' must be 0, 0.5 or 1, got {label!r}")
+        pictures = pictures if label == 1 else pictures[::-1]
+    votes = row.get(names["votes"])
+    if votes is not None:
+        preference = _share(votes, name)
+        if preference == 0.5:
+            return None
+        if preference < 0.5:
+            pictures, preference = pictures[::-1], 1 - preference
+    used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
+    return Record(name, prompt, tuple(pictures), preference=preference, **_optional(row, names, used))
+
+
+def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
+    """One row as a record, its pictures by falling reward, unscored ones last."""
+    names = {name: columns.get(name, name) for name in ("prompt", "items", "rewards", *_OPTIONAL)}
+    name = _id_of(row, names, number)
+    _need(row, names, ("prompt", "items", "rewards"), name)
+    prompt, items, rewards = _prompt(row, names, name), row[names["items"]], row[names["rewards"]]
+    if not isinstance(items, list) or not items:
+        raise DataError(f"record {name!r}: column {names['items']!r} must be a list of pictures, got {items!r:.80}")
+    if not isinstance(rewards, list) or len(rewards) != len(items):
+        raise DataError(
+            f"record {name!r}: column {names['rewards']!r} must be a list of {len(items)} numbers, one per item, got "
+            f"{rewards!r:.80}"
+        )
+    scores = [_reward(value, name, names["rewards"]) for value in rewards]
+    pictures = [_picture(value, home, name, names["items"]) for value in items]
+    order = sorted(range(len(items)), key=lambda each: (math.isnan(scores[each]), -scores[each]))
+    return Record(
+        name,
+        prompt,
+        tuple(pictures[each] for each in order),
+        rewards=tuple(scores[each] for each in order),
+        **_optional(row, names, set(names.values())),
+    )
+
+
+def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
+    """One row as a record of one picture, good or bad."""
+    names = {name: columns.get(name, name) for name in ("prompt", "item", "label", *_OPTIONAL)}
+    name = _id_of(row, names, number)
+    _need(row, names, ("prompt", "item", "label"), name)
+    prompt, label = _prompt(row, names, name), row[names["label"]]
+    if isinstance(label, float | str | int) and label in _GOOD:
+        sign = 1
+    elif isinstance(label, float | str | int) and label in _BAD:
+        sign = -1
+    else:
+        raise DataError(f"record {name!r}: column {names['label']!r} must be 'good' or 'bad' (or 1, -1), got {label!r}")
+    picture = _picture(row[names["item"]], home, name, names["item"])
+    return Record(name, prompt, (picture,), label=sign, **_optional(row, names, set(names.values())))
+
+
+def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
+    return str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+
+
+def _need(row: Mapping[str, Any], names: Mapping[str, str], wanted: Sequence[str], name: str) -> None:
+    for column in wanted:
+        if names[column] not in row:
+            raise DataError(
+                f"record {name!r}: no column {names[column]!r}; there are {', '.join(row)}; "
+                f"say in data.columns which of them is {column!r}, or in data.kind what the records are"
+            )
+
+
+def _prompt(row: Mapping[str, Any], names: Mapping[str, str], name: str) -> str:
+    prompt = row[names["prompt"]]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"record {name!r}: column {names['prompt']!r} must be text that is not empty, got {prompt!r}")
+    return prompt
+
+
+def _optional(row: Mapping[str, Any], names: Mapping[str, str], used: set[str]) -> dict[str, Any]:
+    """The columns that every kind may have, and all that are not ours."""
+    return {name: row.get(names[name]) for name in ("votes", "preferences", "source", "condition")} | {
+        "metadata": {key: value for key, value in row.items() if key not in used}
+    }
+
+
+def _reward(value: Any, name: str, column: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+        raise DataError(f"record {name!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r}")
+    return float(value)
+
+
+def _share(votes: Any, name: str) -> float:
+    """The share of votes for a, ties counted half."""
+    votes = {key: value for key, value in votes.items() if value is not None} if isinstance(votes, dict) else votes
+    fine = (
+        isinstance(votes, dict)
+        and votes.keys() <= {"a", "b", "tie"}
+        and all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in votes.values())
+        and sum(votes.values()) > 0
+    )
+    if not fine:
+        raise DataError(f"record {name!r}: votes must look like {{'a': 7, 'b': 3, 'tie': 1}}, got {votes!r}")
+    return (votes.get("a", 0) + 0.5 * votes.get("tie", 0)) / sum(votes.values())
+
+
+def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        value = value["bytes"]
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        value = value["path"]
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str) and value:
+        return home / value
+    raise DataError(f"record {name!r}: column {column!r} must be a picture's path or bytes, got {type(value).__name__}")
