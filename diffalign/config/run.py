@@ -207,7 +207,7 @@ class RunConfig(Params):
         if objective.online:
             yield (
                 f"objective.name: {name!r} learns from the policy's own samples, and diffalign train has no loop for that "
-                "in this version; call diffalign.objectives from your own, or take an offline one (diffalign list objectives)"
+                "in this version; call diffalign.objectives from your own, or take another (diffalign list objectives)"
             )
         if self.data.members is not None and (self.data.kind != "groups" or self.data.members < 2):
             yield "data.members: draws 2 or more members of each record of data.kind: groups; leave it out"

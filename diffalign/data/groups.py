@@ -14,6 +14,7 @@ from torch import Tensor
 from diffalign.data.cache import TensorCache, content_key
 from diffalign.data.order import seeded
 from diffalign.data.readers import ReadCounts
+from diffalign.exceptions import DataError
 from diffalign.types import Condition, GroupBatch
 
 
@@ -65,11 +66,15 @@ class GroupData:
 
     @cached_property
     def content_hash(self) -> str:
-        """Changes with the id, prompt, pictures, rewards or preference of any record, and with their order."""
-        return content_key(*chain.from_iterable(self.records), self.latents.content_hash)
+        """Changes with anything that a record says, with the records' order, and with how many members are drawn."""
+        return content_key(*chain.from_iterable(self.records), self.latents.content_hash, str(self.members))
 
     def batch(self, places: Sequence[tuple[int, int]]) -> GroupBatch:
-        """The groups at (epoch, record number) as one batch."""
+        """The groups at (epoch, record number) as one batch.
+
+        Raises:
+            DataError: a group has fewer members than are to be drawn; names it.
+        """
         ids, prompts, latents, rewards = [], [], [], []
         for epoch, number in places:
             name, prompt = self.records[number]
@@ -80,8 +85,8 @@ class GroupData:
             prompts.append(prompt)
             x0, reward = self.latents.of(number, epoch, name), self.latents.reward(number)
             if self.members is not None:
-                kept = torch.randperm(len(x0), generator=seeded(self.seed, epoch, name, "members"))[: self.members]
-                x0, reward = x0[kept.sort().values], None if reward is None else reward[kept.sort().values]
+                kept = self._drawn_members(len(x0), epoch, name)
+                x0, reward = x0[kept], None if reward is None else reward[kept]
             latents.append(x0)
             rewards.append(reward)
         x0 = torch.stack(latents)
@@ -98,6 +103,14 @@ class GroupData:
             label=label,
             preference=torch.tensor([self.latents.preference(number) for number in numbers]),
         )
+
+    def _drawn_members(self, count: int, epoch: int, name: str) -> Tensor:
+        """Which of a group's `count` members the epoch sees, in the group's order."""
+        assert self.members is not None
+        if count < self.members:
+            raise DataError(f"record {name!r}: has {count} members, and data.members asks for {self.members}")
+        drawn = torch.randperm(count, generator=seeded(self.seed, epoch, name, "members"))
+        return drawn[: self.members].sort().values
 
 
 class Texts:

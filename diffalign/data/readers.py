@@ -51,10 +51,10 @@ def read_records(
     """Read records of one kind.
 
     Args:
-        kind: `pairs` (prompt, chosen, rejected), `groups` (prompt, items, rewards) or `labelled` (prompt, item, label).
         path: a folder with metadata.jsonl, else with .parquet files (read in the order of their names as one list), a
             .jsonl or a .parquet. Picture paths are relative to the file that names them; parquet may hold the pictures'
             bytes, bare or as {"bytes": ...}.
+        kind: `pairs` (prompt, chosen, rejected), `groups` (prompt, items, rewards) or `labelled` (prompt, item, label).
         members: of kind `groups`, how many scored items a record needs (unscored ones are then left out); None: all records
             have equally many.
         columns: our column name -> theirs, where they differ.
@@ -90,7 +90,8 @@ def read_records(
         yield record
     if counts.kept == 0:
         first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
-        raise DataError(f"{path}: no usable {kind} ({counts.ties} ties, {counts.bad} bad rows{first})")
+        wanted = "labelled samples" if kind == "labelled" else kind
+        raise DataError(f"{path}: no usable {wanted} ({counts.ties} ties, {counts.bad} bad rows{first})")
 
 
 def _whole(record: Record, members: int | None, size: int) -> Record:

@@ -13,6 +13,7 @@ from diffalign.exceptions import DataError
 Kind = Literal["pairs", "groups", "labelled"]
 _OPTIONAL = ("id", "source", "condition", "votes", "preferences")
 _PICK_A_PIC = ("jpg_0", "jpg_1", "label_0", "caption")
+_LARGEST = 3.4e38  # of float32, which rewards become
 _GOOD, _BAD = ("good", 1), ("bad", -1, 0)  # true and false are 1 and 0 to Python
 
 
@@ -76,6 +77,8 @@ def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, s
             f"{rewards!r:.80}"
         )
     scores = [_reward(value, name, names["rewards"]) for value in rewards]
+    if all(math.isnan(score) for score in scores):
+        raise DataError(f"record {name!r}: column {names['rewards']!r} must hold a number, got {rewards!r:.80}")
     pictures = [_picture(value, home, name, names["items"]) for value in items]
     order = sorted(range(len(items)), key=lambda each: (math.isnan(scores[each]), -scores[each]))
     return Record(
@@ -131,10 +134,10 @@ def _optional(row: Mapping[str, Any], names: Mapping[str, str], used: set[str]) 
 
 
 def _reward(value: Any, name: str, column: str) -> float:
-    if value is None:
+    if value is None or value != value:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
-        raise DataError(f"record {name!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+        raise DataError(f"record {name!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r:.80}")
     return float(value)
 
 

@@ -17,7 +17,14 @@ from diffalign.exceptions import DataError
 
 
 class ShippedLatents:
-    """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone."""
+    """Latents [groups, members, *sample] of a .safetensors file, drawn by one model and readable by it alone.
+
+    Attributes:
+        records: id and prompt of every group or pair.
+        ties: pairs that were left out because their rewards are equal.
+    """
+
+    ties: int = 0
 
     def __init__(self, path: Path, autoencoder: str, kind: Literal["pairs", "groups"] = "groups") -> None:
         """Read the file whole.
@@ -42,7 +49,8 @@ class ShippedLatents:
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
         if not self.records:
-            raise DataError(f"{path}: no usable pairs: the file is empty")
+            why = "no two members of a group differ in reward" if numbers else "the file is empty"
+            raise DataError(f"{path}: no usable {kind}: {why}")
         if about.get("autoencoder") != autoencoder:
             raise DataError(
                 f"{path}: these latents were made with another autoencoder than model.path has "
@@ -52,13 +60,14 @@ class ShippedLatents:
             raise DataError(f"{path}: some latents are not finite; the file is damaged")
 
     def _paired(self, names: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Put pairs in the place of groups of 4 and more; their records' names and prompts."""
+        """Put pairs in the place of the groups; their records' names and prompts."""
         members = self._rewards.shape[1]
         half = members // 2
         better, worse = torch.arange(half), members - 1 - torch.arange(half)
         pairs = torch.stack([self._latents[:, better], self._latents[:, worse]], dim=2)  # (group, pair, 2, *sample)
         rewards = torch.stack([self._rewards[:, better], self._rewards[:, worse]], dim=2)
         apart = rewards[..., 0] > rewards[..., 1]
+        self.ties = int((~apart).sum())
         self._latents, self._rewards = pairs[apart], rewards[apart]
         return [(f"{names[group][0]}-{pair}", names[group][1]) for group, pair in apart.nonzero().tolist()]
 

@@ -131,8 +131,8 @@ def test_custom_columns(tmp_path):
 def test_missing_column_says_what_there_is(tmp_path):
     path = write_rows(tmp_path / "x.jsonl", [{"prompt": "p", "winner": "a", "loser": "b"}])
     assert refusal(path) == (
-        "record 'row-0': no column 'chosen'; there are prompt, winner, loser; say in data.columns which of them is 'chosen', "
-        "or in data.kind what the records are"
+        "record 'row-0': no column 'chosen'; there are prompt, winner, loser; say in data.columns which of them is "
+        "'chosen', or in data.kind what the records are"
     )
 
 
