@@ -134,10 +134,12 @@ def _optional(row: Mapping[str, Any], names: Mapping[str, str], used: set[str]) 
 
 
 def _reward(value: Any, name: str, column: str) -> float:
-    if value is None or value != value:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
-        raise DataError(f"record {name!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r:.80}")
+        raise DataError(
+            f"record {name!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r:.80}"
+        )
     return float(value)
 
 

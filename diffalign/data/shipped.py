@@ -24,8 +24,6 @@ class ShippedLatents:
         ties: pairs that were left out because their rewards are equal.
     """
 
-    ties: int = 0
-
     def __init__(self, path: Path, autoencoder: str, kind: Literal["pairs", "groups"] = "groups") -> None:
         """Read the file whole.
 
@@ -37,6 +35,7 @@ class ShippedLatents:
         Raises:
             DataError: missing, damaged, or made with another autoencoder.
         """
+        self.ties = 0
         try:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}

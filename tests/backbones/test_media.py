@@ -6,9 +6,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from diffalign.backbones import LoRASettings
+from diffalign.backbones.lora import lora_layers
+from diffalign.denoising import Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import locate
-from tests.backbones.models import diffusers_pipeline, load, load_fresh, path_of, scenes
+from tests.backbones.models import answer, diffusers_pipeline, load, load_fresh, path_of, perturb, scenes
 
 
 @pytest.fixture
@@ -119,6 +122,57 @@ def test_fingerprint_reads_numbers_without_dimensions(family):
     before = backbone.fingerprint("text")
     backbone.pipeline.text_encoder.logit_scale += 1
     assert backbone.fingerprint("text") != before
+
+
+# ---------------------------------------------------------------- the fingerprint of the frozen network
+
+
+def test_network_fingerprint_is_that_of_the_weights_below_the_adapters(family):
+    bare, adapted = load(family, lora=None), load(family)
+    expected = bare.fingerprint("network")
+    assert len(expected) == 32
+    assert adapted.fingerprint("network") == expected
+    adapted.snapshot("behaviour")
+    perturb(adapted)  # as training changes it
+    assert not torch.equal(answer(adapted), answer(adapted, "reference"))
+    assert adapted.fingerprint("network") == expected
+    assert load(family, lora=LoRASettings(rank=2, alpha=1.0)).fingerprint("network") == expected
+
+
+def test_network_fingerprint_is_equal_across_loads(family):
+    assert load_fresh(family).fingerprint("network") == load_fresh(family, lora=None).fingerprint("network")
+
+
+def test_network_fingerprint_changes_with_one_weight_below_the_adapters(family):
+    backbone = load(family)
+    seen = {backbone.fingerprint("network")}
+    adapted = lora_layers(backbone.network)[0].get_base_layer().weight
+    plain = next(weight for name, weight in backbone.network.named_parameters() if "lora" not in name)
+    for weight in (adapted, plain):
+        with torch.no_grad():
+            weight.view(-1)[0].add_(1e-3)
+        seen.add(backbone.fingerprint("network"))
+    assert len(seen) == 3
+
+
+def test_network_fingerprint_changes_with_the_precision_the_scheduler_and_the_prediction(family):
+    backbone = load(family, lora=None)
+    seen = {backbone.fingerprint("network"), load(family, dtype=torch.bfloat16).fingerprint("network")}
+    backbone.pipeline.scheduler.register_to_config(num_train_timesteps=500)
+    seen.add(backbone.fingerprint("network"))
+    backbone.prediction = next(each for each in Prediction if each is not backbone.prediction)
+    seen.add(backbone.fingerprint("network"))
+    assert len(seen) == 4
+
+
+def test_network_fingerprint_leaves_the_other_parts_alone(family):
+    backbone = load_fresh(family, lora=None)
+    before = backbone.fingerprint("network")
+    for name in ("vae", "text_encoder"):
+        with torch.no_grad():
+            next(getattr(backbone.pipeline, name).parameters()).view(-1)[0].add_(1e-3)
+    assert backbone.fingerprint("network") == before
+    assert len({backbone.fingerprint(part) for part in ("network", "vae", "text")}) == 3
 
 
 # ---------------------------------------------------------------- the identity that shipped latents go by

@@ -50,3 +50,17 @@ def pairs_folder(home: Path, count: int = 3, **columns: Any) -> Path:
         rows.append(row | columns)
     write_rows(home / "metadata.jsonl", rows)
     return home
+
+
+def groups_folder(home: Path, rewards: Iterable[list[float | None]], **columns: Any) -> Path:
+    """A folder of groups: picture `k` of group `n` is n-k.png, of shade 10 n + k."""
+    home.mkdir(exist_ok=True)
+    rows = []
+    for number, scores in enumerate(rewards):
+        names = [f"{number}-{member}.png" for member in range(len(scores))]
+        for member, name in enumerate(names):
+            (home / name).write_bytes(picture_file(10 * number + member))
+        row = {"id": f"g{number}", "prompt": f"prompt {number}", "items": names, "rewards": scores}
+        rows.append(row | columns)
+    write_rows(home / "metadata.jsonl", rows)
+    return home

@@ -370,8 +370,8 @@ def shipped(path: Path, **about: Any) -> torch.Tensor:
 def test_shipped_latents(tmp_path):
     latents = shipped(tmp_path / "x.safetensors")
     seen = ShippedLatents(tmp_path / "x.safetensors", "f")
-    assert seen.records == [("pair-0", "a"), ("pair-1", "b"), ("pair-2", "b")]
-    torch.testing.assert_close(seen.of(1, 0, "pair-1"), latents[1], rtol=1e-3, atol=1e-3)
+    assert seen.records == [("group-0", "a"), ("group-1", "b"), ("group-2", "b")]
+    torch.testing.assert_close(seen.of(1, 0, "group-1"), latents[1], rtol=1e-3, atol=1e-3)
     assert seen.of(1, 0, "x").dtype == torch.float32
     assert seen.reward(1).tolist() == [1.0, 0.0]
     batch = data_of(seen, seen.records, tmp_path / "texts").batch([(0, 2), (0, 0)])
@@ -401,8 +401,10 @@ def test_damaged_shipped_latents(tmp_path):
     with pytest.raises(DataError, match="not a readable preference set"):
         ShippedLatents(path, "f")
     save_latents(path, torch.zeros(0, 2, 1), torch.zeros(0, 2), [], [], {"autoencoder": "f"})
-    with pytest.raises(DataError, match="no usable pairs"):
+    with pytest.raises(DataError, match="no usable groups: the file is empty"):
         ShippedLatents(path, "f")
+    with pytest.raises(DataError, match="no usable pairs: the file is empty"):
+        ShippedLatents(path, "f", "pairs")
 
 
 # ---------------------------------------------------------------- what else a record said
