@@ -28,7 +28,8 @@ def fingerprint_of(
 
 def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> str:
     """Of the frozen weights, whatever adapters lie on them, and of the process and prediction that they are for."""
-    digest = hashlib.sha256(f"network {prediction} {sorted(_plain(scheduler.config).items())!r}".encode())
+    settings = [sorted(_plain(each.config).items()) for each in (network, scheduler)]
+    digest = hashlib.sha256(f"network {prediction} {settings!r}".encode())
     frozen = {
         key.replace(".base_layer.", "."): tensor for key, tensor in network.state_dict().items() if ".lora_" not in key
     }

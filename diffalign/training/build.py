@@ -175,7 +175,7 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
             raise ConfigError(f"data.kind: {data.path} holds ranked groups; take pairs or groups")
         latents = ShippedLatents(path, backbone.autoencoder_identity(), data.kind)
         records = latents.records
-        counts.kept = len(records)
+        counts.kept, counts.ties = len(records), latents.ties
     else:
         encoding = PictureEncoding(
             fingerprint=image_print,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
+from diffalign.config.objectives import DRAGONParams
 from diffalign.data import GroupData
 from diffalign.denoising import DenoisingErrors
 from diffalign.exceptions import ConfigError
@@ -32,7 +33,17 @@ def check_inputs(config: RunConfig, objective: Objective, data: GroupData) -> No
             f"objective.name: {name!r} learns from rewards, and the records of {config.data.path} have none; "
             "docs/data.md shows the columns of kind groups"
         )
-    if objective.params.layout == "pairs" and batch.members != 2:
+    takes_labels = "label" in (*wanted, *objective.params.optional)
+    if batch.label is not None and not takes_labels:
+        raise ConfigError(
+            f"objective.name: {name!r} makes nothing of labels, and data.kind is labelled: it would learn bad samples like "
+            "good ones; take diffusion_kto, dso_dro or dragon with contrast: kto"
+        )
+    if batch.label is not None and isinstance(config.objective, DRAGONParams) and config.objective.contrast == "dpo":
+        raise ConfigError(
+            "objective.contrast: dpo compares the members of a group, and labelled records are single samples; take kto"
+        )
+    if objective.params.layout == "pairs" and batch.members != 2 and batch.label is None:
         raise ConfigError(
             f"objective.name: {name!r} learns from pairs, and the records of {config.data.path} have {batch.members} "
             "members; diffalign list objectives shows what each method takes"

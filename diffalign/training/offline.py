@@ -179,7 +179,7 @@ class OfflineTrainer:
         config, training = self.config, self.config.training
         assert training.reference_bank is not None
         key = {
-            "network": self.backbone.fingerprint("network"),
+            "model": [self.backbone.fingerprint("network"), self.backbone.fingerprint("text")],
             "data": self.data.content_hash,
             "seed": config.seed,
             "time": config.time.model_dump(mode="json"),

@@ -221,37 +221,3 @@ def test_one_process_draws_while_the_other_trains(tmp_path, objective, count):
     (folder,) = (tmp_path / "runs").glob("tiny-*")
     assert [row["step"] for row in rows(folder, "samples")] == [0, 1, 2]
     assert (folder / "evaluation" / "summary.json").exists() == (count is None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", ["flow_dpo", "sft"])
-@pytest.mark.parametrize("count", [2, None], ids=["samples-alone", "with-evaluation"])
-def test_one_process_draws_while_the_other_trains(tmp_path, objective, count):
-    """SD3's transformer has a buffer: DDP would wait for the other rank to take it."""
-    evaluation = {"prompts": "zoo://shapes-sd3/held_out", "sampler": {"name": "flow_euler", "steps": 1}, "count": 2}
-    sections: dict[str, Any] = {
-        "family": "sd3",
-        "objective": {"name": objective},
-        "training": {"groups": 1, "steps": 2, "accumulation": 2, "processes": 2, "threads": 1},
-        "samples": {"every": 1, "count": 2},
-        "evaluation": evaluation,
-    }
-    launcher = list(TORCHRUN)
-    if count is None:
-        process = start(tmp_path, *launcher, **sections)
-    else:
-        (tmp_path / "x.yaml").write_text(write_yaml(tiny_settings(tmp_path, **sections)), encoding="utf-8")
-        (tmp_path / "alone.py").write_text(
-            "from diffalign.config import load_config\nfrom diffalign.training import train\n"
-            "train(load_config('x.yaml'), progress=False)\n"
-        )
-        environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", *launcher[:-1], "alone.py"]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    code, _, err = finished(process, timeout=240)
-    assert code == 0, err
-    (folder,) = (tmp_path / "runs").glob("tiny-*")
-    assert [row["step"] for row in rows(folder, "samples")] == [0, 1, 2]
-    assert (folder / "evaluation" / "summary.json").exists() == (count is None)

@@ -16,7 +16,7 @@ from diffalign.training.build import build_backbone, build_data, build_time
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.processes import start_accelerator
-from tests.data.pictures import pairs_folder
+from tests.data.pictures import pairs_folder, picture_file, write_rows
 from tests.training.tiny import adapter, rows, tiny, tiny_settings
 
 OFFLINE = sorted(name for name, row in OBJECTIVES.items() if not row.params.online)
@@ -219,3 +219,48 @@ def test_kto_reads_pairs_as_good_and_bad(home):
     run = train(tiny(home, objective=settings("diffusion_kto"), training={"steps": 2, "groups": 2}), progress=False)
     assert [row["label_accuracy"] for row in rows(run.folder)]
     assert any(part.abs().max() > 0 for key, part in adapter(run.folder).items() if "lora_B" in key)
+
+
+LABELLED = [{"id": f"r{n}", "prompt": f"p{n}", "item": f"{n}.png", "label": ("good", "bad")[n % 2]} for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        ({"name": "diffusion_kto", "beta": 500.0}, None),
+        ({"name": "dragon", "contrast": "kto", "beta": 500.0}, None),
+        ({"name": "dso_dro"}, None),
+        ({"name": "dragon"}, "objective.contrast: dpo compares the members of a group"),
+        ({"name": "diffusion_dpo"}, "objective.name: 'diffusion_dpo' makes nothing of labels"),
+        ({"name": "sft"}, "objective.name: 'sft' makes nothing of labels"),
+        ({"name": "gdro"}, "objective.name: 'gdro' learns from rewards"),
+    ],
+)
+def test_labelled_samples(home, tmp_path, objective, says):
+    for number, row in enumerate(LABELLED):
+        (tmp_path / row["item"]).write_bytes(picture_file(number))
+    write_rows(tmp_path / "metadata.jsonl", LABELLED)
+    data = {"path": str(tmp_path), "kind": "labelled"}
+    config = tiny(home, objective=objective, data=data, training={"steps": 2, "groups": 4})
+    if says is None:
+        done = rows(train(config, progress=False).folder)
+        assert done[1]["loss"] != done[0]["loss"]
+        assert "winner_error" not in done[0]
+    else:
+        with pytest.raises(ConfigError) as caught:
+            train(config, progress=False)
+        assert says in str(caught.value)
+
+
+def test_groups_of_pictures_with_members_drawn(home, tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(picture_file(number))
+    items = [f"{number}.png" for number in range(6)]
+    groups = [
+        {"id": "a", "prompt": "p", "items": items, "rewards": [0.1, 0.9, None, 0.4, 0.5, 0.2]},
+        {"id": "b", "prompt": "q", "items": items[:4], "rewards": [3, 1, 2, 0]},
+    ]
+    write_rows(tmp_path / "metadata.jsonl", groups)
+    data = {"path": str(tmp_path), "kind": "groups", "members": 3}
+    run = train(tiny(home, objective=settings("rank_dpo"), data=data), progress=False)
+    assert [row["pair_accuracy"] for row in rows(run.folder)]

@@ -61,8 +61,8 @@ def test_bad_number_in_one_process_stops_both(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("stopped: step 2: loss is nan; records of this step: pair-") == 2
+    assert done.stdout.count("stopped: step 2: loss is nan; records of this step: group-") == 2
     (folder,) = (tmp_path / "runs").glob("tiny-*")
     (alarm,) = rows(folder, "alarm")
     assert (alarm["step"], alarm["alarm"]) == (2, "not_finite")
-    assert alarm["message"].count("pair-") == 2  # the records of both
+    assert alarm["message"].count("group-") == 2  # the records of both
