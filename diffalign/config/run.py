@@ -68,6 +68,7 @@ class DataConfig(Params):
     path: LocalPath  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
     resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
     flip: bool = False  # mirror all members of a record together
+    pairs_per_group: PositiveInt | None = None  # of pairs taken from a zoo set: how many at most; None: all
     reward_range: tuple[float, float] | None = (
         None  # rewards that count as 0 and 1 for soft preferences; None: hard ones
     )
@@ -211,6 +212,8 @@ class RunConfig(Params):
             )
         if self.data.members is not None and (self.data.kind != "groups" or self.data.members < 2):
             yield "data.members: draws 2 or more members of each record of data.kind: groups; leave it out"
+        if self.data.pairs_per_group is not None and self.data.kind != "pairs":
+            yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if training.two_pass and objective.first != "policy":
             yield f"training.two_pass: needs an objective of errors alone, and {name!r} takes residuals; set it to false"
         if training.two_pass and self.model.lora.dropout:

@@ -24,13 +24,21 @@ class ShippedLatents:
         ties: pairs that were left out because their rewards are equal.
     """
 
-    def __init__(self, path: Path, autoencoder: str, kind: Literal["pairs", "groups"] = "groups") -> None:
+    def __init__(
+        self,
+        path: Path,
+        autoencoder: str,
+        kind: Literal["pairs", "groups"] = "groups",
+        *,
+        pairs_per_group: int | None = None,
+    ) -> None:
         """Read the file whole.
 
         Args:
             autoencoder: identity of the model's, as the backbone gives it.
             kind: `groups` takes the file's groups as they are; `pairs` makes two members a pair, the best with the worst,
                 the second best with the second worst and so on, where their rewards differ.
+            pairs_per_group: of pairs, how many at most of a group, the widest apart first; None: all of these.
 
         Raises:
             DataError: missing, damaged, or made with another autoencoder.
@@ -44,7 +52,7 @@ class ShippedLatents:
                 numbers = file.get_tensor("prompt").tolist()
                 prompts: list[str] = json.loads(about["prompts"])
                 names = [(f"group-{number}", prompts[index]) for number, index in enumerate(numbers)]
-                self.records = self._paired(names) if kind == "pairs" else names
+                self.records = self._paired(names, pairs_per_group) if kind == "pairs" else names
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
         if not self.records:
@@ -58,10 +66,10 @@ class ShippedLatents:
         if not bool(torch.isfinite(self._latents).all()):
             raise DataError(f"{path}: some latents are not finite; the file is damaged")
 
-    def _paired(self, names: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _paired(self, names: list[tuple[str, str]], most: int | None) -> list[tuple[str, str]]:
         """Put pairs in the place of the groups; their records' names and prompts."""
         members = self._rewards.shape[1]
-        half = members // 2
+        half = min(members // 2, most or members)
         better, worse = torch.arange(half), members - 1 - torch.arange(half)
         pairs = torch.stack([self._latents[:, better], self._latents[:, worse]], dim=2)  # (group, pair, 2, *sample)
         rewards = torch.stack([self._rewards[:, better], self._rewards[:, worse]], dim=2)

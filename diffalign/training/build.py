@@ -173,10 +173,12 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         _refuse_picture_settings(config, backbone)
         if data.kind == "labelled":
             raise ConfigError(f"data.kind: {data.path} holds ranked groups; take pairs or groups")
-        latents = ShippedLatents(path, backbone.autoencoder_identity(), data.kind)
+        latents = ShippedLatents(path, backbone.autoencoder_identity(), data.kind, pairs_per_group=data.pairs_per_group)
         records = latents.records
         counts.kept, counts.ties = len(records), latents.ties
     else:
+        if data.pairs_per_group is not None:
+            raise ConfigError(f"data.pairs_per_group: {data.path} holds pairs, not groups; leave it out")
         encoding = PictureEncoding(
             fingerprint=image_print,
             posterior=lambda pictures: _posterior(backbone, pictures),
