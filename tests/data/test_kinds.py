@@ -214,12 +214,3 @@ def test_labelled_with_columns_of_other_names_and_of_its_own(tmp_path):
     (record,) = read(tmp_path, [row], "labelled", columns=columns)
     assert (record.prompt, names_of(record), record.label) == ("a cat", ["a.png"], -1)
     assert (record.condition, record.metadata) == ("c.png", {"label": "camera"})
-
-
-def test_fewer_pairs_of_a_shipped_group(tmp_path):
-    path, rewards = tmp_path / "x.safetensors", torch.tensor([[2.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 0.5]])
-    save_latents(path, torch.zeros(2, 4, 1), rewards, ["a", "b"], [0, 1], {"autoencoder": "f"})
-    for most, names in ((1, ["group-0-0", "group-1-0"]), (2, ["group-0-0", "group-0-1", "group-1-0"])):
-        seen = ShippedLatents(path, "f", "pairs", pairs_per_group=most)
-        assert [name for name, _ in seen.records] == names
-    assert ShippedLatents(path, "f", "pairs").records == seen.records

@@ -236,3 +236,12 @@ def test_the_middle_of_an_odd_group_is_left_out(tmp_path, members, pairs):
     seen = ShippedLatents(path, "f", "pairs")
     assert [seen.of(number, 0, "x")[:, 0].tolist() for number in range(len(seen.records))] == pairs
     assert seen.ties == 0
+
+
+def test_fewer_pairs_of_a_shipped_group(tmp_path):
+    path, rewards = tmp_path / "x.safetensors", torch.tensor([[2.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 0.5]])
+    save_latents(path, torch.zeros(2, 4, 1), rewards, ["a", "b"], [0, 1], {"autoencoder": "f"})
+    for most, names in ((1, ["group-0-0", "group-1-0"]), (2, ["group-0-0", "group-0-1", "group-1-0"])):
+        seen = ShippedLatents(path, "f", "pairs", pairs_per_group=most)
+        assert [name for name, _ in seen.records] == names
+    assert ShippedLatents(path, "f", "pairs").records == seen.records
