@@ -55,14 +55,14 @@ class ShippedLatents:
                 self.records = self._paired(names, pairs_per_group) if kind == "pairs" else names
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
-        if not self.records:
-            why = "no two members of a group differ in reward" if numbers else "the file is empty"
-            raise DataError(f"{path}: no usable {kind}: {why}")
         if about.get("autoencoder") != autoencoder:
             raise DataError(
                 f"{path}: these latents were made with another autoencoder than model.path has "
                 f"(made with {about.get('autoencoder')}, have {autoencoder}); use the model that they ship with"
             )
+        if not self.records:
+            why = "no two members of a group differ in reward" if numbers else "the file is empty"
+            raise DataError(f"{path}: no usable {kind}: {why}")
         if not bool(torch.isfinite(self._latents).all()):
             raise DataError(f"{path}: some latents are not finite; the file is damaged")
 

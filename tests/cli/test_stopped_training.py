@@ -51,7 +51,7 @@ def test_bad_number_is_an_alarm_of_the_report(call, settings, tmp_path):
     text = page(runs)
     assert "no alarm was raised" not in text
     assert "not_finite" in text
-    assert "records of this step: pair-" in text
+    assert "records of this step: group-" in text
 
 
 def test_alarm_that_stops(call, settings, tmp_path):

@@ -51,7 +51,7 @@ def test_run_that_never_takes_a_step_is_stopped(scaled, home, tmp_path):
     config = tiny(home, folder=str(tmp_path / "runs"), training={"steps": 30, "groups": 1, "checkpoint_every": 10})
     with pytest.raises(
         DivergenceError,
-        match=r"step 20: the last 20 steps were passed over .* even at loss_scale [\d.e+]+; records of this step: pair-",
+        match=r"step 20: the last 20 steps were passed over .* even at loss_scale [\d.e+]+; records of this step: group-",
     ):
         train(config, progress=False)
     folder = only_folder(config)

@@ -278,7 +278,8 @@ def test_folder_that_vanishes_between(home, tmp_path):
 
 def test_learning_rate_far_too_high_diverges(home):
     with pytest.raises(
-        DivergenceError, match=r"^step 2: \w+ is (nan|inf|-inf); records of this step: pair-\d+, pair-\d+\. Lower"
+        DivergenceError,
+        match=r"^step 2: \w+ is (nan|inf|-inf); records of this step: group-\d+-\d, group-\d+-\d\. Lower",
     ):
         train(tiny(home, optimizer={"learning_rate": 1e30}), progress=False)
 

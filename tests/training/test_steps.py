@@ -150,7 +150,7 @@ def times_of_step(trainer: OfflineTrainer) -> torch.Tensor:
     for number in range(trainer.config.training.accumulation):
         positions = trainer._positions(number)
         batch = trainer.data.batch([trainer._place(position) for position in positions])
-        drawn.append(trainer._draw(batch, positions).t)
+        drawn.append(trainer._draw(batch, [trainer._place(each)[0] for each in positions], positions).t)
     return torch.cat(drawn)
 
 
@@ -201,7 +201,8 @@ def test_stratified_does_not_depend_on_the_split(home):
 def test_members_may_have_their_own_draws(home):
     trainer = make_trainer(tiny(home, training={"share_time": False, "share_noise": False}))
     positions = trainer._positions(0)
-    draw = trainer._draw(trainer.data.batch([trainer._place(position) for position in positions]), positions)
+    places = [trainer._place(position) for position in positions]
+    _, draw = trainer._drawn(places, positions)
     assert not torch.equal(draw.t[:, 0], draw.t[:, 1])
     assert not torch.equal(draw.noise[:, 0], draw.noise[:, 1])
 
@@ -335,10 +336,8 @@ def test_preference_of_the_batch_reaches_the_objective(home, monkeypatch):
         given.append(preference)
         return ObjectiveOutput(loss=policy[:, 0] * preference, metrics={})
 
-    class Wants(OBJECTIVES["sft"].params):  # type: ignore[misc, name-defined]
-        needs = ("preference",)
-
-    monkeypatch.setitem(OBJECTIVES, "sft", replace(OBJECTIVES["sft"], function=objective, params=Wants))
+    monkeypatch.setattr(OBJECTIVES["sft"].params, "needs", ("preference",))
+    monkeypatch.setitem(OBJECTIVES, "sft", replace(OBJECTIVES["sft"], function=objective))
     trainer = make_trainer(tiny(home, objective={"name": "sft"}))
     batch = type(trainer.data).batch
     preference = torch.tensor([0.7, 1.0])
