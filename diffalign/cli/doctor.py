@@ -159,7 +159,7 @@ def _zoo() -> list[Finding]:
 def _extras() -> list[Finding]:
     have = [extra for extra, module in _EXTRAS.items() if importlib.util.find_spec(module) is not None]
     lack = [extra for extra in _EXTRAS if extra not in have]
-    hint = f"; pip install 'diffalign[{lack[0]}]' adds one" if lack else ""
+    hint = f"; pip install -e '.[{lack[0]}]' in the checkout adds one" if lack else ""
     return [
         Finding(
             "extras",

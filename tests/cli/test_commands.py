@@ -252,7 +252,7 @@ def test_doctor_shows_extras_by_name(call, monkeypatch):
     for look in ("_libraries", "_precision", "_zoo", "_hardware"):
         monkeypatch.setattr(doctor, look, lambda: [])
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'diffalign[trackers]' adds one" in call("doctor").stdout
+    assert "pip install -e '.[trackers]' in the checkout adds one" in call("doctor").stdout
 
 
 # ---------------------------------------------------------------- how it ends
