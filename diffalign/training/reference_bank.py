@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,6 +79,6 @@ class ReferenceBank:
 
     def _save(self, epoch: int, errors: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self._file(epoch).with_suffix(f".{torch.initial_seed() & 0xFFFF}.partial")
+        draft = self._file(epoch).with_suffix(f".{os.getpid()}.partial")
         save_file({"errors": errors}, draft)
         draft.replace(self._file(epoch))
