@@ -92,6 +92,7 @@ def test_page_says_what_goes_in_and_who_trains_it(name):
     for needed in (params.first, *params.needs, *params.optional):
         assert f"`{needed}`" in facts["inputs"], needed
     assert ("own trainer" in facts["trained by"]) == params.online
+    assert (f"quickstart/{name}.yaml" in facts.get("quickstart", "")) != params.online
     assert params.families == "any" or "flow models" in facts["models"]
 
 

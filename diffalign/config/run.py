@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from diffalign.config.objectives import FlowDPOParams, ObjectiveParams
+from diffalign.config.objectives import FlowDPOParams, ObjectiveParams, PairWeightParams
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, RewardParams
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
@@ -30,19 +30,14 @@ LocalPath = Annotated[
 FLOW_FAMILIES = ("sd3",)
 Precision = Literal["fp32", "bf16", "fp16"]
 Column = Literal[
-    "prompt",
-    "chosen",
-    "rejected",
-    "id",
-    "source",
-    "condition",
-    "votes",
-    "preferences",
-    "items",
-    "rewards",
-    "item",
-    "label",
-]
+    "prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences", "items", "rewards", "item", "label"
+]  # fmt: skip
+_ANY = ("id", "source", "condition", "votes", "preferences")
+COLUMNS: dict[str, tuple[str, ...]] = {  # data.kind -> the columns that it has
+    "pairs": ("prompt", "chosen", "rejected", *_ANY),
+    "groups": ("prompt", "items", "rewards", *_ANY),
+    "labelled": ("prompt", "item", "label", *_ANY),
+}
 
 
 class LoRAConfig(Params):
@@ -69,9 +64,8 @@ class DataConfig(Params):
     resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
     flip: bool = False  # mirror all members of a record together
     pairs_per_group: PositiveInt | None = None  # of pairs taken from a zoo set: how many at most; None: all
-    reward_range: tuple[float, float] | None = (
-        None  # rewards that count as 0 and 1 for soft preferences; None: hard ones
-    )
+    # rewards that count as 0 and 1, for methods on rewards (cut to that range) and for soft preferences; None: as they are
+    reward_range: tuple[float, float] | None = None
     empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt
     on_bad: Literal["error", "skip"] = "error"
     cache: LocalPath | None = None  # folder of text and latent cache; None: beside the run folders
@@ -106,6 +100,8 @@ class TrainingConfig(Params):
     two_pass: bool = False
     # epochs whose draws are repeated, with their reference errors kept on disk; None: the reference is asked at every step
     reference_bank: PositiveInt | None = None
+    # multiplies the losses of pairs by what their rewards say, before the mean; None: every pair counts once
+    pair_weight: PairWeightParams | None = None
     share_noise: bool = True  # the members of a group get the same noise
     share_time: bool = True  # the members of a group get the same time
     ema_decay: ShareBelowOne | None = None  # None: no EMA
@@ -212,6 +208,12 @@ class RunConfig(Params):
             )
         if self.data.members is not None and (self.data.kind != "groups" or self.data.members < 2):
             yield "data.members: draws 2 or more members of each record of data.kind: groups; leave it out"
+        other = [column for column in self.data.columns if column not in COLUMNS[self.data.kind]]
+        if other:
+            yield (
+                f"data.columns.{other[0]}: is no column of data.kind: {self.data.kind}, which has "
+                f"{', '.join(COLUMNS[self.data.kind])}"
+            )
         if self.data.pairs_per_group is not None and self.data.kind != "pairs":
             yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if training.two_pass and objective.first != "policy":
@@ -223,11 +225,14 @@ class RunConfig(Params):
                 yield f"training.reference_bank: {name!r} uses no reference errors; leave it out"
             if isinstance(self.time, StratifiedTime):
                 yield "training.reference_bank: stratified times follow the place in the batch; take time.sampling: uniform"
+        if training.pair_weight is not None and (objective.layout != "pairs" or name == "smpo"):
+            why = "weighs them by itself" if name in ("smpo", "rank_dpo") else "is none on pairs"
+            yield f"training.pair_weight: is for an objective on pairs, and {name!r} {why}; leave it out"
         low, high = self.data.reward_range or (0.0, 1.0)
         if low >= high:
             yield f"data.reward_range: must be [low, high] with low < high, got [{low:g}, {high:g}]"
-        if self.data.reward_range is not None and "preference" not in inputs:
-            yield f"data.reward_range: makes soft preferences, and {name!r} takes none; leave it out"
+        if self.data.reward_range is not None and not {"preference", "reward"} & set(inputs):
+            yield f"data.reward_range: scales rewards, and {name!r} takes neither rewards nor soft preferences"
 
     def _evaluation_problems(self) -> Iterator[str]:
         names = [reward.name for reward in self.evaluation.rewards]

@@ -84,9 +84,8 @@ class GroupData:
             ids.append(name)
             prompts.append(prompt)
             x0, reward = self.latents.of(number, epoch, name), self.latents.reward(number)
-            if self.members is not None:
-                kept = self._drawn_members(len(x0), epoch, name)
-                x0, reward = x0[kept], None if reward is None else reward[kept]
+            kept = self._members_of(len(x0), reward, epoch, name)
+            x0, reward = x0[kept], None if reward is None else reward[kept]
             latents.append(x0)
             rewards.append(reward)
         x0 = torch.stack(latents)
@@ -104,13 +103,20 @@ class GroupData:
             preference=torch.tensor([self.latents.preference(number) for number in numbers]),
         )
 
-    def _drawn_members(self, count: int, epoch: int, name: str) -> Tensor:
-        """Which of a group's `count` members the epoch sees, in the group's order."""
-        assert self.members is not None
-        if count < self.members:
+    def _members_of(self, count: int, reward: Tensor | None, epoch: int, name: str) -> Tensor:
+        """Which of a group's `count` members the epoch sees: in the group's order, tied ones in an order drawn anew.
+
+        An objective on ranks takes tied members as they stand; a fixed order would teach it to prefer one of them.
+        """
+        if self.members is not None and count < self.members:
             raise DataError(f"record {name!r}: has {count} members, and data.members asks for {self.members}")
-        drawn = torch.randperm(count, generator=seeded(self.seed, epoch, name, "members"))
-        return drawn[: self.members].sort().values
+        if self.members is None and (reward is None or len(reward.unique()) == count):
+            return torch.arange(count)
+        drawn = torch.randperm(count, generator=seeded(self.seed, epoch, name, "members"))[: self.members]
+        if reward is None:
+            return drawn.sort().values
+        falling = reward[drawn].nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+        return drawn[falling]
 
 
 class Texts:

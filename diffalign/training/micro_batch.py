@@ -14,7 +14,7 @@ from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.denoising import Denoiser, DenoisingErrors, NoiseDraw, Prediction, denoising_errors
 from diffalign.objectives import Objective, ObjectiveOutput
-from diffalign.training.objective_inputs import labels_of, objective_inputs
+from diffalign.training.objective_inputs import labels_of, objective_inputs, pair_weight
 from diffalign.training.step_metrics import error_figures, reward_sums
 from diffalign.types import GroupBatch
 
@@ -28,12 +28,14 @@ class MicroBatch:
         draw: their times and noise.
         reference: their reference errors [groups, members] where a bank has them, or None.
         last: whether the optimizer steps after it.
+        progress: share of the training steps done, in [0, 1).
     """
 
     batch: GroupBatch
     draw: NoiseDraw
     reference: Tensor | None
     last: bool
+    progress: float
 
 
 class GroupLoss:
@@ -115,8 +117,14 @@ class GroupLoss:
     def _loss(
         self, errors: DenoisingErrors, micro: MicroBatch, baseline: Tensor | None
     ) -> tuple[ObjectiveOutput, dict[str, Tensor]]:
+        if baseline is None and "baseline" in self._config.objective.inputs():
+            baseline = self._baseline_of([(errors, labels_of(micro.batch))])
         first, inputs, figures = objective_inputs(self._config, self._objective, errors, micro.batch, baseline)
-        return self._objective.function(first, **inputs, **self._hyperparameters), figures
+        output = self._objective.function(first, **inputs, **self._hyperparameters)
+        weight = pair_weight(self._config.training.pair_weight, micro.batch, micro.progress)
+        if weight is not None:
+            output = ObjectiveOutput(output.loss * weight, output.metrics | {"pair_weight": weight.mean()})
+        return output, figures
 
     def _errors(
         self, policy: Denoiser, reference: Denoiser | None, batch: GroupBatch, draw: NoiseDraw, *, residuals: bool
@@ -140,11 +148,13 @@ class GroupLoss:
 
     def baseline(self, micros: Iterator[MicroBatch]) -> Tensor:
         """What the objective compares with (Diffusion-KTO's usual gain), over all micro-batches and processes."""
+        return self._baseline_of([(self.errors(micro), labels_of(micro.batch)) for micro in micros])
+
+    def _baseline_of(self, seen: list[tuple[DenoisingErrors, Tensor]]) -> Tensor:
         assert self._objective.baseline is not None
-        seen = [(self.errors(micro), labels_of(micro.batch)) for micro in micros]
         gather = self._accelerator.gather
         policy, reference, label = (
-            gather(torch.cat(parts))
+            gather(torch.cat(parts).detach())
             for parts in zip(*((errors.policy, errors.reference, label) for errors, label in seen), strict=True)
         )
         return self._objective.baseline(policy, reference, label, self._hyperparameters)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.config.objectives import DRAGONParams
+from diffalign.config.objectives import CurriculumWeightParams, DRAGONParams, MarginWeightParams, RankDPOParams
 from diffalign.data import GroupData
 from diffalign.denoising import DenoisingErrors
 from diffalign.exceptions import ConfigError
-from diffalign.objectives import Objective
+from diffalign.objectives import Objective, curriculum_weight, margin_weight
 from diffalign.objectives.advantages import Advantage, group_advantage
 from diffalign.objectives.smpo import smoothed_preference
 from diffalign.types import GroupBatch
@@ -48,13 +48,53 @@ def check_inputs(config: RunConfig, objective: Objective, data: GroupData) -> No
             f"objective.name: {name!r} learns from pairs, and the records of {config.data.path} have {batch.members} "
             "members; diffalign list objectives shows what each method takes"
         )
+    if "valid" not in objective.params.optional and batch.reward is not None and batch.members == 2:
+        _refuse_unscored(config, data)
     if config.data.reward_range is not None and batch.reward is None:
         raise ConfigError(f"data.reward_range: the records of {config.data.path} have no rewards; leave it out")
+    if isinstance(config.objective, RankDPOParams) and config.data.reward_range is None:
+        _refuse_raw_scores(data)
+    if config.training.pair_weight is not None and batch.reward is None:
+        raise ConfigError(
+            f"training.pair_weight: weighs pairs by their rewards, and the records of {config.data.path} have none; "
+            "docs/data.md shows pairs with rewards (kind groups, members: 2)"
+        )
     if "label" in wanted and batch.label is None and batch.members == 1:
         raise ConfigError(
             f"objective.name: {name!r} learns from good and bad samples, and the records of {config.data.path} are "
             "single samples without labels"
         )
+
+
+def _refuse_unscored(config: RunConfig, data: GroupData) -> None:
+    """In a group of two, the member without a reward would count as the worse one.
+
+    Raises:
+        ConfigError: names the first such record.
+    """
+    for number, (name, _) in enumerate(data.records):
+        reward = data.latents.reward(number)
+        if config.data.members is None and reward is not None and bool(reward.isnan().any()):
+            raise ConfigError(
+                f"objective.name: {config.objective.name!r} compares two members, and record {name!r} has one without a "
+                "reward; set data.members: 2 and data.on_bad: skip to leave such records out"
+            )
+
+
+def _refuse_raw_scores(data: GroupData) -> None:
+    """RankDPO's gain of 2^reward - 1 explodes on raw scores.
+
+    Raises:
+        ConfigError: names the first record whose rewards are not in [0, 1].
+    """
+    for number, (name, _) in enumerate(data.records):
+        reward = data.latents.reward(number)
+        if reward is not None and bool(((reward < 0) | (reward > 1)).any()):
+            raise ConfigError(
+                f"objective.name: 'rank_dpo' takes rewards in [0, 1], and record {name!r} has "
+                f"{', '.join(f'{value:.4g}' for value in reward.tolist())}; set data.reward_range: [low, high], the "
+                "rewards that shall count as 0 and 1"
+            )
 
 
 def objective_inputs(
@@ -70,7 +110,7 @@ def objective_inputs(
         "policy_residual": residuals.get("policy"),
         "reference_residual": residuals.get("reference"),
         "t": errors.t,
-        "reward": batch.reward,
+        "reward": _scaled_rewards(config, batch),
         "label": batch.label,
         "valid": batch.valid if batch.reward is None else batch.valid & ~batch.reward.isnan(),
         "baseline": baseline,
@@ -104,6 +144,26 @@ def labels_of(batch: GroupBatch) -> Tensor:
         return signs
     reward = batch.reward
     return torch.sign(reward - reward.nanmean(1, keepdim=True)).nan_to_num(0.0)
+
+
+def pair_weight(
+    settings: MarginWeightParams | CurriculumWeightParams | None, batch: GroupBatch, progress: float
+) -> Tensor | None:
+    """What each pair's loss is multiplied by [pairs]; None: nothing."""
+    if settings is None:
+        return None
+    assert batch.reward is not None  # check_inputs has looked
+    if isinstance(settings, MarginWeightParams):
+        return margin_weight(batch.reward, threshold=settings.threshold, strength=settings.strength)
+    gap = (batch.reward[:, 0] - batch.reward[:, 1]) / settings.largest_gap
+    return curriculum_weight(gap, progress=progress, stages=settings.stages)
+
+
+def _scaled_rewards(config: RunConfig, batch: GroupBatch) -> Tensor | None:
+    span = config.data.reward_range
+    if span is None or batch.reward is None:
+        return batch.reward
+    return ((batch.reward - span[0]) / (span[1] - span[0])).clamp(0.0, 1.0)  # NaN stays
 
 
 def _preferences_of(config: RunConfig, batch: GroupBatch) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
 from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.health import check_finite
+from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
 from diffalign.training.objective_inputs import check_inputs
@@ -40,24 +41,6 @@ class StepResult:
 
     metrics: dict[str, float]
     record_ids: tuple[str, ...]
-
-
-def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at each optimizer step, counted from 0."""
-    optimizer, steps = config.optimizer, config.training.steps
-    warmup = optimizer.warmup_steps
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        if optimizer.schedule == "constant":
-            return 1.0
-        done = (step - warmup) / max(1, steps - warmup)
-        if optimizer.schedule == "linear":
-            return 1 - done
-        return 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi, dtype=torch.float64)).item())
-
-    return factor
 
 
 class OfflineTrainer:
@@ -117,7 +100,7 @@ class OfflineTrainer:
         ids: list[str] = []
         sums: dict[str, float] = {}
         baseline = None
-        if "baseline" in self.config.objective.inputs():
+        if "baseline" in self.config.objective.inputs() and training.accumulation > 1:  # of one, from its own errors
             baseline = self._loss.baseline(self._micro_batch(number) for number in range(training.accumulation))
         for number in range(training.accumulation):
             micro = self._micro_batch(number)
@@ -167,7 +150,9 @@ class OfflineTrainer:
         places = [self._place(position) for position in positions]
         batch, draw = self._drawn(places, positions)
         reference = None if self._bank is None else self._bank.of(places).to(self.backbone.device)
-        return MicroBatch(batch, draw, reference, last=number == self.config.training.accumulation - 1)
+        training = self.config.training
+        last = number == training.accumulation - 1
+        return MicroBatch(batch, draw, reference, last, progress=self.step / training.steps)
 
     def _drawn(self, places: Sequence[tuple[int, int]], positions: Sequence[int]) -> tuple[GroupBatch, NoiseDraw]:
         """The groups at these places and their draws, on the device."""

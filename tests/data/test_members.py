@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,20 @@ def test_drawn_members_keep_their_order_and_their_rewards(tmp_path):
     for row, (shades, rewards) in enumerate(zip(shades_of(batch.x0), batch.reward.tolist(), strict=True)):
         number = row % 2
         assert [scores[number][shade - 10 * number] for shade in shades] == rewards
+
+
+@pytest.mark.parametrize("members", [None, 4])
+def test_tied_members_stand_in_a_new_order_each_epoch(tmp_path, members):
+    """Objectives on ranks take tied members as they stand: always the same order would be a preference."""
+    folder = groups_folder(tmp_path / "data", [[1, 2, 2, 2]])
+    data = build(folder, "groups", tmp_path / "cache", members=members)
+    batch = data.batch([(epoch, 0) for epoch in range(60)])
+    seen = [tuple(row) for row in shades_of(batch.x0)]
+    assert {row[-1] for row in seen} == {0}  # the worst stays last
+    assert {row[:3] for row in seen} == set(itertools.permutations((1, 2, 3)))
+    assert batch.reward is not None and batch.reward.tolist() == [[2, 2, 2, 1]] * 60
+    again = data.batch([(epoch, 0) for epoch in range(60)])
+    assert torch.equal(again.x0, batch.x0)
 
 
 def test_as_many_members_as_there_are_is_all_of_them(tmp_path):

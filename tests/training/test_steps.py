@@ -17,7 +17,8 @@ from diffalign.exceptions import DataError
 from diffalign.objectives import OBJECTIVES, ObjectiveOutput, get_objective
 from diffalign.training import Run, train
 from diffalign.training.build import build_backbone, build_data, build_time
-from diffalign.training.offline import OfflineTrainer, learning_rate_factor
+from diffalign.training.learning_rate import learning_rate_factor
+from diffalign.training.offline import OfflineTrainer
 from diffalign.training.processes import start_accelerator
 from tests.data.pictures import pairs_folder
 from tests.training.tiny import DPO, adapter, assert_equal, rows, tiny, trainer_state

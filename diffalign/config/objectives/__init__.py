@@ -16,6 +16,7 @@ from diffalign.config.objectives.groups import (
     RankDPOParams,
 )
 from diffalign.config.objectives.online import AWMParams, CRDParams, DGPOParams, FlowGRPOParams, NFTParams
+from diffalign.config.objectives.pair_weights import CurriculumWeightParams, MarginWeightParams, PairWeightParams
 from diffalign.config.objectives.pairs import (
     AlphaDPOParams,
     CPOParams,
@@ -41,6 +42,7 @@ __all__ = [
     "AlphaDPOParams",
     "CPOParams",
     "CRDParams",
+    "CurriculumWeightParams",
     "D3POParams",
     "DGPOParams",
     "DMPOParams",
@@ -59,9 +61,11 @@ __all__ = [
     "IPOParams",
     "Layout",
     "MaPOParams",
+    "MarginWeightParams",
     "NFTParams",
     "ObjectiveFacts",
     "ObjectiveParams",
+    "PairWeightParams",
     "RankDPOParams",
     "SDPOParams",
     "SFTParams",
