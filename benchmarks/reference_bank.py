@@ -17,10 +17,8 @@ from collections.abc import Callable
 import torch
 
 from diffalign.config import load_config
-from diffalign.objectives import get_objective
-from diffalign.training.build import build_backbone, build_data, build_time
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import start_accelerator
+from diffalign.training.processes import build_trainer
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -42,21 +40,14 @@ def main() -> None:
                 "quickstart/diffusion_dpo.yaml",
                 [
                     f"folder={folder}",
+                    "device=cpu",
                     f"training.groups={options.groups}",
                     f"training.threads={options.threads}",
                     f"training.reference_bank={bank}",
                 ],
             )
             torch.set_num_threads(options.threads)
-            backbone = build_backbone(config, torch.device("cpu"))
-            return OfflineTrainer(
-                config,
-                backbone,
-                build_data(config, backbone),
-                get_objective("diffusion_dpo"),
-                build_time(config, backbone.process),
-                start_accelerator(config),
-            )
+            return build_trainer(config)
 
         live = trainer("null")
         started = time.perf_counter()

@@ -23,11 +23,9 @@ import torch
 
 from diffalign.config import load_config
 from diffalign.denoising import draw_noise
-from diffalign.objectives import get_objective
-from diffalign.training.build import build_backbone, build_data, build_time
+from diffalign.training.build import build_time
 from diffalign.training.micro_batch import MicroBatch
-from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import start_accelerator
+from diffalign.training.processes import build_trainer
 from diffalign.types import GroupBatch
 
 PAGE = resource.getpagesize()
@@ -63,6 +61,7 @@ def measure(members: int, two_pass: bool, groups: int) -> dict[str, float]:
             "quickstart/diffusion_dpo.yaml",
             [
                 f"folder={folder}",
+                "device=cpu",
                 "objective={name: gdro, beta: 30, tau: 1}",
                 "data.kind=groups",
                 f"training.groups={groups}",
@@ -72,9 +71,8 @@ def measure(members: int, two_pass: bool, groups: int) -> dict[str, float]:
             ],
         )
         torch.set_num_threads(1)
-        backbone = build_backbone(config, torch.device("cpu"))
-        data, time_of = build_data(config, backbone), build_time(config, backbone.process)
-        trainer = OfflineTrainer(config, backbone, data, get_objective("gdro"), time_of, start_accelerator(config))
+        trainer = build_trainer(config)
+        time_of = build_time(config, trainer.backbone.process)
         seen = trainer.data.batch([(0, number) for number in range(groups)])
         x0 = seen.x0[:, :1].expand(-1, members, *seen.x0.shape[2:]).contiguous()
         generator = torch.Generator().manual_seed(0)
@@ -85,7 +83,7 @@ def measure(members: int, two_pass: bool, groups: int) -> dict[str, float]:
             seen.record_ids,
             reward=torch.rand(groups, members, generator=generator),
         )
-        micro = MicroBatch(batch, draw_noise(x0, time_of, generator=generator), None, last=True)
+        micro = MicroBatch(batch, draw_noise(x0, time_of, generator=generator), None, last=True, progress=0.0)
         trainer._micro_batch = lambda number: micro  # type: ignore[method-assign]
         before = resident()
         with Peak() as peak:

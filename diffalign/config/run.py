@@ -221,6 +221,11 @@ class RunConfig(Params):
         if training.two_pass and self.model.lora.dropout:
             yield "training.two_pass: needs model.lora.dropout: 0, for both passes must see the same network"
         if training.reference_bank is not None:
+            if name == "smpo":
+                yield (
+                    "training.reference_bank: smpo's noise belongs to an inversion by the policy as it is: no draw comes "
+                    "twice; leave it out"
+                )
             if "reference" not in inputs:
                 yield f"training.reference_bank: {name!r} uses no reference errors; leave it out"
             if isinstance(self.time, StratifiedTime):

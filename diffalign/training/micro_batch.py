@@ -70,16 +70,18 @@ class GroupLoss:
 
     def backward(
         self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
-    ) -> dict[str, float]:
-        """Forward and backward; the means of the figures over the groups of this micro-batch."""
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """Forward and backward; the means of the figures over the groups, and the records whose loss is not finite."""
         run = self._in_two_passes if self._config.training.two_pass else self._in_one_pass
         errors, output, figures = run(micro, dropout, baseline)
-        return {
+        metrics = {
             "loss": output.loss.mean().item(),
             **{name: value.item() for name, value in (output.metrics | figures).items()},
             **error_figures(errors, micro.batch),
             **reward_sums(micro.batch),
         }
+        fine = output.loss.isfinite().tolist()
+        return metrics, tuple(name for name, each in zip(micro.batch.record_ids, fine, strict=True) if not each)
 
     def _in_one_pass(
         self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
@@ -171,11 +173,12 @@ def _chunks(micro: MicroBatch, size: int) -> Iterator[tuple[int, GroupBatch, Noi
     batch, draw = micro.batch, micro.draw
     rows = batch.condition.expand(batch.members)
     x0, valid, t, noise = (value.flatten(0, 1)[:, None] for value in (batch.x0, batch.valid, draw.t, draw.noise))
+    told = None if draw.network_time is None else draw.network_time.flatten(0, 1)[:, None]
     mask = None if batch.mask is None else batch.mask.expand(batch.x0.shape).flatten(0, 1)[:, None]
     for start in range(0, len(x0), size):
         part = slice(start, start + size)
         yield (
             start,
             GroupBatch(x0[part], rows[part], valid[part], (), mask=None if mask is None else mask[part]),
-            NoiseDraw(t[part], noise[part]),
+            NoiseDraw(t[part], noise[part], None if told is None else told[part]),
         )

@@ -98,21 +98,23 @@ class OfflineTrainer:
         training = self.config.training
         alone = self.accelerator.num_processes == 1
         ids: list[str] = []
+        bad: list[str] = []
         sums: dict[str, float] = {}
         baseline = None
         if "baseline" in self.config.objective.inputs() and training.accumulation > 1:  # of one, from its own errors
             baseline = self._loss.baseline(self._micro_batch(number) for number in range(training.accumulation))
         for number in range(training.accumulation):
             micro = self._micro_batch(number)
-            metrics = self._loss.backward(micro, partial(self._dropout_draws, number), baseline)
+            metrics, spoilt = self._loss.backward(micro, partial(self._dropout_draws, number), baseline)
             if alone:
-                check_finite(self.step + 1, metrics, micro.batch.record_ids)
+                check_finite(self.step + 1, metrics, spoilt or micro.batch.record_ids)
+            bad += spoilt
             ids += micro.batch.record_ids
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
         if not alone and not all(map(math.isfinite, metrics.values())):  # in all of them: none must wait for another
-            check_finite(self.step + 1, metrics, gather_object(ids))
+            check_finite(self.step + 1, metrics, gather_object(bad) or gather_object(ids))
         metrics = with_reward_spread(metrics)
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
         metrics["gradient_norm"] = float(norm)  # before clipping
@@ -174,16 +176,21 @@ class OfflineTrainer:
             "precision": training.mixed_precision,
         }
         home = Path(config.data.cache) if config.data.cache else Path(config.folder) / "cache"
-        bank = ReferenceBank(home, key, training.reference_bank, len(self.data))
+        members = self.data.batch([(0, 0)]).members
+        bank = ReferenceBank(home, key, training.reference_bank, (len(self.data), members))
+        groups = training.steps * config.groups_per_step
+        if groups <= bank.epochs * len(self.data):
+            log.warning(
+                "training.reference_bank: this run sees %d groups and the bank holds %d: none comes twice, so it saves "
+                "no time in this run, only in later ones",
+                groups,
+                bank.epochs * len(self.data),
+            )
 
         def compute(epoch: int, numbers: list[int]) -> torch.Tensor:
             return self._loss.reference_errors(*self._drawn([(epoch, number) for number in numbers], numbers))
 
-        if self.accelerator.is_main_process:
-            bank.fill(compute, batch=training.groups)
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            bank.fill(compute, batch=training.groups)  # from disk
+        bank.fill(bank.visited(groups, config.seed), compute, self.accelerator, batch=training.groups)
         return bank
 
     def _draw(self, batch: GroupBatch, epochs: Sequence[int], positions: Sequence[int]) -> NoiseDraw:

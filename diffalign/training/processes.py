@@ -12,7 +12,8 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
-from diffalign.training.build import check_device, choose_device
+from diffalign.objectives import get_objective
+from diffalign.training.build import build_backbone, build_data, build_time, check_device, choose_device
 from diffalign.training.offline import OfflineTrainer
 
 Value = TypeVar("Value")
@@ -48,6 +49,20 @@ def start_accelerator(config: RunConfig) -> Accelerator:
         )
     check_device(config, accelerator.device)
     return accelerator
+
+
+def build_trainer(config: RunConfig) -> OfflineTrainer:
+    """A trainer with fresh weights and every part as the config says: to step by hand, in a benchmark or a test.
+
+    Raises:
+        ConfigError: device, precision, number of processes or model cannot be had here.
+        DataError: the data cannot be used.
+    """
+    accelerator = start_accelerator(config)
+    backbone = build_backbone(config, accelerator.device)
+    objective = get_objective(config.objective.name)
+    data, time_of = build_data(config, backbone), build_time(config, backbone.process)
+    return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
 
 
 def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:

@@ -1,8 +1,8 @@
 """Reference errors kept on disk, so that no step asks the frozen model.
 
-All that is random about a record in one epoch (its times and noise, the latent's own draw, mirror and empty prompt)
-follows from (seed, epoch, record). With a bank of n, epoch e repeats the draws of epoch e mod n, and the reference
-errors of n epochs are worked out once: they serve every later epoch, and every later run that draws the same.
+All that is random about a record in one epoch (its times and noise, the latent's own draw, mirror, empty prompt and
+members) follows from (seed, epoch, record). With a bank of n, epoch e repeats the draws of epoch e mod n, and the
+reference errors of n epochs are worked out once: they serve every later epoch, and every later run that draws the same.
 """
 
 from __future__ import annotations
@@ -15,49 +15,84 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffalign.data import place_of
+
 log = logging.getLogger(__name__)
+# Of everything that turns (seed, epoch, record) into an error: draws, order of members, errors. Counted up by whoever
+# changes one of them, so that no bank of before is read.
+FORMAT = 2
 
 
 class ReferenceBank:
-    """Reference errors [records, members] for each of n epochs' draws, one file each."""
+    """Reference errors [records, members] for each of n epochs' draws, one file each; NaN where not worked out."""
 
-    def __init__(self, home: Path, key: dict[str, object], epochs: int, records: int) -> None:
+    def __init__(self, home: Path, key: dict[str, object], epochs: int, shape: tuple[int, int]) -> None:
         """Open the folder of this key; files of another are never read.
 
         Args:
             home: folder of all banks.
-            key: whatever the errors depend on: model, data, seed, times, measure, precision. Plain JSON values.
+            key: whatever the errors depend on: model, data, seed, times, measure, precision. Plain JSON values. The
+                version of torch, whose generators make the draws, and `FORMAT` are added.
             epochs: how many epochs' draws it holds.
-            records: of the data set.
+            shape: records of the data set, members of each.
         """
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        torch_version = ".".join(torch.__version__.split(".")[:2])
+        every = {"key": key, "format": FORMAT, "torch": torch_version}
+        digest = hashlib.sha256(json.dumps(every, sort_keys=True).encode()).hexdigest()
         self.folder = home / f"reference-{digest[:24]}"
         self.epochs = epochs
-        self._records = records
+        self._shape = shape
         self._errors: list[Tensor] = []
 
-    def fill(self, compute: Callable[[int, list[int]], Tensor], *, batch: int) -> None:
-        """Work out what is not on disk yet, and load all of it.
+    def visited(self, groups: int, seed: int) -> list[list[int]]:
+        """Which records a run of so many groups asks for, in each of the bank's epochs."""
+        records = self._shape[0]
+        whole, rest = divmod(groups, records)
+        places = [list(range(records)) if epoch < whole else [] for epoch in range(self.epochs)]
+        if whole < self.epochs:
+            places[whole] = sorted(place_of(whole * records + each, records, seed)[1] for each in range(rest))
+        return places
+
+    def fill(
+        self,
+        visited: Sequence[Sequence[int]],
+        compute: Callable[[int, list[int]], Tensor],
+        accelerator: Accelerator,
+        *,
+        batch: int,
+    ) -> None:
+        """Work out what is wanted and not on disk yet, each process its share; the main one writes it.
 
         Args:
+            visited: the record numbers that are wanted of each epoch.
             compute: errors [len(numbers), members] of the record numbers, with the draws of an epoch.
             batch: records per call.
         """
+        rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
         self._errors = []
-        for epoch in range(self.epochs):
-            errors = self._load(epoch)
-            if errors is None:
-                log.info("reference bank: epoch %d of %d, %d records", epoch + 1, self.epochs, self._records)
-                parts = [
-                    compute(epoch, list(range(start, min(start + batch, self._records))))
-                    for start in range(0, self._records, batch)
-                ]
-                errors = torch.cat(parts).cpu().contiguous()
-                self._save(epoch, errors)
+        for epoch, numbers in enumerate(visited):
+            errors = torch.full(self._shape, torch.nan)
+            if rank == 0:
+                errors = self._load(epoch, errors)
+            errors = broadcast(errors.to(device)).cpu()  # what the main process finds counts, also with disks apart
+            absent = [number for number in numbers if bool(errors[number].isnan().any())]
+            if absent:
+                log.info("reference bank: epoch %d of %d, %d records", epoch + 1, self.epochs, len(absent))
+                found = torch.zeros(self._shape)
+                mine = absent[rank::world]
+                for start in range(0, len(mine), batch):
+                    part = mine[start : start + batch]
+                    found[part] = compute(epoch, part).float().cpu()
+                found = accelerator.reduce(found.to(device), "sum").cpu()
+                errors[absent] = found[absent]
+                if rank == 0:
+                    self._save(epoch, errors)
             self._errors.append(errors)
 
     def of(self, places: Sequence[tuple[int, int]]) -> Tensor:
@@ -67,18 +102,18 @@ class ReferenceBank:
     def _file(self, epoch: int) -> Path:
         return self.folder / f"{epoch}.safetensors"
 
-    def _load(self, epoch: int) -> Tensor | None:
+    def _load(self, epoch: int, absent: Tensor) -> Tensor:
         try:
             errors = load_file(self._file(epoch))["errors"]
         except FileNotFoundError:
-            return None
+            return absent
         except (OSError, SafetensorError, KeyError) as error:
             log.warning("reference bank: %s cannot be read (%s): worked out again", self._file(epoch), error)
-            return None
-        return errors if len(errors) == self._records else None
+            return absent
+        return errors if errors.shape == absent.shape else absent
 
     def _save(self, epoch: int, errors: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self._file(epoch).with_suffix(f".{os.getpid()}.partial")
-        save_file({"errors": errors}, draft)
+        save_file({"errors": errors.contiguous()}, draft)
         draft.replace(self._file(epoch))

@@ -109,8 +109,9 @@ def finished(process: subprocess.Popen[str], timeout: int = 500) -> tuple[int, s
         {"training": {"groups": 1, "accumulation": 2, "max_batch": 1}},
         {"family": "sd3", "objective": {"name": "flow_dpo"}, "time": {"sampling": "stratified"}},
         {"training": {"ema_decay": 0.5}, "objective": {"name": "sft"}, "model": {"gradient_checkpointing": True}},
+        {"training": {"reference_bank": 1}, "objective": {"name": "diffusion_kto", "beta": 500.0}},
     ],
-    ids=["accumulated-chunked", "sd3-stratified", "ema-sft-checkpointed"],
+    ids=["accumulated-chunked", "sd3-stratified", "ema-sft-checkpointed", "kto-bank"],
 )
 def test_two_processes_equal_one(tmp_path, sections):
     training = {"groups": 2, "steps": 3} | sections.get("training", {})

@@ -24,9 +24,9 @@ def _run(config: str, folder) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["quickstart/diffusion_dpo.yaml", "quickstart/flow_dpo.yaml"])
-def test_a_quickstart_raises_the_held_out_reward(config, tmp_path):
-    summary = _run(config, tmp_path)
+@pytest.mark.parametrize("method", ["diffusion_dpo", "flow_dpo", "gdro", "rank_dpo", "diffusion_kto"])
+def test_a_quickstart_raises_the_held_out_reward(method, tmp_path):
+    summary = _run(f"quickstart/{method}.yaml", tmp_path)
     scene, jpeg = summary["rewards"]["scene"], summary["rewards"]["jpeg"]
     assert summary["prompts"] >= 400
     assert scene["trained_on"] and not jpeg["trained_on"]

@@ -21,12 +21,6 @@ def _gdro(policy, reference, reward, valid=None, **options):
     return gdro(policy, reference=reference, reward=reward, valid=valid, **(OPTIONS | options))
 
 
-@pytest.fixture
-def batch(generator):
-    policy, reference, reward = torch.rand(3, 3, 4, generator=generator, dtype=torch.float64)
-    return policy, reference, reward
-
-
 @every
 def test_gradient_is_right_and_none_goes_astray(options, batch):
     policy, reference, reward = batch

@@ -19,12 +19,6 @@ def _rank(policy, reference, reward, valid=None, **options):
     return rank_dpo(policy, reference=reference, reward=reward, valid=valid, **(OPTIONS | options))
 
 
-@pytest.fixture
-def batch(generator):
-    policy, reference, reward = torch.rand(3, 3, 4, generator=generator, dtype=torch.float64)
-    return policy, reference, reward
-
-
 @every
 def test_gradient_is_right(options, batch):
     policy, reference, reward = batch

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffalign.config import RunConfig, load_config
-from diffalign.objectives import OBJECTIVES, get_objective
-from diffalign.training.build import build_backbone, build_data, build_time
+from diffalign.objectives import OBJECTIVES
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import start_accelerator
+from diffalign.training.processes import build_trainer
 from tests.training.tiny import tiny
 
 OFFLINE = sorted(name for name, row in OBJECTIVES.items() if not row.params.online)
@@ -35,17 +32,4 @@ QUICK = ("gdro", "diffusion_kto", "dspo")  # a group, a batch-wide statistic, re
 
 def trainer_of(home: Path, name: str, family: str, **sections: Any) -> OfflineTrainer:
     sections = {"training": {"steps": 30, "groups": 8}} | sections
-    return trainer_from(tiny(home, family=family, objective=settings(name), **sections))
-
-
-def trainer_from(config: RunConfig) -> OfflineTrainer:
-    backbone = build_backbone(config, torch.device("cpu"))
-    data, accelerator = build_data(config, backbone), start_accelerator(config)
-    return OfflineTrainer(
-        config,
-        backbone,
-        data,
-        get_objective(config.objective.name),
-        build_time(config, backbone.process),
-        accelerator,
-    )
+    return build_trainer(tiny(home, family=family, objective=settings(name), **sections))

@@ -14,7 +14,8 @@ from diffalign.objectives import OBJECTIVES
 from diffalign.training import train
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.offline import OfflineTrainer
-from tests.training.methods import OFFLINE, QUICK, families, quickstart, settings, trainer_from, trainer_of
+from diffalign.training.processes import build_trainer
+from tests.training.methods import OFFLINE, QUICK, families, quickstart, settings, trainer_of
 from tests.training.tiny import adapter, rows, tiny, tiny_settings
 
 EVERY = pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_loss_on_a_fixed_batch_falls(home, name, family):
     """
     if quickstart(name).model.family == family:
         small = ("training.groups=8", "training.steps=30", "optimizer.warmup_steps=0")
-        trainer = trainer_from(quickstart(name, f"folder={home}", f"data.cache={home}/cache", *small))
+        trainer = build_trainer(quickstart(name, f"folder={home}", f"data.cache={home}/cache", *small))
     else:
         trainer = trainer_of(home, name, family, optimizer={"learning_rate": 3e-3})
     micro = trainer._micro_batch(0)

@@ -25,8 +25,9 @@ original, calls = GroupLoss.backward, []
 
 
 def backward(self, *inputs):
-    calls.append(original(self, *inputs))
-    return calls[-1] | ({"loss": math.nan} if len(calls) == 2 and self._accelerator.process_index == 1 else {})
+    metrics, spoilt = original(self, *inputs)
+    calls.append(metrics)
+    return metrics | ({"loss": math.nan} if len(calls) == 2 and self._accelerator.process_index == 1 else {}), spoilt
 
 
 GroupLoss.backward = backward

@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from diffalign.config import RunConfig
-from diffalign.exceptions import DataError
-from diffalign.objectives import OBJECTIVES, ObjectiveOutput, get_objective
+from diffalign.denoising import DenoisingErrors
+from diffalign.exceptions import DataError, DivergenceError
+from diffalign.objectives import OBJECTIVES, ObjectiveOutput
 from diffalign.training import Run, train
-from diffalign.training.build import build_backbone, build_data, build_time
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import start_accelerator
+from diffalign.training.processes import build_trainer
 from tests.data.pictures import pairs_folder
 from tests.training.tiny import DPO, adapter, assert_equal, rows, tiny, trainer_state
 
@@ -138,14 +139,6 @@ def test_schedules_of_flow_dpo_differ(home):
     assert seen[0][1] != seen[1][1]
 
 
-def make_trainer(config: RunConfig) -> OfflineTrainer:
-    accelerator = start_accelerator(config)
-    backbone = build_backbone(config, accelerator.device)
-    data = build_data(config, backbone)
-    objective = get_objective(config.objective.name)
-    return OfflineTrainer(config, backbone, data, objective, build_time(config, backbone.process), accelerator)
-
-
 def times_of_step(trainer: OfflineTrainer) -> torch.Tensor:
     drawn = []
     for number in range(trainer.config.training.accumulation):
@@ -167,7 +160,7 @@ def times_of_step(trainer: OfflineTrainer) -> torch.Tensor:
     ids=lambda time: time["sampling"],
 )
 def test_times_are_drawn_as_asked(home, family, time):
-    trainer = make_trainer(tiny(home, family=family, time=time, training={"groups": 4, "accumulation": 2}))
+    trainer = build_trainer(tiny(home, family=family, time=time, training={"groups": 4, "accumulation": 2}))
     t = times_of_step(trainer)
     assert t.shape == (8, 2)
     assert torch.equal(t[:, 0], t[:, 1])  # a pair shares its time
@@ -184,7 +177,7 @@ def test_times_are_drawn_as_asked(home, family, time):
 
 
 def test_max_batch_is_the_most_that_the_network_sees(home):
-    trainer = make_trainer(tiny(home, training={"groups": 4, "max_batch": 3}))
+    trainer = build_trainer(tiny(home, training={"groups": 4, "max_batch": 3}))
     sizes: list[int] = []
     trainer.backbone.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     trainer.train_step()
@@ -193,14 +186,14 @@ def test_max_batch_is_the_most_that_the_network_sees(home):
 
 def test_stratified_does_not_depend_on_the_split(home):
     whole, split = (
-        times_of_step(make_trainer(tiny(home, time={"sampling": "stratified"}, training=training)))
+        times_of_step(build_trainer(tiny(home, time={"sampling": "stratified"}, training=training)))
         for training in ({"groups": 4}, {"groups": 2, "accumulation": 2})
     )
     assert torch.equal(whole, split)
 
 
 def test_members_may_have_their_own_draws(home):
-    trainer = make_trainer(tiny(home, training={"share_time": False, "share_noise": False}))
+    trainer = build_trainer(tiny(home, training={"share_time": False, "share_noise": False}))
     positions = trainer._positions(0)
     places = [trainer._place(position) for position in positions]
     _, draw = trainer._drawn(places, positions)
@@ -210,7 +203,7 @@ def test_members_may_have_their_own_draws(home):
 
 def test_each_record_is_seen_once_per_epoch(home):
     folder = pairs_folder(home / "seven pairs", 6)
-    trainer = make_trainer(tiny(home, data={"path": str(folder), "resolution": 16}, training={"groups": 2}))
+    trainer = build_trainer(tiny(home, data={"path": str(folder), "resolution": 16}, training={"groups": 2}))
     seen = [name for _ in range(6) for name in trainer.train_step().record_ids]
     assert sorted(seen[:6]) == sorted(seen[6:]) == [f"r{number}" for number in range(6)]
     assert seen[:6] != seen[6:]
@@ -301,7 +294,7 @@ def test_ema_is_the_average_and_what_is_saved(home):
 
 def test_gradients_wait_for_the_last_forward_and_backward(home):
     """DDP decides in the forward pass whether the backward will be synchronised."""
-    trainer = make_trainer(tiny(home, training={"accumulation": 2}))
+    trainer = build_trainer(tiny(home, training={"accumulation": 2}))
     inside, seen = [False], []
 
     @contextmanager
@@ -323,7 +316,7 @@ def test_gradients_wait_for_the_last_forward_and_backward(home):
 def test_errors_are_measured_in_the_space_of_the_objective(home, monkeypatch):
     def first_error(measure: str | None) -> float:
         monkeypatch.setitem(OBJECTIVES, "sft", replace(OBJECTIVES["sft"], measure=measure))
-        return make_trainer(tiny(home, objective={"name": "sft"})).train_step().metrics["winner_error"]
+        return build_trainer(tiny(home, objective={"name": "sft"})).train_step().metrics["winner_error"]
 
     own = first_error(None)
     assert first_error("noise") == own  # this model predicts the noise
@@ -339,7 +332,7 @@ def test_preference_of_the_batch_reaches_the_objective(home, monkeypatch):
 
     monkeypatch.setattr(OBJECTIVES["sft"].params, "needs", ("preference",))
     monkeypatch.setitem(OBJECTIVES, "sft", replace(OBJECTIVES["sft"], function=objective))
-    trainer = make_trainer(tiny(home, objective={"name": "sft"}))
+    trainer = build_trainer(tiny(home, objective={"name": "sft"}))
     batch = type(trainer.data).batch
     preference = torch.tensor([0.7, 1.0])
     monkeypatch.setattr(
@@ -349,8 +342,27 @@ def test_preference_of_the_batch_reaches_the_objective(home, monkeypatch):
     assert torch.equal(given[0], preference)
 
 
+def test_a_loss_gone_bad_names_its_records_alone(home, monkeypatch):
+    """One group with an infinite reference error among four: the others are not to blame."""
+    trainer = build_trainer(tiny(home, training={"groups": 4, "steps": 2}))
+    micro = trainer._micro_batch(0)
+    original = trainer._loss._errors
+
+    def with_one_bad(*inputs: Any, **options: Any) -> DenoisingErrors:
+        errors = original(*inputs, **options)
+        errors.reference[2] = torch.nan
+        return errors
+
+    monkeypatch.setattr(trainer._loss, "_errors", with_one_bad)
+    weights = [parameter.clone() for parameter in trainer._parameters]
+    with pytest.raises(DivergenceError) as caught:
+        trainer.train_step()
+    assert [name for name in micro.batch.record_ids if name in str(caught.value)] == [micro.batch.record_ids[2]]
+    assert all(torch.equal(*each) for each in zip(weights, trainer._parameters, strict=True))
+
+
 def test_invalid_members_are_refused_by_name(home, monkeypatch):
-    trainer = make_trainer(tiny(home))
+    trainer = build_trainer(tiny(home))
     batch = type(trainer.data).batch
     valid = torch.tensor([[True, True], [True, False]])
     monkeypatch.setattr(type(trainer.data), "batch", lambda self, places: replace(batch(self, places), valid=valid))
@@ -362,7 +374,7 @@ def test_invalid_members_are_refused_by_name(home, monkeypatch):
 
 def test_rewards_of_the_batch_are_logged_whatever_the_split(home):
     settings = [{"groups": 4}, {"groups": 2, "accumulation": 2}]
-    trainers = [make_trainer(tiny(home, training=each)) for each in settings]
+    trainers = [build_trainer(tiny(home, training=each)) for each in settings]
     rewards = torch.stack([trainers[0].data.latents.reward(trainers[0]._place(each)[1]) for each in range(4)]).double()
     assert rewards.std() > 0
     for trainer in trainers:
@@ -374,7 +386,7 @@ def test_rewards_of_the_batch_are_logged_whatever_the_split(home):
 
 def test_no_rewards_no_figures_of_them(home):
     folder = pairs_folder(home / "two pairs", 2)
-    metrics = make_trainer(tiny(home, data={"path": str(folder), "resolution": 16})).train_step().metrics
+    metrics = build_trainer(tiny(home, data={"path": str(folder), "resolution": 16})).train_step().metrics
     assert not [name for name in metrics if name.startswith("reward")]
 
 

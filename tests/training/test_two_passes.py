@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffalign.denoising import LinearFlow, NoiseDraw, Prediction, denoising_errors
 from diffalign.objectives import OBJECTIVES
+from diffalign.training.micro_batch import MicroBatch, _chunks
+from diffalign.types import Condition, GroupBatch
 from tests.training.methods import OFFLINE, QUICK, families, trainer_of
 
 ERRORS_ONLY = [name for name in OFFLINE if OBJECTIVES[name].params.first == "policy"]
@@ -51,3 +54,32 @@ def test_two_passes_ask_for_no_more_than_a_chunk_with_gradient(home):
     trainer.train_step()
     assert [size for grad, size in sizes if grad] == [1] * 6
     assert [size for grad, size in sizes if not grad] == [6, 6]  # policy and reference, once each
+
+
+def test_chunks_are_the_samples_with_all_that_belongs_to_them():
+    """Mask, per-member conditions and a time told to the network go with each sample."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 2, 3, 2, 4, 4, generator=generator)  # two groups of three
+    t, told = torch.rand(2, 2, 3, generator=generator) * 0.8 + 0.1
+    leaves = {"shift": torch.tensor([[1.0], [2.0]]), "size": torch.arange(6.0).reshape(2, 3, 1)}
+    mask = torch.rand(2, 3, 1, 4, 4, generator=generator)
+    batch = GroupBatch(
+        x0, Condition(leaves, None, frozenset({"size"})), torch.ones(2, 3, dtype=torch.bool), ("a", "b"), mask=mask
+    )
+    micro = MicroBatch(batch, NoiseDraw(t, noise, told), None, last=True, progress=0.0)
+
+    class Network:
+        process, prediction = LinearFlow(), Prediction.FLOW
+
+        def __call__(self, x_t: torch.Tensor, time: torch.Tensor, condition: Condition) -> torch.Tensor:
+            by_sample = time + condition.leaves["shift"][:, 0] + condition.leaves["size"][:, 0]
+            return 0.3 * x_t + by_sample[:, None, None, None]
+
+    def errors(batch: GroupBatch, draw: NoiseDraw) -> torch.Tensor:
+        return denoising_errors(Network(), None, batch.x0, batch.condition, draw, mask=batch.mask).policy
+
+    expected = errors(batch, micro.draw).flatten()
+    assert len(expected.unique()) == 6
+    for size in (1, 4):
+        found = torch.cat([errors(part, draw).flatten() for _, part, draw in _chunks(micro, size)])
+        torch.testing.assert_close(found, expected)

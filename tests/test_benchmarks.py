@@ -1,0 +1,39 @@
+"""The benchmarks run; what they measure is for a quiet machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("step_overhead.py", "--groups", "2", "--steps", "2"), r"median [\d.]+"),
+        (("reference_bank.py", "--groups", "64", "--steps", "2"), r"bank / live: median [\d.]+"),
+        (("two_passes.py", "--groups", "1", "--members", "2"), r"2 members: one pass +\d+ MB"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_benchmark_prints_its_figure(command, line, tmp_path):
+    script, *options = command
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "benchmarks" / script), *options],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr  # 1: above the limit that it promises
+    assert re.search(line, done.stdout), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
