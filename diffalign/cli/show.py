@@ -79,32 +79,40 @@ def _table(rows: Rows) -> Table:
 
 def describe_config(config: RunConfig, *, as_json: bool) -> None:
     """Print what a valid config means for the batch."""
-    training = config.training
+    training, members = config.training, _members(config)
     facts = {
         "name": config.name,
         "model": f"{config.model.family} {config.model.path}",
         "objective": config.objective.name,
         "layout": config.objective.layout,
-        "members": {"points": 1, "pairs": 2}.get(config.objective.layout, 2),
+        "data": config.data.kind,
+        "members": members,
         "groups": training.groups,
         "accumulation": training.accumulation,
         "processes": training.processes,
         "groups_per_step": config.groups_per_step,
         "steps": training.steps,
         "groups_in_all": config.groups_per_step * training.steps,
+        "samples_per_step": None if members is None else config.groups_per_step * members,
     }
-    facts["samples_per_step"] = facts["groups_per_step"] * facts["members"]  # type: ignore[operator]
     if as_json:
         print(json.dumps(facts, indent=2))
         return
+    each = "all members of a record" if members is None else f"{members} member{'s' if members > 1 else ''}"
+    samples = "" if members is None else f", {facts['samples_per_step']} samples"
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{config.name}: valid. {facts['objective']} on {facts['model']}")
+    console.print(f"{config.name}: valid. {facts['objective']} on {facts['model']}", markup=False)
     console.print(
-        f"one optimizer step: {training.groups} groups x {facts['members']} members x {training.accumulation} "
+        f"one optimizer step: {training.groups} groups x {each} x {training.accumulation} "
         f"accumulation x {training.processes} process{'es' if training.processes > 1 else ''} "
-        f"= {facts['groups_per_step']} groups, {facts['samples_per_step']} samples"
+        f"= {facts['groups_per_step']} groups{samples}"
     )
     console.print(f"the run: {training.steps} steps, {facts['groups_in_all']} groups in all")
+
+
+def _members(config: RunConfig) -> int | None:
+    """Members of a group as the settings know them; None: the records say, with all that they have."""
+    return {"pairs": 2, "labelled": 1, "groups": config.data.members}[config.data.kind]
 
 
 def _objectives() -> Rows:

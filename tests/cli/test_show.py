@@ -120,6 +120,27 @@ def test_check_as_json(call):
     assert facts["objective"] == "diffusion_dpo"
 
 
+@pytest.mark.parametrize(
+    ("settings", "says", "members", "samples"),
+    [
+        (["objective={name: diffusion_kto}"], "3 groups x 2 members x", 2, 6),
+        (["objective={name: sft}"], "3 groups x 2 members x", 2, 6),
+        (["objective={name: diffusion_kto}", "data.kind=labelled"], "3 groups x 1 member x", 1, 3),
+        (["objective={name: gdro}", "data.kind=groups"], "3 groups x all members of a record x", None, None),
+        (["objective={name: gdro}", "data.kind=groups", "data.members=4"], "3 groups x 4 members x", 4, 12),
+        (["data.kind=groups", "data.members=2"], "3 groups x 2 members x", 2, 6),
+    ],
+)
+def test_check_counts_the_members_that_the_records_have(call, settings, says, members, samples):
+    options = [part for each in ("training.groups=3", *settings) for part in ("-s", each)]
+    config = ("check", "-c", "quickstart/diffusion_dpo.yaml", *options)
+    facts = json.loads(call(*config, "--json").stdout)
+    assert (facts["members"], facts["samples_per_step"], facts["groups_per_step"]) == (members, samples, 3)
+    line = call(*config).stdout.splitlines()[1]
+    assert says in line
+    assert line.endswith("= 3 groups" if samples is None else f"= 3 groups, {samples} samples")
+
+
 def test_check_is_not_folded_when_piped(tmp_path):
     done = run_process("check", "--config", "quickstart/diffusion_dpo.yaml", cwd=tmp_path)
     assert done.returncode == 0
