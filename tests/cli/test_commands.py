@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -45,10 +46,13 @@ def test_train_prints_the_folder_last_and_talks_on_stderr(trained, run_folder):
         assert noise not in trained.stderr
 
 
-def test_resume_of_the_finished_run(call, run_folder):
+def test_resume_of_the_finished_run(call, run_folder, caplog):
     before = (run_folder / "metrics.jsonl").read_bytes()
-    result = call("train", "--resume", run_folder)
+    with caplog.at_level(logging.INFO):
+        result = call("train", "--resume", run_folder)
     assert result.exit_code == 0, result.exception
+    assert "this run is finished (2 steps); nothing left to train" in caplog.text
+    assert "base against aligned" in result.stdout  # compared again, and the report made anew
     assert result.stdout.strip().splitlines()[-1] == str(run_folder)
     assert (run_folder / "metrics.jsonl").read_bytes() == before
 

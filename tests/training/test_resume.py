@@ -169,24 +169,28 @@ def test_all_checkpoints_damaged(home):
         resume(folder, progress=False)
 
 
-def test_finished_run_is_only_loaded(home):
+def test_finished_run_is_only_loaded(home, caplog):
     folder = train(tiny(home, training={"steps": 2}), progress=False).folder
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     expected = adapter(folder)
-    done = resume(folder, progress=False)
+    with caplog.at_level(logging.INFO):
+        done = resume(folder, progress=False)
+    assert f"{folder}: this run is finished (2 steps); nothing left to train" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert done.steps == 2
     assert_equal({f"unet.{key}": value for key, value in done.backbone.state("policy").items()}, expected)
 
 
-def test_finished_but_for_its_adapter(home):
+def test_finished_but_for_its_adapter(home, caplog):
     """Killed between the last checkpoint and the adapter."""
     import shutil
 
     folder = train(tiny(home, training={"steps": 2}), progress=False).folder
     expected = adapter(folder)
     shutil.rmtree(folder / "adapter")
-    resume(folder, progress=False)
+    with caplog.at_level(logging.INFO):
+        resume(folder, progress=False)
+    assert "nothing left to train" not in caplog.text
     assert_equal(adapter(folder), expected)
 
 
