@@ -201,12 +201,13 @@ def list_(
     what: Annotated[
         str, typer.Argument(help="objectives, rewards, families, samplers, configs or zoo.")
     ] = "objectives",
+    name: Annotated[str | None, typer.Argument(help="One of them: all that the list says of it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what there is: objectives, rewards, families, samplers, configs, zoo."""
+    """List what there is: objectives, rewards, families, samplers, configs, zoo; or all about one of them."""
     from diffalign.cli.show import show_list
 
-    show_list(what, as_json=as_json)
+    show_list(what, name, as_json=as_json)
 
 
 def _evaluate(run: Run, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from diffalign.zoo import is_zoo, list_zoo, locate
 def draw(
     prompts: str, out: Path, model: Mapping[str, Any], wishes: Mapping[str, Any], *, seed: int, count: int
 ) -> None:
-    """Draw pictures for prompts into `out`, with a bar on stderr.
+    """Draw pictures for prompts into `out`, with a bar on stderr and then how many were drawn.
 
     Args:
         prompts: a .txt, a .jsonl, a file of the zoo, or one prompt.
@@ -31,8 +32,18 @@ def draw(
     """
     texts = _prompts(prompts)
     generator, about = _load(wishes, **model)
+    before = _stamps(out)
     with _as_options({*wishes, "out"}), drawing_bar(len(texts) * count) as progress:
-        draw_pictures(generator, texts, out, seed=seed, count=count, progress=progress, **about)
+        rows = draw_pictures(generator, texts, out, seed=seed, count=count, progress=progress, **about)
+    after = _stamps(out)
+    kept = sum(before.get(name) == after[name] for name in (str(row["file_name"]) for row in rows))
+    print(f"pictures: {len(rows) - kept} drawn, {kept} there already", file=sys.stderr)
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """What changes when a picture is written, even within a tick of the clock: its inode and its time."""
+    found = ((path.name, path.stat()) for path in folder.glob("*.png"))
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in found}
 
 
 def _prompts(source: str) -> list[str]:

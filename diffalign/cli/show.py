@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any, get_args
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from diffalign.config import RunConfig
 from diffalign.config.loading import list_configs
-from diffalign.config.objectives import OBJECTIVE_PARAMS
+from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
 from diffalign.config.rewards import REWARD_PARAMS
 from diffalign.config.run import FLOW_FAMILIES, ModelConfig
 from diffalign.config.samplers import DDIMParams, FlowEulerParams
@@ -20,13 +21,14 @@ from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo
 
 Rows = list[dict[str, Any]]
+_WIDE = 140  # columns of a terminal where an objective's records and paper stand in full
 
 
-def show_list(what: str, *, as_json: bool) -> None:
-    """Print one of the lists.
+def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
+    """Print one of the lists, or what it says of one name.
 
     Raises:
-        ConfigError: no such list.
+        ConfigError: no such list, or no such name in it.
     """
     lists: dict[str, Callable[[], Rows]] = {
         "objectives": _objectives,
@@ -37,58 +39,87 @@ def show_list(what: str, *, as_json: bool) -> None:
         "zoo": _zoo,
     }
     if what not in lists:
-        close = difflib.get_close_matches(what, lists, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"list: must be one of {', '.join(lists)}, got {what!r}{hint}")
+        raise ConfigError(f"list: must be one of {', '.join(lists)}, got {what!r}{_hint(what, lists)}")
     rows = lists[what]()
+    if name is not None:
+        names = [row["name"] for row in rows]
+        if name not in names:
+            raise ConfigError(f"list {what}: must be one of {', '.join(names)}, got {name!r}{_hint(name, names)}")
+        rows = [row for row in rows if row["name"] == name]
     if as_json:
         print(json.dumps(rows, indent=2))
-        return
-    if not rows:
+    elif name is not None:
+        for key, value in rows[0].items():
+            print(f"{key}: {value}")
+    elif not rows:
         print(f"no {what} here")
-        return
+    elif what == "objectives":
+        _print_objectives()
+    else:
+        Console().print(_table(rows))
+
+
+def _hint(given: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(given, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _table(rows: Rows) -> Table:
+    """One line a row; names are whole whatever the width."""
     table = Table(box=None, pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
+        if column == "name":
+            table.add_column(column, no_wrap=True, min_width=max(len(row[column]) for row in rows))
+        else:
+            table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    return table
 
 
 def describe_config(config: RunConfig, *, as_json: bool) -> None:
     """Print what a valid config means for the batch."""
-    training = config.training
+    training, members = config.training, _members(config)
     facts = {
         "name": config.name,
         "model": f"{config.model.family} {config.model.path}",
         "objective": config.objective.name,
         "layout": config.objective.layout,
-        "members": {"points": 1, "pairs": 2}.get(config.objective.layout, 2),
+        "data": config.data.kind,
+        "members": members,
         "groups": training.groups,
         "accumulation": training.accumulation,
         "processes": training.processes,
         "groups_per_step": config.groups_per_step,
         "steps": training.steps,
         "groups_in_all": config.groups_per_step * training.steps,
+        "samples_per_step": None if members is None else config.groups_per_step * members,
     }
-    facts["samples_per_step"] = facts["groups_per_step"] * facts["members"]  # type: ignore[operator]
     if as_json:
         print(json.dumps(facts, indent=2))
         return
+    each = "all members of a record" if members is None else f"{members} member{'s' if members > 1 else ''}"
+    samples = "" if members is None else f", {facts['samples_per_step']} samples"
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{config.name}: valid. {facts['objective']} on {facts['model']}")
+    console.print(f"{config.name}: valid. {facts['objective']} on {facts['model']}", markup=False)
     console.print(
-        f"one optimizer step: {training.groups} groups x {facts['members']} members x {training.accumulation} "
+        f"one optimizer step: {training.groups} groups x {each} x {training.accumulation} "
         f"accumulation x {training.processes} process{'es' if training.processes > 1 else ''} "
-        f"= {facts['groups_per_step']} groups, {facts['samples_per_step']} samples"
+        f"= {facts['groups_per_step']} groups{samples}"
     )
     console.print(f"the run: {training.steps} steps, {facts['groups_in_all']} groups in all")
+
+
+def _members(config: RunConfig) -> int | None:
+    """Members of a group as the settings know them; None: the records say, with all that they have."""
+    return {"pairs": 2, "labelled": 1, "groups": config.data.members}[config.data.kind]
 
 
 def _objectives() -> Rows:
     return [
         {
             "name": params.model_fields["name"].default,
+            "train": "own" if params.online else "yes",
             "data": params.data,
             "models": params.families,
             "settings": _settings(params),
@@ -96,6 +127,48 @@ def _objectives() -> Rows:
         }
         for params in OBJECTIVE_PARAMS
     ]
+
+
+def _print_objectives() -> None:
+    """The table of objectives: records and papers in short, or in full where there is room."""
+    console = Console(highlight=False)
+    wide = console.width >= _WIDE
+    rows = [
+        {
+            "name": row["name"],
+            "train": row["train"],
+            "models": row["models"],
+            "data": row["data"] if wide else _records(params),
+            "paper": row["paper"] if wide else _citation(params.paper),
+        }
+        for row, params in zip(_objectives(), OBJECTIVE_PARAMS, strict=True)
+    ]
+    console.print(_table(rows))
+    console.print("train: yes, by diffalign train; own, by your own loop on the policy's samples")
+    console.print("in full, with settings: diffalign list objectives NAME")
+
+
+def _records(params: type[ObjectiveFacts]) -> str:
+    """What an objective learns from in two or three words: its `data` says it in full."""
+    inputs = {*params.needs, *params.optional}
+    scored = not inputs.isdisjoint({"reward", "advantage"})
+    if params.online:
+        return "prompts + reward" if scored else "prompts + preferences" if "preference" in inputs else "good samples"
+    if "label" in inputs:
+        return "labels or groups" if params.layout == "groups" else "labels or pairs"  # a pair is one good, one bad
+    if scored:
+        return f"{params.layout} + rewards"
+    if "preference" in inputs:
+        return f"{params.layout} + preferences"
+    return "pairs or groups" if params.layout == "groups" else params.layout  # a pair is a group of 2
+
+
+def _citation(paper: str) -> str:
+    """First author and year; the preprint where no author is named; nothing where there is no paper."""
+    if found := re.match(r"([\w-]+) et al\. (\d{4})", paper):
+        return " ".join(found.groups())
+    found = re.search(r"arXiv \d{4}\.\d+", paper)
+    return found.group() if found else "-"
 
 
 def _settings(params: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from diffalign.reports.numbers import ABSENT, Scale, count, finite, plain, plural, scale_for
 
 Verdict = Literal["rose", "fell", "unclear", "unknown"]
+TRAINED_ON = "trained on"  # the config's word: evaluation.trained_reward; records do not say what made them
 _BARE_UNITS = ("", "1")  # dimensionless
 _SHARES = ("share", "fraction", "probability", "accuracy", "rate")
 
@@ -19,7 +20,7 @@ class Row:
     """One line of the before/after table; numbers that are missing are NaN, or None for counts."""
 
     name: str
-    note: str  # "trained on", "not trained on", or what the line is
+    note: str  # TRAINED_ON, the same with "not", or what the line is
     unit: str
     base: float
     aligned: float
@@ -69,7 +70,7 @@ def comparison_rows(summary: Mapping[str, Any]) -> list[Row]:
         (str(name), entry) for name, entry in _mapping(summary.get("rewards")).items() if isinstance(entry, dict)
     ]
     rows = [_reward_row(name, entry, summary) for name, entry in rewards]
-    rows.sort(key=lambda row: row.note != "trained on")
+    rows.sort(key=lambda row: row.note != TRAINED_ON)
     return [*rows, *_corrected_row(summary), *_diversity_row(summary)]
 
 
@@ -145,7 +146,7 @@ def _reward_row(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any])
         trained = summary.get("trained_reward") == name
     return Row(
         name=name,
-        note="trained on" if trained else "not trained on",
+        note=TRAINED_ON if trained else f"not {TRAINED_ON}",
         unit="" if entry.get("unit") in _BARE_UNITS else str(entry.get("unit") or ""),
         **_means(entry),
         scale=reward_scale(entry),

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from diffalign.reports.comparison import Row, comparison_rows, confidence_text, how_measured, tie_rule
+from diffalign.reports.comparison import TRAINED_ON, Row, comparison_rows, confidence_text, how_measured, tie_rule
 
 _COLOURS = {"rose": "green", "fell": "red", "unclear": "yellow", "unknown": ""}
 
@@ -68,4 +68,6 @@ def _caption(summary: Mapping[str, Any], rows: list[Row]) -> str:
     parts += [f"{row.name}: {row.unit}, {row.note}" for row in rows if row.note and not row.tally]
     if rule := tie_rule(rows):
         parts.append(f"win rate: {rule}")
+    if any(row.note == TRAINED_ON for row in rows):
+        parts.append(f"{TRAINED_ON}: as evaluation.trained_reward says")
     return "; ".join(part for part in parts if part)

@@ -1,7 +1,7 @@
 """Alarms: what in the numbers of a run says that it is going wrong.
 
 A NaN or an infinity always stops the run. The others warn or stop as `health` in the config says, and each speaks once
-until it has been quiet again.
+until it has been quiet for a whole window: a figure that wavers around its limit is one event, not many.
 """
 
 from __future__ import annotations
@@ -47,25 +47,32 @@ class HealthMonitor:
         self._config = config
         self._trained_reward = trained_reward
         self._recent: deque[Mapping[str, float]] = deque(maxlen=config.window)
+        self._first_loss: float | None = None  # mean of the first window
         self._first_rewards: dict[str, Mapping[str, float]] = {}
-        self._ringing: set[str] = set()
+        self._steps = 0
+        self._rung: dict[str, int | None] = {}  # the step since which it has been quiet; None: it rings
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to ring as the uninterrupted one would."""
         return {
+            "steps": self._steps,
             "recent": [dict(row) for row in self._recent],
+            "first_loss": self._first_loss,
             "first_rewards": {name: dict(row) for name, row in self._first_rewards.items()},
-            "ringing": sorted(self._ringing),
+            "rung": dict(self._rung),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; of a checkpoint from before an alarm was told once, from what it has."""
+        self._steps = state.get("steps", 0)
         self._recent = deque(state["recent"], maxlen=self._config.window)
+        self._first_loss = state.get("first_loss")
         self._first_rewards = dict(state["first_rewards"])
-        self._ringing = set(state["ringing"])
+        self._rung = dict(state.get("rung", {}))
 
     def after_step(self, metrics: Mapping[str, float]) -> list[Alarm]:
         """Feed one step's metrics; returns the alarms that begin with it."""
+        self._steps += 1
         self._recent.append(metrics)
         if len(self._recent) < self._config.window:
             return []
@@ -96,15 +103,22 @@ class HealthMonitor:
         )
 
     def _saturation(self) -> list[Alarm]:
+        """A logistic loss begins at ln 2, which the limit is made for; that of a loss on a smaller scale shrinks with it.
+
+        Errors (ipo in their unit) and losses with a denoising error in them would be below the limit from the start.
+        """
         loss = self._mean("loss")
         if loss is None or self._mean("margin") is None:
             return []
+        if self._first_loss is None:
+            self._first_loss = loss
+        limit = self._config.saturation_limit * min(1.0, self._first_loss / math.log(2))
         return self._report(
             "saturation",
             self._config.saturation,
-            loss < self._config.saturation_limit,
-            f"the loss has averaged {loss:.4f} over the last {self._config.window} steps: the pairs are learned by heart; "
-            "stop here or add data",
+            0 <= loss < limit,
+            f"the loss has averaged {loss:.3g} over the last {self._config.window} steps (limit {limit:.3g}): the pairs "
+            "are learned by heart; stop here or add data",
         )
 
     def _hacking(self, rewards: Mapping[str, Mapping[str, float]]) -> list[Alarm]:
@@ -128,9 +142,13 @@ class HealthMonitor:
     def _report(self, alarm: str, action: str, rings: bool, message: str, subject: str = "") -> list[Alarm]:
         bell = f"{alarm} {subject}".strip()
         if not rings:
-            self._ringing.discard(bell)
+            if bell in self._rung and self._rung[bell] is None:
+                self._rung[bell] = self._steps
             return []
-        if action == "off" or bell in self._ringing:
+        if action == "off":
             return []
-        self._ringing.add(bell)
+        quiet_since = self._rung.get(bell, -self._config.window)  # one that never rang may
+        self._rung[bell] = None
+        if quiet_since is None or self._steps - quiet_since < self._config.window:
+            return []
         return [Alarm(alarm, action, message)]

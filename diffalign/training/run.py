@@ -143,6 +143,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
         monitor.restore(saved.trainer["health"])
         started = True
         if trainer.step >= config.training.steps and (folder / "adapter").is_dir():
+            log.info("%s: this run is finished (%d steps); nothing left to train", folder, trainer.step)
             return _finished(folder, config, trainer)
     else:
         log.info("%s: no checkpoint yet: starting from step 0", folder)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 
 import torch
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from diffalign.config import RunConfig, save_config, with_absolute_paths
@@ -31,6 +32,7 @@ _SHOWN = (  # metric, label, format
     ("loser_error", "lose err", "{:.4f}"),
 )
 _PACE = (("seconds_per_step", "s/step", "{:.2f}"),)
+_PACE_STEPS = 50  # the last ones, whose mean the time left is made of
 
 
 def make_run_folder(config: RunConfig) -> Path:
@@ -207,18 +209,18 @@ class ProgressReport:
         self._live = enabled and self._console.is_terminal
         self._enabled = enabled
         self._total = total
+        self._moments = deque([(start, time.monotonic())], maxlen=_PACE_STEPS + 1)
         self._every = max(1, total // 20)
         self._bar = _Bar(
             TextColumn("step"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[pace]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TextColumn("ETA {task.fields[left]}"),
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("training", total=total, completed=start, figures="", pace="")
+        self._task = self._bar.add_task("training", total=total, completed=start, figures="", pace="", left="-")
 
     @contextmanager
     def __call__(self) -> Iterator[ProgressReport]:
@@ -226,13 +228,25 @@ class ProgressReport:
             yield self
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._moments.append((step, time.monotonic()))
+        left = self._seconds_left(step)
         if self._live:
-            pace = _figures(metrics, _PACE)
-            self._bar.update(self._task, completed=step, figures=_figures(metrics, _SHOWN), pace=pace)
+            minutes, seconds = divmod(round(left), 60)
+            self._bar.update(
+                self._task,
+                completed=step,
+                figures=_figures(metrics, _SHOWN),
+                pace=_figures(metrics, _PACE),
+                left=f"{minutes // 60}:{minutes % 60:02}:{seconds:02}",
+            )
         elif self._enabled and (step % self._every == 0 or step in (1, self._total)):
-            left = (self._total - step) * metrics["seconds_per_step"]
             line = f"step {step}/{self._total}  {_figures(metrics, _SHOWN + _PACE)}  ETA {left:.0f}s"
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    def _seconds_left(self, step: int) -> float:
+        """By the clock over the last steps, with the pictures and checkpoints between them; one step alone jumps."""
+        (first, since), (last, now) = self._moments[0], self._moments[-1]
+        return (self._total - step) * (now - since) / max(last - first, 1)
 
 
 def _figures(metrics: Mapping[str, float], shown: Sequence[tuple[str, str, str]]) -> str:

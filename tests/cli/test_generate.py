@@ -43,6 +43,7 @@ def test_one_prompt(call, tmp_path):
     result = call("generate", "-p", "a red circle", "-o", out, *ZOO, "--seed", 7, "-n", 2, "--guidance-scale", 2)
     assert result.exit_code == 0, result.exception
     assert result.stdout.strip() == str(out)
+    assert result.stderr.splitlines()[-1] == "pictures: 2 drawn, 0 there already"
     assert [(row["id"], row["prompt"], row["seed"]) for row in records(out)] == [
         ("000000", "a red circle", 7),
         ("000001", "a red circle", 8),
@@ -64,11 +65,18 @@ def test_file_of_prompts_is_continued_and_what_is_there_kept(call, tmp_path):
     assert call("generate", "-p", source, "-o", out, *ZOO).exit_code == 0
     before, drawn = times(out), pictures(out)
     assert [row["prompt"] for row in records(out)] == ["a red circle", "кот ✓"]
-    assert call("generate", "-p", source, "-o", out, *ZOO).exit_code == 0
+    again = call("generate", "-p", source, "-o", out, *ZOO)
+    assert again.exit_code == 0
+    assert again.stderr.splitlines()[-1] == "pictures: 0 drawn, 2 there already"
+    assert again.stdout.strip() == str(out)
     assert times(out) == before
     source.write_text("a red circle\nкот ✓\ntwo blue squares\n", encoding="utf-8")
     (out / "000001.png").unlink()
-    assert call("generate", "-p", source, "-o", out, *ZOO).exit_code == 0
+    (out / "mine.png").write_bytes(b"not of the listing")
+    result = call("generate", "-p", source, "-o", out, *ZOO)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == "pictures: 2 drawn, 1 there already"
+    (out / "mine.png").unlink()
     after = times(out)
     assert after["000000.png"] == before["000000.png"]
     assert len(records(out)) == len(after) == 3
@@ -83,7 +91,8 @@ def test_other_settings_draw_again(call, tmp_path):
     base = ("-p", "a red circle", "-o", tmp_path)
     call("generate", *base, *ZOO)
     before = pictures(tmp_path)
-    call("generate", *base, "--model", "zoo://shapes-sd", "--steps", 3)
+    result = call("generate", *base, "--model", "zoo://shapes-sd", "--steps", 3)
+    assert result.stderr.splitlines()[-1] == "pictures: 1 drawn, 0 there already"
     assert pictures(tmp_path) != before
     assert records(tmp_path)[0]["steps"] == 3
 

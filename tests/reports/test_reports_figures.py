@@ -53,6 +53,12 @@ def test_table_for_the_terminal():
     assert "a tie counts half a win" in table_text({**SUMMARY, "rewards": {"scene": REWARDS["scene"]}})
 
 
+def test_table_says_whose_word_trained_on_is():
+    said = "trained on: as evaluation.trained_reward says"
+    assert said in " ".join(table_text(SUMMARY).split())
+    assert said not in " ".join(table_text({**SUMMARY, "rewards": {"jpeg": REWARDS["jpeg"]}}).split())
+
+
 def test_table_takes_names_with_markup_and_empty_summaries():
     assert "[red]x" in table_text({"rewards": {"[red]x": REWARDS["scene"]}})
     assert "reward" in table_text({})

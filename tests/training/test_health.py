@@ -9,7 +9,9 @@ import pytest
 
 from diffalign.config.run import HealthConfig
 from diffalign.exceptions import DivergenceError
+from diffalign.training import train
 from diffalign.training.health import HealthMonitor, check_finite
+from tests.training.tiny import rows, tiny
 
 
 def monitor(**settings: Any) -> HealthMonitor:
@@ -51,15 +53,59 @@ def test_winner_error_rising_is_a_mean_over_the_window():
 
 
 def test_saturation():
-    assert feed(monitor(), *[step(loss=0.01)] * 3) == ["2:saturation"]
-    assert feed(monitor(saturation_limit=0.005), *[step(loss=0.01)] * 3) == []
-    without_margin = {"loss": 0.001}
-    assert feed(monitor(), *[without_margin] * 5) == []  # a small loss means nothing where there is no margin
+    learned = [step(loss=math.log(2))] * 3 + [step(loss=0.01)] * 3
+    assert feed(monitor(), *learned) == ["5:saturation"]
+    assert feed(monitor(saturation_limit=0.005), *learned) == []
+    without_margin = [{"loss": 0.6}] * 3 + [{"loss": 0.001}] * 5
+    assert feed(monitor(), *without_margin) == []  # a small loss means nothing where there is no margin
 
 
-def test_alarm_speaks_once_until_it_has_been_quiet():
-    rows = [step(2)] * 5 + [step()] * 3 + [step(9)]
-    assert feed(monitor(), *rows) == ["2:winner_error_rising", "8:winner_error_rising"]
+@pytest.mark.parametrize("scale", [4e-8, 0.015, 0.25])
+def test_saturation_is_in_proportion_where_a_loss_begins_low(scale):
+    """ipo in units of errors, a loss with a denoising error in it, ipo in units of margins."""
+    begun = [step(loss=scale)] * 3
+    assert feed(monitor(), *begun, *[step(loss=0.5 * scale)] * 5, *[step(loss=0.03 * scale)] * 5) == []
+    watch = monitor()
+    assert feed(watch, *begun, *[step(loss=0.028 * scale)] * 3) == ["5:saturation"]
+
+
+def test_run_with_errors_of_a_millionth_is_not_learned_by_heart(home):
+    """Its loss begins at (1/beta)^2."""
+    objective = {"name": "ipo", "beta": 5000.0, "unit": "error"}
+    folder = train(tiny(home, objective=objective, health={"window": 2}), progress=False).folder
+    assert rows(folder)[0]["loss"] < 1e-6
+    assert rows(folder, "alarm") == []
+
+
+def test_saturation_is_not_eased_where_a_loss_begins_high():
+    """simpo and cpo have no reference to begin at ln 2 with; what is learned by heart is the same for them."""
+    assert feed(monitor(), *[step(loss=40.0)] * 3, *[step(loss=0.021)] * 3) == []
+    assert feed(monitor(), *[step(loss=40.0)] * 3, *[step(loss=0.019)] * 3) == ["5:saturation"]
+
+
+@pytest.mark.parametrize("first", [-0.5, 0.0])
+def test_loss_that_is_no_logistic_one_does_not_saturate(first):
+    assert feed(monitor(), *[step(loss=first)] * 3, *[step(loss=-5.0)] * 3, *[step(loss=1e-9)] * 3) == []
+
+
+def test_saturation_says_small_numbers_whole():
+    watch = monitor()
+    alarms = [alarm for loss in [4e-8] * 3 + [1e-9] * 3 for alarm in watch.after_step(step(loss=loss))]
+    assert "the loss has averaged 1e-09 over the last 3 steps (limit 1.15e-09)" in alarms[0].message
+
+
+def test_alarm_speaks_once_until_it_has_been_quiet_for_a_window():
+    quiet = {2: [step()] * 2, 4: [step()] * 4, 5: [step()] * 5}
+    assert feed(monitor(), *[step(2)] * 50) == ["2:winner_error_rising"]
+    # the mean of three steps is quiet from the third quiet step on
+    assert feed(monitor(), *[step(2)] * 5, *quiet[4], step(9)) == ["2:winner_error_rising"]
+    assert feed(monitor(), *[step(2)] * 5, *quiet[5], step(9)) == ["2:winner_error_rising", "10:winner_error_rising"]
+
+
+def test_figure_that_wavers_around_its_limit_is_one_alarm():
+    """The mean crosses the limit up and down every four steps."""
+    wavering = [step(1.32), step(1.32), step(1.2), step(1.6)] * 30
+    assert feed(monitor(), *wavering) == ["3:winner_error_rising"]
 
 
 def test_off_warn_stop():
@@ -70,7 +116,9 @@ def test_off_warn_stop():
 
 
 def test_two_alarms_at_once():
-    assert feed(monitor(), *[step(2, loss=0.01)] * 3) == ["2:winner_error_rising", "2:saturation"]
+    rows = [*[step()] * 3, *[step(2, loss=0.01)] * 3]
+    assert feed(monitor(), *rows) == ["3:winner_error_rising", "5:saturation"]
+    assert feed(monitor(winner_error_limit=1.9), *rows) == ["5:winner_error_rising", "5:saturation"]
 
 
 def test_reference_error_of_zero_is_no_crash():
@@ -102,7 +150,12 @@ def test_hacking_of_several_rewards_speaks_once_each():
     bad = figures(scene=1, one=-1, two=0)
     assert [len(watch.after_samples(bad)) for _ in range(3)] == [1, 0, 0]
     assert len(watch.after_samples(figures(scene=1, one=-1, two=-1))) == 1
+    feed(watch, *[step()] * 5)
     watch.after_samples(figures(scene=-1, one=-1, two=-1))  # quiet: the trained reward is not rising
+    feed(watch, *[step()] * 2)
+    assert watch.after_samples(bad) == []  # not for long enough
+    watch.after_samples(figures(scene=-1, one=-1, two=-1))
+    feed(watch, *[step()] * 3)
     assert len(watch.after_samples(bad)) == 1
 
 
@@ -122,21 +175,30 @@ def test_no_trained_reward_no_hacking():
 
 def test_state_carries_everything_over():
     """A monitor restored in the middle says what the uninterrupted one says."""
-    rows = [step(1), step(1.3), step(1.5), step(2), step(1), step(0.9), step(0.9), step(9)]
-    rewards = [figures(scene=0, jpeg=0), figures(scene=1, jpeg=-1), figures(scene=1, jpeg=0), figures(scene=1, jpeg=-1)]
+    bad, good, low = figures(scene=1, jpeg=-1), figures(scene=1, jpeg=0), math.log(2)
+    winner = [step(each, loss=low) for each in (1, 1.3, 1.5, 2, 1, 1.5, 0.9, 0.9, 0.9, 0.9, 9)]
+    learned = [step(loss=0.01)] * 3
+    events = [figures(scene=0, jpeg=0), *winner[:4], bad, *winner[4:6], good, *winner[6:], bad, *learned, good, bad]
+
+    def tell(watch: HealthMonitor, event: dict[str, Any]) -> list[str]:
+        alarms = watch.after_samples(event) if "scene" in event else watch.after_step(event)
+        return [alarm.message for alarm in alarms]
+
     whole = monitor()
-    expected = [whole.after_step(row) for row in rows], [whole.after_samples(row) for row in rewards]
-    assert sum(map(len, expected[0])) > 1
-    assert sum(map(len, expected[1])) > 1
-    for cut in range(len(rows)):
+    expected = [tell(whole, event) for event in events]
+    spoken = [message.split()[1] for messages in expected for message in messages]
+    assert spoken == ["policy's", "held-out", "policy's", "held-out", "loss"]
+    for cut in range(len(events)):
         first, second = monitor(), monitor()
-        said = [first.after_step(row) for row in rows[:cut]], [first.after_samples(row) for row in rewards[: cut % 4]]
+        said = [tell(first, event) for event in events[:cut]]
         second.restore(first.state())
-        after = (
-            [second.after_step(row) for row in rows[cut:]],
-            [second.after_samples(row) for row in rewards[cut % 4 :]],
-        )
-        assert (said[0] + after[0], said[1] + after[1]) == expected
+        assert said + [tell(second, event) for event in events[cut:]] == expected
+
+
+def test_state_of_an_older_checkpoint_is_taken():
+    watch = monitor()
+    watch.restore({"recent": [step(2)] * 3, "first_rewards": {}, "ringing": ["winner_error_rising"]})
+    assert feed(watch, step(2)) == ["0:winner_error_rising"]
 
 
 # ---------------------------------------------------------------- numbers gone bad

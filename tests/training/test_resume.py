@@ -116,11 +116,15 @@ def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(home, after_step, 
     assert [row["step"] for row in rows(folder, "resume")] == [stop_at]
 
 
-def test_alarms_ring_as_in_the_uninterrupted_run(home):
-    """The case above has alarms at all, or it would prove nothing."""
-    config = tiny(home, training={"steps": 3, "log_every": 3}, health=ALARMS)
-    seen = rows(train(config, progress=False).folder, "alarm")
+def test_alarms_ring_as_in_the_uninterrupted_run(home, caplog):
+    """The case above has alarms at all, or it would prove nothing; and one that goes on is told and recorded once."""
+    config = tiny(home, training={"steps": 5, "log_every": 3}, health=ALARMS)
+    folder = train(config, progress=False).folder
+    seen = rows(folder, "alarm")
     assert [(row["step"], row["alarm"], row["action"]) for row in seen] == [(3, "saturation", "warn")]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"step 3: {seen[0]['message']}"
+    ]
 
 
 def test_power_cut_between_checkpoints(home, after_step):
@@ -169,24 +173,28 @@ def test_all_checkpoints_damaged(home):
         resume(folder, progress=False)
 
 
-def test_finished_run_is_only_loaded(home):
+def test_finished_run_is_only_loaded(home, caplog):
     folder = train(tiny(home, training={"steps": 2}), progress=False).folder
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     expected = adapter(folder)
-    done = resume(folder, progress=False)
+    with caplog.at_level(logging.INFO):
+        done = resume(folder, progress=False)
+    assert f"{folder}: this run is finished (2 steps); nothing left to train" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert done.steps == 2
     assert_equal({f"unet.{key}": value for key, value in done.backbone.state("policy").items()}, expected)
 
 
-def test_finished_but_for_its_adapter(home):
+def test_finished_but_for_its_adapter(home, caplog):
     """Killed between the last checkpoint and the adapter."""
     import shutil
 
     folder = train(tiny(home, training={"steps": 2}), progress=False).folder
     expected = adapter(folder)
     shutil.rmtree(folder / "adapter")
-    resume(folder, progress=False)
+    with caplog.at_level(logging.INFO):
+        resume(folder, progress=False)
+    assert "nothing left to train" not in caplog.text
     assert_equal(adapter(folder), expected)
 
 
@@ -320,7 +328,7 @@ def test_stop_alarm_ends_the_run_after_saving(home):
     done = resume(folder, progress=False)  # the user has looked, and goes on
     assert done.steps == 4
     assert len(rows(folder, "alarm")) == 1
-    assert trainer_state(folder, 4)["health"]["ringing"] == ["saturation"]
+    assert trainer_state(folder, 4)["health"]["rung"] == {"saturation": None}
 
 
 def test_without_a_checkpoint_it_says_where_it_starts(home, after_step, caplog):

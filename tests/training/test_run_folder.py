@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +13,6 @@ import pytest
 import torch
 from accelerate.state import PartialState
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import save_file
 
 import diffalign
@@ -25,9 +22,8 @@ from diffalign.exceptions import ConfigError, DataError, DivergenceError, Missin
 from diffalign.objectives import OBJECTIVES, Objective, ObjectiveOutput
 from diffalign.training import Run, run_log, train
 from diffalign.training.build import check_device
-from diffalign.training.offline import OfflineTrainer, StepResult
 from diffalign.training.processes import start_accelerator
-from diffalign.training.run_log import MetricsLog, ProgressReport, Trackers, make_run_folder, read_rows
+from diffalign.training.run_log import MetricsLog, Trackers, make_run_folder, read_rows
 from tests.data.pictures import pairs_folder, write_rows
 from tests.training.tiny import adapter, rows, tiny
 
@@ -101,58 +97,6 @@ def test_adapter_is_read_by_diffusers(done):
 def test_log_every(home):
     folder = train(tiny(home, training={"steps": 5, "log_every": 2}), progress=False).folder
     assert [row["step"] for row in rows(folder)] == [2, 4, 5]
-
-
-def instant(step: Callable[[OfflineTrainer], StepResult]) -> Callable[[OfflineTrainer], StepResult]:
-    """The first step is taken; the others only count."""
-    first: list[StepResult] = []
-
-    def train_step(self: OfflineTrainer) -> StepResult:
-        if not first:
-            first.append(step(self))
-        else:
-            self.step += 1
-        return StepResult(dict(first[0].metrics), first[0].record_ids)
-
-    return train_step
-
-
-def test_progress_says_what_matters(home, capsys, monkeypatch):
-    monkeypatch.setattr(OfflineTrainer, "train_step", instant(OfflineTrainer.train_step))
-    train(tiny(home, training={"steps": 40, "groups": 1}))
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = [line for line in captured.err.splitlines() if line.startswith("step ")]
-    assert lines[0].startswith("step 1/40 ")
-    assert lines[-1].startswith("step 40/40 ")
-    assert 15 <= len(lines) <= 25
-    number = r"-?\d+\.\d+"
-    form = (
-        rf"step \d+/40 +loss {number} +margin [+-]\d+\.\d+ +acc {number} +win err {number} +lose err {number} "
-        rf"+s/step {number} +ETA \d+s"
-    )
-    assert all(re.fullmatch(form, line) for line in lines), lines[0]
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_bar_is_one_line_and_its_figures_another(width):
-    console = Console(record=True, width=width, force_terminal=True, file=io.StringIO())
-    report = ProgressReport(100_000, 0, enabled=True, console=console)
-    figures = {
-        "loss": 12.34567, "margin": -1234.5678, "pair_accuracy": 0.5, "winner_error": 1.23456, "loser_error": 1.34567,
-        "seconds_per_step": 12.345,
-    }  # fmt: skip
-    with report() as bar:
-        bar.show(99_998, figures)
-    last = console.export_text().rstrip().splitlines()[-2:]
-    assert last[0].startswith("step ")
-    assert re.search(r"99998/100000 +s/step 12\.35 +ETA +\S+$", last[0])
-    assert last[1].strip() == "loss 12.3457  margin -1234.568  acc 0.50  win err 1.2346  lose err 1.3457"
-
-
-def test_progress_may_be_silent(home, capsys):
-    train(tiny(home, training={"steps": 1}), progress=False)
-    assert "step 1" not in capsys.readouterr().err
 
 
 def test_run_names_do_not_collide(home, monkeypatch):

@@ -1,0 +1,148 @@
+"""`diffalign list` and `check`: what they print, in a narrow and a wide terminal, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from diffalign.config.objectives import OBJECTIVE_PARAMS
+from diffalign.exceptions import ConfigError
+from tests.cli.conftest import run_process
+
+NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("objectives", {"diffusion_dpo", "flow_dpo", "sft"}),
+        ("rewards", {"scene", "jpeg"}),
+        ("families", {"sd", "sd3"}),
+        ("samplers", {"ddim", "flow_euler"}),
+        ("configs", {"quickstart/diffusion_dpo.yaml"}),
+        ("zoo", {"zoo://shapes-sd", "zoo://shapes-sd3"}),
+    ],
+)
+def test_list(call, what, names):
+    rows = json.loads(call("list", what, "--json").stdout)
+    assert names <= {row["name"] for row in rows}
+    assert all(str(value).strip() for row in rows for value in row.values())
+    table = call("list", what)
+    assert table.exit_code == 0
+    assert all(name in table.stdout for name in names)
+
+
+def test_list_is_of_objectives_by_default(call):
+    assert call("list").stdout == call("list", "objectives").stdout
+
+
+def test_list_of_nothing(call, monkeypatch):
+    monkeypatch.setattr("diffalign.cli.show.list_zoo", lambda: [])
+    assert call("list", "zoo").stdout.strip() == "no zoo here"
+    assert json.loads(call("list", "zoo", "--json").stdout) == []
+
+
+def test_objectives_take_a_line_each_in_80_columns(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call("list", "objectives").stdout.splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    heading, rows = lines[0].split(), [re.split(r" {2,}", line.strip()) for line in lines[1 : 1 + len(NAMES)]]
+    assert heading == ["name", "train", "models", "data", "paper"]
+    assert [row[0] for row in rows] == NAMES
+    seen = {row[0]: row[1:] for row in rows}
+    assert seen["diffusion_dpo"] == ["yes", "any", "pairs", "Wallace 2023"]
+    assert seen["flow_rwr"] == ["yes", "flow", "groups + rewards", "Liu 2025"]
+    assert seen["diffusion_kto"] == ["yes", "any", "labels or pairs", "Li 2024"]
+    assert seen["dragon"][2] == "labels or groups"
+    assert seen["smpo"][2] == "pairs + preferences"
+    assert seen["sft"][2:] == ["pairs or groups", "-"]
+    assert seen["crd"] == ["own", "any", "prompts + reward", "arXiv 2603.14128"]
+    assert {name for name, row in seen.items() if row[0] == "own"} == {
+        params.model_fields["name"].default for params in OBJECTIVE_PARAMS if params.online
+    }
+    assert "own, by your own loop" in lines[-2]
+    assert "diffalign list objectives NAME" in lines[-1]
+
+
+def test_objectives_in_full_in_a_wide_terminal(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "320")
+    text = call("list", "objectives").stdout
+    assert all(params.paper in text and params.data in text for params in OBJECTIVE_PARAMS)
+
+
+@pytest.mark.parametrize("what", ["objectives", "rewards", "families", "samplers", "configs", "zoo"])
+def test_names_are_whole_in_a_narrow_terminal(call, monkeypatch, what):
+    names = {row["name"] for row in json.loads(call("list", what, "--json").stdout)}
+    monkeypatch.setenv("COLUMNS", "30")
+    assert names <= {line.split()[0] for line in call("list", what).stdout.splitlines() if line.strip()}
+
+
+def test_one_objective_in_full(call):
+    lines = call("list", "objectives", "crd").stdout.splitlines()
+    assert lines[:2] == ["name: crd", "train: own"]
+    assert lines[-1].endswith("Centered Reward Distillation, 2026 (arXiv 2603.14128)")
+    (row,) = json.loads(call("list", "objectives", "crd", "--json").stdout)
+    assert row.keys() == {"name", "train", "data", "models", "settings", "paper"}
+    assert [f"{key}: {value}" for key, value in row.items()] == lines
+
+
+def test_name_that_is_not_in_the_list(call):
+    result = call("list", "rewards", "jpg")
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == "list rewards: must be one of scene, jpeg, got 'jpg'; did you mean 'jpeg'?"
+
+
+def test_check_prints_the_batch_arithmetic(call):
+    result = call(
+        "check", "-c", "quickstart/diffusion_dpo.yaml", "-s", "training.groups=3", "-s", "training.accumulation=5"
+    )
+    assert result.exit_code == 0, result.exception
+    assert "3 groups x 2 members x 5 accumulation x 1 process = 15 groups, 30 samples" in result.stdout
+
+
+def test_check_as_json(call):
+    options = (
+        "-s",
+        "training.groups=3",
+        "-s",
+        "training.accumulation=5",
+        "-s",
+        "training.processes=2",
+        "-s",
+        "training.steps=40",
+    )
+    facts = json.loads(call("check", "-c", "quickstart/diffusion_dpo.yaml", "--json", *options).stdout)
+    assert facts["groups_per_step"] == 30
+    assert facts["samples_per_step"] == 60
+    assert facts["groups_in_all"] == 1200
+    assert facts["objective"] == "diffusion_dpo"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "members", "samples"),
+    [
+        (["objective={name: diffusion_kto}"], "3 groups x 2 members x", 2, 6),
+        (["objective={name: sft}"], "3 groups x 2 members x", 2, 6),
+        (["objective={name: diffusion_kto}", "data.kind=labelled"], "3 groups x 1 member x", 1, 3),
+        (["objective={name: gdro}", "data.kind=groups"], "3 groups x all members of a record x", None, None),
+        (["objective={name: gdro}", "data.kind=groups", "data.members=4"], "3 groups x 4 members x", 4, 12),
+        (["data.kind=groups", "data.members=2"], "3 groups x 2 members x", 2, 6),
+    ],
+)
+def test_check_counts_the_members_that_the_records_have(call, settings, says, members, samples):
+    options = [part for each in ("training.groups=3", *settings) for part in ("-s", each)]
+    config = ("check", "-c", "quickstart/diffusion_dpo.yaml", *options)
+    facts = json.loads(call(*config, "--json").stdout)
+    assert (facts["members"], facts["samples_per_step"], facts["groups_per_step"]) == (members, samples, 3)
+    line = call(*config).stdout.splitlines()[1]
+    assert says in line
+    assert line.endswith("= 3 groups" if samples is None else f"= 3 groups, {samples} samples")
+
+
+def test_check_is_not_folded_when_piped(tmp_path):
+    done = run_process("check", "--config", "quickstart/diffusion_dpo.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 3
+    assert done.stderr == ""

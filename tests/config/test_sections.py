@@ -1,0 +1,79 @@
+"""Settings of several sections: whether they fit together, and what follows from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffalign.config import parse_config
+from tests.config.minimal import problems_of, settings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["model.family=sd"],
+            "objective.name: 'flow_dpo' needs a flow model (sd3), and model.family 'sd' is none; use",
+        ),
+        (
+            ["model.family=sd", "objective={name: sft}", "evaluation.sampler={name: flow_euler}"],
+            "evaluation.sampler.name: 'flow_euler' needs a flow model",
+        ),
+        (
+            ["model.family=sd", "objective={name: sft}", "model.max_sequence_length=4"],
+            "model.max_sequence_length: is a setting of family 'sd3'",
+        ),
+        (["optimizer.warmup_steps=10"], "optimizer.warmup_steps: must be < training.steps (10), got 10"),
+        (["objective.schedule=one_minus_t_sq", "training.share_time=false"], "training.share_time: must be true"),
+        (["samples.every=5"], "samples.every: needs evaluation.prompts"),
+        (
+            ["evaluation.trained_reward=ocr"],
+            "evaluation.trained_reward: 'ocr' is not in evaluation.rewards (jpeg)",
+        ),
+        (
+            ["evaluation.rewards=[{name: scene}, {name: scene, form: graded}]"],
+            "evaluation.rewards: each reward may stand there once",
+        ),
+        (
+            ["evaluation.rewards=[{name: scene}]", "evaluation.trained_reward=scene", "evaluation.quality=scene"],
+            "evaluation.quality: must look like reward.component",
+        ),
+        (
+            ["evaluation.rewards=[{name: scene}]", "evaluation.trained_reward=scene", "evaluation.quality=ocr.x"],
+            "got 'ocr.x'",
+        ),
+        (["evaluation.quality=jpeg.x"], "evaluation.quality: needs evaluation.trained_reward"),
+    ],
+)
+def test_sections_must_fit_together(overrides, says):
+    (problem,) = problems_of(*overrides)
+    assert says in problem
+
+
+def test_all_misfits_at_once():
+    problems = problems_of(
+        "model.family=sd", "optimizer.warmup_steps=99", "samples.every=1", "evaluation.trained_reward=x"
+    )
+    assert [problem.split(":")[0] for problem in problems] == [
+        "objective.name", "optimizer.warmup_steps", "samples.every", "evaluation.trained_reward",
+    ]  # fmt: skip
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = settings(
+        folder="~/runs",
+        model={"family": "sd3", "path": "~/model"},
+        data={"path": "~/pairs", "cache": "~/cache"},
+        evaluation={"prompts": "~/held_out.txt"},
+    )
+    config = parse_config(given, ["data.cache=~/elsewhere"])
+    seen = (config.folder, config.model.path, config.data.path, config.data.cache, config.evaluation.prompts)
+    assert seen == tuple(f"{tmp_path}/{name}" for name in ("runs", "model", "pairs", "elsewhere", "held_out.txt"))
+    assert parse_config(settings()).model.path == "zoo://shapes-sd3"
+    assert parse_config(settings(model={"family": "sd3", "path": "nobody/a~b"})).model.path == "nobody/a~b"
+
+
+def test_groups_per_step_counts_processes_and_accumulation():
+    config = parse_config(settings(training={"steps": 1, "groups": 3, "accumulation": 5, "processes": 7}))
+    assert config.groups_per_step == 105
