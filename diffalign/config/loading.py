@@ -43,9 +43,12 @@ def find_config(name: str | Path) -> Path:
             if candidate.is_file():
                 return candidate
     close = _similar_configs(str(name))
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    if len(close) > 2:
+        hint = f"; did you mean one of {Path(close[0]).parent}/, such as {close[0]!r}?"
+    else:
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ConfigError(
-        f"no config {str(name)!r} in ./, ./configs or among the packaged ones ({', '.join(list_configs())}){hint}"
+        f"no config {str(name)!r} in ./, ./configs or among the packaged ones, which diffalign list configs shows{hint}"
     )
 
 

@@ -136,7 +136,8 @@ class HealthConfig(Params):
     winner_error_rising: Literal["off", "warn", "stop"] = "warn"  # the policy forgets the preferred pictures
     winner_error_limit: PositiveFloat = 1.3  # times the reference's winner error, mean of the last `window` steps
     saturation: Literal["off", "warn", "stop"] = "warn"  # the loss has nothing more to teach
-    saturation_limit: PositiveFloat = 0.02  # mean loss of the last `window` steps
+    # mean loss of the last `window` steps; in proportion less where the first ones average below ln 2
+    saturation_limit: PositiveFloat = 0.02
     reward_hacking: Literal["off", "warn", "stop"] = "warn"  # the held-out reward falls while the trained one rises
     window: PositiveInt = 20
 

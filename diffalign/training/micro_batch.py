@@ -61,11 +61,11 @@ class GroupLoss:
         with torch.no_grad(), self._accelerator.autocast():
             return self._errors(self._backbone.view("reference"), None, batch, draw, residuals=False).policy
 
-    def errors(self, micro: MicroBatch) -> DenoisingErrors:
+    def errors(self, micro: MicroBatch, *, residuals: bool = False) -> DenoisingErrors:
         """Of policy and reference without gradient: what batch-wide statistics are made of."""
         with torch.no_grad(), self._accelerator.autocast():
             return _with_bank(
-                self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=False), micro
+                self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=residuals), micro
             )
 
     def backward(
@@ -100,9 +100,9 @@ class GroupLoss:
         self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
     ) -> tuple[DenoisingErrors, ObjectiveOutput, dict[str, Tensor]]:
         """Errors without gradient; dL/d error; then sample by sample sum(dL/d error * error): peak memory of one chunk."""
-        errors = self.errors(micro)
+        errors = self.errors(micro, residuals=self._residuals)
         policy = errors.policy.detach().requires_grad_()
-        errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, None)
+        errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, errors.residuals)
         output, figures = self._loss(errors, micro, baseline)
         loss = output.loss.mean() / self._config.training.accumulation
         (weights,) = torch.autograd.grad(loss, policy)
