@@ -18,9 +18,22 @@ def quickstart(name: str, *overrides: str) -> RunConfig:
     return load_config(f"quickstart/{name}.yaml", overrides)
 
 
-def settings(name: str) -> dict[str, Any]:
-    """As the method's quickstart sets it: on the zoo's errors, of 0.01 to 1, the papers' beta saturates or does nothing."""
-    return quickstart(name).objective.model_dump()
+def settings(name: str, family: str | None = None) -> dict[str, Any]:
+    """As the method's quickstart sets it: on the zoo's errors, of 0.01 to 1, the papers' beta saturates or does nothing.
+
+    On the other family than the quickstart's, beta is moved by as much as Diffusion-DPO's is to Flow-DPO's.
+    """
+    config = quickstart(name)
+    found = config.objective.model_dump()
+    if family not in (None, config.model.family) and "beta" in found:
+        betas = {"sd": quickstart("diffusion_dpo").objective.beta, "sd3": quickstart("flow_dpo").objective.beta}
+        found["beta"] *= betas[str(family)] / betas[config.model.family]
+    return found
+
+
+def records(name: str) -> dict[str, Any]:
+    """The quickstart's section `data` without where the records are."""
+    return quickstart(name).data.model_dump(include={"kind", "reward_range", "pairs_per_group"})
 
 
 def families(name: str) -> list[str]:
@@ -31,5 +44,5 @@ QUICK = ("gdro", "diffusion_kto", "dspo")  # a group, a batch-wide statistic, re
 
 
 def trainer_of(home: Path, name: str, family: str, **sections: Any) -> OfflineTrainer:
-    sections = {"training": {"steps": 30, "groups": 8}} | sections
-    return build_trainer(tiny(home, family=family, objective=settings(name), **sections))
+    sections = {"training": {"steps": 30, "groups": 8}, "data": records(name)} | sections
+    return build_trainer(tiny(home, family=family, objective=settings(name, family), **sections))
