@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, ShapeError
+from diffalign.objectives.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Advantage:
     unscored: Int[Tensor, ""]
 
 
+@at_least_float32
 def group_advantage(
     reward: Float[Tensor, "groups members"], *, convention: str | Convention, min_std: float = 0.0
 ) -> Advantage:
@@ -81,6 +83,7 @@ def group_advantage(
     return _advantage(_divided(apart, std, _get(convention)), informative, scored)
 
 
+@at_least_float32
 def global_advantage(
     reward: Float[Tensor, "groups members"], *, convention: str | Convention, min_std: float = 0.0
 ) -> Advantage:
@@ -99,6 +102,7 @@ def global_advantage(
     return _advantage(_divided(_centred(reward, scored), std, _get(convention)), informative, scored)
 
 
+@at_least_float32
 def leave_one_out_advantage(reward: Float[Tensor, "groups members"]) -> Advantage:
     """Rewards less the mean of the group's other members; no division, so unbiased.
 
@@ -110,6 +114,7 @@ def leave_one_out_advantage(reward: Float[Tensor, "groups members"]) -> Advantag
     return _advantage(_centred(reward, scored) * count / (count - 1).clamp(min=1), _differ(reward, scored), scored)
 
 
+@at_least_float32
 def aggregated_advantage(
     reward: Float[Tensor, "rewards groups members"],
     *,
@@ -133,6 +138,7 @@ def aggregated_advantage(
     return _weighted(reward, [weight / total for weight in weights], convention, min_std)
 
 
+@at_least_float32
 def decoupled_advantage(
     reward: Float[Tensor, "rewards groups members"],
     *,
@@ -167,11 +173,13 @@ def decoupled_advantage(
     )
 
 
+@at_least_float32
 def ensemble_mean(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
     """Mean over reward models on one scale (standardise each on a fixed set first); NaN unless all scored."""
     return reward.mean(0)
 
 
+@at_least_float32
 def ensemble_worst_case(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
     """What the most sceptical reward model says; NaN unless all scored.
 
@@ -180,6 +188,7 @@ def ensemble_worst_case(reward: Float[Tensor, "models groups members"]) -> Float
     return reward.amin(0)
 
 
+@at_least_float32
 def ensemble_uncertainty_weighted(
     reward: Float[Tensor, "models groups members"], *, penalty: float, ddof: Literal[0, 1]
 ) -> Float[Tensor, "groups members"]:

@@ -13,10 +13,12 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives._margin import margin_metrics, pair_margin
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 _SMALLEST_ORDER = 1e-4  # the divergence is singular at orders 0 and 1
 
 
+@at_least_float32
 def alpha_dpo(
     policy: Float[Tensor, "pairs 2"],
     *,
@@ -65,6 +67,7 @@ def alpha_dpo(
     return ObjectiveOutput(loss=loss, metrics={**margin_metrics(margin), "order": order})
 
 
+@at_least_float32
 def alpha_dpo_baseline(
     policy: Float[Tensor, "pairs 2"], *, reference: Float[Tensor, "pairs 2"], beta: float
 ) -> Float[Tensor, ""]:

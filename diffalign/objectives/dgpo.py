@@ -12,9 +12,11 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.divergence import weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.surrogate import clip_advantage, ratio_of
 
 
+@at_least_float32
 def dgpo(
     policy: Float[Tensor, "groups members"],
     *,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def diffusion_dpo(
     policy: Float[Tensor, "pairs 2"],
     *,
@@ -47,6 +49,7 @@ def diffusion_dpo(
     )
 
 
+@at_least_float32
 def flow_dpo(
     policy: Float[Tensor, "pairs 2"],
     *,

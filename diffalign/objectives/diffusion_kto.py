@@ -9,8 +9,10 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def diffusion_kto(
     policy: Float[Tensor, "groups members"],
     *,
@@ -56,6 +58,7 @@ def diffusion_kto(
     )
 
 
+@at_least_float32
 def kto_baseline(
     policy: Float[Tensor, "groups members"],
     *,

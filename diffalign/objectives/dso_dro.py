@@ -7,8 +7,10 @@ from torch import Tensor
 
 from diffalign.exceptions import ShapeError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def dso_dro(
     policy: Float[Tensor, "groups members"],
     *,

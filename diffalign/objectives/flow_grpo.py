@@ -12,9 +12,11 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.divergence import weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.surrogate import clip_advantage, clip_fraction, clipped_surrogate, ratio_of
 
 
+@at_least_float32
 def flow_grpo(
     log_prob: Float[Tensor, "*steps groups members"],
     *,

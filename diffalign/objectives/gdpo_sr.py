@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def gdpo_sr(
     policy: Float[Tensor, "groups members"],
     *,
@@ -43,6 +45,7 @@ def gdpo_sr(
     )
 
 
+@at_least_float32
 def attribute_aware_reward(
     fidelity: Float[Tensor, "groups members"],
     perceptual: Float[Tensor, "metrics groups members"],

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.ranking import counted_members, mean_over_pairs, preferred_pairs, rank_members
 
 _MOST_AVERAGED = 12  # members: the average over tied orders visits all 2^members sets
 
 
+@at_least_float32
 def gdro(
     policy: Float[Tensor, "groups members"],
     *,

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.ranking import counted_members, mean_over_pairs, preferred_pairs, rank_members
 
 
+@at_least_float32
 def rank_dpo(
     policy: Float[Tensor, "groups members"],
     *,
@@ -94,6 +96,7 @@ def _dcg_weight(
     return apart.abs() * (discount[:, :, None] - discount[:, None, :]).abs()
 
 
+@at_least_float32
 def win_share(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
     """Share of the comparisons (reward model, rival) that each member wins; ties score nobody.
 

@@ -17,7 +17,7 @@ from diffalign.objectives import OBJECTIVES, get_objective, sft
 ROWS = pytest.mark.parametrize(("name", "row"), OBJECTIVES.items(), ids=OBJECTIVES)
 
 
-def _inputs(row, groups=4, dtype=torch.float64):
+def inputs_of(row, groups=4, dtype=torch.float64):
     """Random inputs by name: residuals have elements, `preference` and `baseline` none or one value a group."""
     generator = torch.Generator().manual_seed(5)
     members = 2 if row.params.layout == "pairs" else 1 if row.params.layout == "points" else 3
@@ -76,7 +76,7 @@ def test_every_settings_class_has_a_row():
 
 @ROWS
 def test_row_runs_with_its_settings(name, row):
-    policy, inputs = _inputs(row)
+    policy, inputs = inputs_of(row)
     policy.requires_grad_()
     output = row.function(policy, **inputs, **row.params().model_dump(exclude={"name"}))
     assert output.loss.shape == (4,) and output.loss.isfinite().all()
