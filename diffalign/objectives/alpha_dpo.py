@@ -71,5 +71,9 @@ def alpha_dpo(
 def alpha_dpo_baseline(
     policy: Float[Tensor, "pairs 2"], *, reference: Float[Tensor, "pairs 2"], beta: float
 ) -> Float[Tensor, ""]:
-    """Mean implied preference p of a batch, without gradient; give it the accumulated, all-process batch."""
-    return pair_margin(policy, reference, beta).detach().sigmoid().mean()
+    """Mean implied preference p of a batch, without gradient; give it the accumulated, all-process batch.
+
+    A pair with a NaN is left out: it spoils its own loss alone.
+    """
+    p = pair_margin(policy, reference, beta).detach().sigmoid()
+    return p.nan_to_num(0.0).sum() / (~p.isnan()).sum().clamp(min=1)

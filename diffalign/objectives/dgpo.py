@@ -76,6 +76,9 @@ def dgpo(
         loss = F.softplus(total)
     else:
         raise ConfigError(f"form: must be weighted or logistic, got {form!r}")
+    loss = loss.masked_fill(
+        behaviour.isnan().any(1), torch.nan
+    )  # comparisons hide it, and without a clip nothing reads it
     penalty = weighted_divergence(divergence, kl_weight, name="divergence", weight_name="kl_weight")
     if divergence is not None:
         metrics["kl"] = divergence.detach().mean()

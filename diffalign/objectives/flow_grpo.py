@@ -75,6 +75,7 @@ def flow_grpo(
         onward = ((ratio > 1) & (advantage > 0)) | ((ratio < 1) & (advantage < 0))
         dropped = onward & (behaviour_divergence >= max_divergence)
         surrogate = torch.where(dropped, torch.zeros_like(surrogate), surrogate)
+        surrogate = surrogate.masked_fill(behaviour_divergence.isnan(), torch.nan)  # which is not >= anything above
         seen["masked_fraction"] = dropped.to(ratio.dtype)
     if divergence is not None:
         seen["kl"] = divergence

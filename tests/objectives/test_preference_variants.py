@@ -319,6 +319,14 @@ def test_alpha_dpo_order_follows_the_batch(errors):
     torch.testing.assert_close(output.loss, _alpha(*errors, 0.9 * baseline.item()).loss)
 
 
+def test_alpha_dpo_baseline_leaves_a_nan_to_its_own_pair(errors):
+    policy = errors[0].clone()
+    policy[1, 0] = torch.nan
+    kept = [0, 2, 3]
+    found = alpha_dpo_baseline(policy, reference=errors[1], beta=2.0)
+    torch.testing.assert_close(found, alpha_dpo_baseline(policy[kept], reference=errors[1][kept], beta=2.0))
+
+
 @pytest.mark.parametrize("baseline", [0.0, 1.0])
 def test_alpha_dpo_stays_finite_at_the_ends(errors, baseline):
     policy = errors[0].requires_grad_()
