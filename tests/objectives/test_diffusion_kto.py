@@ -89,7 +89,7 @@ def test_members_without_a_label_are_left_out(half_labelled):
 
 
 def test_label_accuracy_counts_the_labelled_alone(half_labelled):
-    policy, reference, label = half_labelled
+    _, reference, label = half_labelled
     right = reference.clone()
     right[0, :2] += torch.tensor([-0.1, 0.1], dtype=torch.float64)  # the liked one gained, the other lost
     assert _kto(right, reference, label).metrics["label_accuracy"] == 1

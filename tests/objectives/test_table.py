@@ -48,15 +48,20 @@ def test_signature_is_needs_and_settings(name, row):
     assert [key for key in parameters if key not in keywords] == [row.params.first]
 
 
+# Options beside a method's own settings, which are off unless given: the papers' calls stay short.
+DPO_OPTIONS = ("loss", "label_smoothing")
+MAY_BE_LEFT_OUT = {
+    "diffusion_dpo": DPO_OPTIONS,
+    "flow_dpo": DPO_OPTIONS,
+    "flow_grpo": ("advantage_clip", "guard", "max_divergence", "kl_weight"),
+}
+
+
 @ROWS
 def test_defaults_live_in_the_settings_only(name, row):
     for parameter in inspect.signature(row.function).parameters.values():
-        if (
-            name == "flow_grpo"
-            and parameter.name not in row.params.optional
-            and parameter.default in (None, False, 0.0)
-        ):
-            continue  # the contract has kl_weight=0.0 there: its options may be left out, and are then off
+        if parameter.name in MAY_BE_LEFT_OUT.get(name, ()) and parameter.default in (None, False, 0.0, "sigmoid"):
+            continue
         assert parameter.default is (None if parameter.name in row.params.optional else inspect.Parameter.empty)
     row.params()  # every setting has a default there
 
