@@ -64,7 +64,7 @@ def test_order_of_members_and_groups_does_not_matter(batch):
 def test_a_silent_group_has_no_gradient(batch):
     policy = batch[0].requires_grad_()
     silent = group_advantage(torch.ones(3, 6, dtype=torch.float64), convention="gdpo_sr")
-    assert silent.skipped_groups == 3
+    assert silent.silent_groups == 3
     assert not torch.autograd.grad(_sr(policy, batch[1], silent.values).loss.sum(), policy)[0].any()
 
 
