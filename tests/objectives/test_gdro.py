@@ -182,6 +182,14 @@ def test_steps_takes_the_mean_over_removals(batch):
     torch.testing.assert_close(_gdro(*tied, ties="average", normalise="steps").loss * 3, averaged.loss)
 
 
+def test_groups_in_which_the_reward_says_nothing_are_counted(batch):
+    policy, reference, reward = batch
+    reward[1] = 0.3
+    valid = torch.tensor([[True] * 4, [True] * 4, [False, False, True, False]])
+    assert _gdro(policy, reference, reward).metrics["silent_groups"] == pytest.approx(1 / 3)
+    assert _gdro(policy, reference, reward, valid).metrics["silent_groups"] == pytest.approx(2 / 3)
+
+
 def test_extreme_scores_and_rewards_stay_finite():
     policy = torch.tensor([[0.0, 1.0, 0.5]], requires_grad=True)
     reward = torch.tensor([[0.0, 1e6, -1e6]])

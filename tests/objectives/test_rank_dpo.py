@@ -88,6 +88,14 @@ def test_tied_groups_teach_nothing(options, batch):
     assert not torch.autograd.grad(output.loss.sum(), policy)[0].any()
 
 
+def test_groups_in_which_the_reward_says_nothing_are_counted(batch):
+    policy, reference, reward = batch
+    reward[1] = 0.3
+    valid = torch.tensor([[True] * 4, [True] * 4, [False, False, True, False]])
+    assert _rank(policy, reference, reward).metrics["silent_groups"] == pytest.approx(1 / 3)
+    assert _rank(policy, reference, reward, valid).metrics["silent_groups"] == pytest.approx(2 / 3)
+
+
 def test_rank_by_model_ranks_by_gain():
     reward = torch.tensor([[0.9, 0.5, 0.1]], dtype=torch.float64)
     reference = torch.full_like(reward, 0.5)

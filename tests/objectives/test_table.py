@@ -12,7 +12,7 @@ import torch
 from diffalign.config.objectives import OBJECTIVE_PARAMS
 from diffalign.denoising import Prediction
 from diffalign.exceptions import ConfigError
-from diffalign.objectives import OBJECTIVES, get_objective, sft
+from diffalign.objectives import OBJECTIVES, ObjectiveOutput, get_objective, sft
 
 ROWS = pytest.mark.parametrize(("name", "row"), OBJECTIVES.items(), ids=OBJECTIVES)
 
@@ -89,6 +89,32 @@ def test_row_runs_with_its_settings(name, row):
     assert gradient.isfinite().all() and gradient.any()
     for figure in output.metrics.values():
         assert figure.shape == () and not figure.requires_grad
+
+
+# What a method takes and, with its default settings, does not read.
+UNREAD = {"flow_dpo": ("t",)}
+
+
+@ROWS
+def test_a_nan_spoils_its_group_alone_and_is_counted(name, row):
+    settings = row.params().model_dump(exclude={"name"})
+    policy, inputs = inputs_of(row)
+    assert row.function(policy, **inputs, **settings).bad_groups == 0
+    for spoilt in (row.params.first, *row.params.needs):
+        everything = {row.params.first: policy.clone(), **{key: value.clone() for key, value in inputs.items()}}
+        if everything[spoilt].ndim == 0 or spoilt in UNREAD.get(name, ()):
+            continue
+        everything[spoilt][1 if everything[spoilt].ndim == 1 else (1, 0)] = torch.nan
+        first = everything.pop(row.params.first).requires_grad_()
+        output = row.function(first, **everything, **settings)
+        assert output.loss.isnan().tolist() == [False, True, False, False], spoilt
+        assert output.bad_groups == 1 and not output.bad_groups.requires_grad
+        gradient = torch.autograd.grad(output.loss.sum(), first)[0]
+        assert gradient[[0, 2, 3]].isfinite().all(), spoilt
+
+
+def test_an_infinite_loss_is_bad_too():
+    assert ObjectiveOutput(torch.tensor([1.0, torch.inf, -torch.inf, torch.nan]), {}).bad_groups == 3
 
 
 # For the test below: settings that leave nothing but the margin's loss, and that loss's slope where it is not 1/2.
