@@ -76,9 +76,8 @@ def dgpo(
         loss = F.softplus(total)
     else:
         raise ConfigError(f"form: must be weighted or logistic, got {form!r}")
-    loss = loss.masked_fill(
-        behaviour.isnan().any(1), torch.nan
-    )  # comparisons hide it, and without a clip nothing reads it
+    # which the comparisons above hide, and which nothing reads without a clip
+    loss = loss.masked_fill(behaviour.isnan().any(1), torch.nan)
     penalty = weighted_divergence(divergence, kl_weight, name="divergence", weight_name="kl_weight")
     if divergence is not None:
         metrics["kl"] = divergence.detach().mean()

@@ -130,6 +130,14 @@ def test_nan_in_what_an_option_reads_spoils_its_group_alone(inputs, way, name):
 
 
 @every
+def test_no_gradient_goes_into_the_behaviour(inputs, options):
+    behaviour = inputs["behaviour_log_prob"].requires_grad_()
+    inputs["log_prob"].requires_grad_()
+    _run(inputs, options).loss.sum().backward()
+    assert behaviour.grad is None and inputs["log_prob"].grad.any()
+
+
+@every
 def test_far_ratios_stay_finite(inputs, options):
     log_prob = (1e4 * inputs["log_prob"]).float().requires_grad_()
     output = _run({k: v.float() for k, v in inputs.items()} | {"log_prob": log_prob}, options)

@@ -67,6 +67,7 @@ def test_a_silent_group_has_no_gradient(batch):
     assert silent.silent_groups == 3
     assert _sr(policy, batch[1], silent.values).metrics["silent_groups"] == 1
     some = torch.cat([silent.values[:1], batch[2][1:]])
+    some[1, 0] = 0.0  # of one member alone
     assert _sr(policy, batch[1], some).metrics["silent_groups"] == pytest.approx(1 / 3)
     assert not torch.autograd.grad(_sr(policy, batch[1], silent.values).loss.sum(), policy)[0].any()
 

@@ -134,14 +134,15 @@ def test_regulariser_is_the_error_of_the_best(batch):
 
 
 @every
-def test_k_of_n_members(options, batch):
+@pytest.mark.parametrize("left_out", [torch.nan, -1.0, 2.0])  # their rewards: lower and higher than all others
+def test_k_of_n_members(options, left_out, batch):
     """Members left out change nothing, whatever stands in their place, and get no gradient."""
     policy, reference, reward = batch
     kept = [0, 2, 3]
     few = _gdro(*(value[:, kept] for value in batch), **options)
     valid = torch.tensor([[True, False, True, True]] * 3)
     policy, reference, reward = (value.clone() for value in batch)
-    policy[:, 1], reference[:, 1], reward[:, 1] = torch.nan, torch.inf, torch.nan
+    policy[:, 1], reference[:, 1], reward[:, 1] = torch.nan, torch.inf, left_out
     policy.requires_grad_()
     masked = _gdro(policy, reference, reward, valid, **options)
     torch.testing.assert_close(masked.loss, few.loss)
