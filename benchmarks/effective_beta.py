@@ -8,8 +8,10 @@ No model is loaded: the curves follow from each family's process and prediction.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from diffalign.denoising import EDM, VP, LinearFlow, Prediction, shift_time
@@ -28,6 +31,12 @@ STABLE_DIFFUSION = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
 }
+AUDIOLDM2 = STABLE_DIFFUSION | {
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+}  # its own code's default; diffusers' converter
+WAN_720P_SHIFT = 5.0  # of diffusers' Wan pipeline; 3 at 480p
+LTX_SHIFT = math.exp(2.05)  # its scheduler's max_shift, at 4,096 tokens
 
 
 class CosineVP:
@@ -46,8 +55,8 @@ def uniform(quantile: Tensor) -> Tensor:
     return quantile
 
 
-def logit_normal(quantile: Tensor) -> Tensor:
-    return torch.sigmoid(torch.special.ndtri(quantile))
+def logit_normal(quantile: Tensor, mean: float = 0.0) -> Tensor:
+    return torch.sigmoid(mean + torch.special.ndtri(quantile))
 
 
 def shifted(draw: Callable[[Tensor], Tensor], shift: float) -> Callable[[Tensor], Tensor]:
@@ -75,26 +84,36 @@ class Family:
 
 
 SD = VP.from_scheduler_config(STABLE_DIFFUSION)
+FLOW = LinearFlow()  # a shift moves the draws, not the process
 FAMILIES = [
     Family("SD1.5, SDXL (noise)", SD, Prediction.NOISE, uniform, "C0-"),
     Family("SD on v (measure: v)", SD, Prediction.V, uniform, "C0--"),
-    Family(
-        "SD3 (flow, logit-normal, shift 3)", LinearFlow(shift=3.0), Prediction.FLOW, shifted(logit_normal, 3), "C1-"
-    ),
+    Family("AudioLDM2 (noise)", VP.from_scheduler_config(AUDIOLDM2), Prediction.NOISE, uniform, "C9:"),
+    Family("SD3 (flow, logit-normal, shift 3)", FLOW, Prediction.FLOW, shifted(logit_normal, 3), "C1-"),
     Family(
         "FLUX 1024 px (flow, uniform, shift 3.16)",
-        LinearFlow(shift=3.16),
+        FLOW,
         Prediction.FLOW,
         shifted(uniform, 3.16),
         "C3:",
     ),
+    Family("Wan 720p (flow, shift 5)", FLOW, Prediction.FLOW, shifted(uniform, WAN_720P_SHIFT), "C5-."),
+    Family("LTX 4,096 tokens (flow, shift 7.77)", FLOW, Prediction.FLOW, shifted(uniform, LTX_SHIFT), "C6--"),
+    Family("TRELLIS stage 1 (flow, logit-normal mean 1)", FLOW, Prediction.FLOW, partial(logit_normal, mean=1), "C8-"),
     Family("EDM (F, log-normal sigma)", EDM(), Prediction.EDM, log_normal_edm, "C2-"),
     Family("Stable Audio (cosine v)", CosineVP(), Prediction.V, uniform, "C4-"),
 ]
 
 
+# Over t all linear flows are one line.
+WITHOUT_TWINS = [
+    *(family for family in FAMILIES if family.process is not FLOW),
+    Family("every linear flow", FLOW, Prediction.FLOW, uniform, "k-"),
+]
+
+
 def draw_figure(path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), constrained_layout=True)
     inner = torch.linspace(0.005, 0.995, 397, dtype=torch.float64)
     panels = [
         ("t of the process", "on noise errors", Prediction.NOISE, False),
@@ -102,14 +121,16 @@ def draw_figure(path: Path) -> None:
         ("share of training draws with less noise", "on noise errors", Prediction.NOISE, True),
     ]
     for axis, (x_label, title, space, by_draw) in zip(axes, panels):
-        for family in FAMILIES:
+        for family in FAMILIES if by_draw else WITHOUT_TWINS:
             t = family.draw(inner) if by_draw else inner
             axis.plot(inner, family.seen_as(space, t), family.style, label=family.label, linewidth=1.5)
-        axis.set(yscale="log", xlabel=x_label, title=f"own beta 1, {title}", ylim=(1e-3, 1e4))
+        axis.set(yscale="log", xlabel=x_label, title=f"own beta 1, {title}", ylim=(1e-4, 1e4))
         axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("effective beta")
-    axes[0].legend(fontsize=7)
+    flow = Line2D([], [], color="black", linewidth=2, label="left, middle: every linear flow")
+    lines, _ = axes[2].get_legend_handles_labels()
+    figure.legend(handles=[*lines, flow], loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, ShapeError
+from diffalign.objectives.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,22 @@ class Advantage:
         values: [groups, members]; 0 for unscored members and in groups that say nothing.
         informative: [groups]: False where fewer than two members are scored or none differs; such a group can be
             skipped, for its gradient is 0.
-        skipped_groups: how many groups are not informative.
+        silent_groups: how many groups are not informative.
         unscored: how many members have no reward (or, of several rewards, none at all).
     """
 
     values: Float[Tensor, "groups members"]
     informative: Bool[Tensor, " groups"]
-    skipped_groups: Int[Tensor, ""]
+    silent_groups: Int[Tensor, ""]
     unscored: Int[Tensor, ""]
 
+    @property
+    def skipped_groups(self) -> Int[Tensor, ""]:
+        """Its earlier name."""
+        return self.silent_groups
 
+
+@at_least_float32
 def group_advantage(
     reward: Float[Tensor, "groups members"], *, convention: str | Convention, min_std: float = 0.0
 ) -> Advantage:
@@ -81,6 +88,7 @@ def group_advantage(
     return _advantage(_divided(apart, std, _get(convention)), informative, scored)
 
 
+@at_least_float32
 def global_advantage(
     reward: Float[Tensor, "groups members"], *, convention: str | Convention, min_std: float = 0.0
 ) -> Advantage:
@@ -99,6 +107,7 @@ def global_advantage(
     return _advantage(_divided(_centred(reward, scored), std, _get(convention)), informative, scored)
 
 
+@at_least_float32
 def leave_one_out_advantage(reward: Float[Tensor, "groups members"]) -> Advantage:
     """Rewards less the mean of the group's other members; no division, so unbiased.
 
@@ -110,6 +119,7 @@ def leave_one_out_advantage(reward: Float[Tensor, "groups members"]) -> Advantag
     return _advantage(_centred(reward, scored) * count / (count - 1).clamp(min=1), _differ(reward, scored), scored)
 
 
+@at_least_float32
 def aggregated_advantage(
     reward: Float[Tensor, "rewards groups members"],
     *,
@@ -133,12 +143,14 @@ def aggregated_advantage(
     return _weighted(reward, [weight / total for weight in weights], convention, min_std)
 
 
+@at_least_float32
 def decoupled_advantage(
     reward: Float[Tensor, "rewards groups members"],
     *,
     weights: Sequence[float],
     convention: str | Convention,
     min_std: float = 0.0,
+    silent: Literal["skip", "keep"] = "keep",
 ) -> Advantage:
     """Each reward standardised within its group, summed by weight, then standardised over the batch.
 
@@ -147,31 +159,37 @@ def decoupled_advantage(
         weights: one per reward; their scale cancels.
         convention: "gdpo" for NVIDIA's, "flow_factory" for theirs; both normalisations use it.
         min_std: as in `group_advantage`, for each reward within its group.
+        silent: whether the zeros of groups that say nothing "keep" their place in the batch's deviation, as in NVIDIA's
+            and Flow-Factory's code and in `global_advantage`, so that the other groups' advantages are larger the
+            fewer they are; or "skip" them, which gives the others unit spread however many are silent.
 
     Returns:
-        The batch normalisation shifts by the batch's mean; groups that say nothing and unscored members stay at 0 and
-        out of its statistics. The authors' code takes a NaN reward for 0, keeps silent groups in, and for one reward
-        alone takes plain group advantages.
+        Groups that say nothing and unscored members stay at 0; the unscored are out of the statistics. The authors'
+        code takes a NaN reward for 0, and for one reward alone takes plain group advantages.
 
-    Source: "GDPO: Group reward-Decoupled Normalization Policy Optimization", NVIDIA's grpo_trainer.py.
+    Raises:
+        ConfigError: no such convention or word for `silent`.
+
+    Source: "GDPO: Group reward-Decoupled Normalization Policy Optimization", NVIDIA's grpo_trainer.py; Flow-Factory's
+    advantage_processor.py.
     """
+    if silent not in ("skip", "keep"):
+        raise ConfigError(f"silent: must be skip or keep, got {silent!r}")
     summed = _weighted(reward, weights, convention, min_std)
-    counted = summed.informative[:, None] & ~reward.isnan().all(0)
+    scored = ~reward.isnan().all(0)
+    counted = scored if silent == "keep" else scored & summed.informative[:, None]
     flat, mask = summed.values.reshape(1, -1), counted.reshape(1, -1)
     values = _divided(_centred(flat, mask), _deviation(flat, mask, _get(convention).ddof), _get(convention))
-    return Advantage(
-        values.reshape_as(summed.values).masked_fill(~counted, 0.0),
-        summed.informative,
-        summed.skipped_groups,
-        summed.unscored,
-    )
+    return _advantage(values.reshape_as(summed.values), summed.informative, scored)
 
 
+@at_least_float32
 def ensemble_mean(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
     """Mean over reward models on one scale (standardise each on a fixed set first); NaN unless all scored."""
     return reward.mean(0)
 
 
+@at_least_float32
 def ensemble_worst_case(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
     """What the most sceptical reward model says; NaN unless all scored.
 
@@ -180,6 +198,7 @@ def ensemble_worst_case(reward: Float[Tensor, "models groups members"]) -> Float
     return reward.amin(0)
 
 
+@at_least_float32
 def ensemble_uncertainty_weighted(
     reward: Float[Tensor, "models groups members"], *, penalty: float, ddof: Literal[0, 1]
 ) -> Float[Tensor, "groups members"]:

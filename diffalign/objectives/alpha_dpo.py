@@ -13,10 +13,12 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives._margin import margin_metrics, pair_margin
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 _SMALLEST_ORDER = 1e-4  # the divergence is singular at orders 0 and 1
 
 
+@at_least_float32
 def alpha_dpo(
     policy: Float[Tensor, "pairs 2"],
     *,
@@ -65,8 +67,13 @@ def alpha_dpo(
     return ObjectiveOutput(loss=loss, metrics={**margin_metrics(margin), "order": order})
 
 
+@at_least_float32
 def alpha_dpo_baseline(
     policy: Float[Tensor, "pairs 2"], *, reference: Float[Tensor, "pairs 2"], beta: float
 ) -> Float[Tensor, ""]:
-    """Mean implied preference p of a batch, without gradient; give it the accumulated, all-process batch."""
-    return pair_margin(policy, reference, beta).detach().sigmoid().mean()
+    """Mean implied preference p of a batch, without gradient; give it the accumulated, all-process batch.
+
+    A pair with a NaN is left out: it spoils its own loss alone.
+    """
+    p = pair_margin(policy, reference, beta).detach().sigmoid()
+    return p.nan_to_num(0.0).sum() / (~p.isnan()).sum().clamp(min=1)

@@ -10,12 +10,14 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.divergence import weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.surrogate import clip_advantage, clip_fraction, clipped_surrogate, ratio_of
 
 Weighting = Literal["uniform", "t", "t_squared", "huber", "ghuber"]
 SMALLEST_ERROR = 1e-10  # added under the roots, as in the authors' code
 
 
+@at_least_float32
 def awm(
     policy: Float[Tensor, "groups members"],
     *,

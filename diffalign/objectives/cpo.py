@@ -8,8 +8,10 @@ from torch import Tensor
 
 from diffalign.objectives._margin import margin_metrics
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def cpo(policy: Float[Tensor, "pairs 2"], *, beta: float, weight: float) -> ObjectiveOutput:
     """Logistic loss on the difference in error, plus the winner's error, which takes the reference's place.
 

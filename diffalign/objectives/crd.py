@@ -12,11 +12,13 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.divergence import weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 SMALLEST_SCALE = 1e-5  # of the self-normalisation
 SMALLEST_KL_WEIGHT = 1e-4  # what the reward-adaptive KL keeps of its weight at the worst reward
 
 
+@at_least_float32
 def crd(
     policy: Float[Tensor, "groups members"],
     *,

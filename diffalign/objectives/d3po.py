@@ -14,8 +14,10 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def d3po(
     log_prob: Float[Tensor, "*steps groups 2"],
     *,

@@ -12,9 +12,11 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.divergence import weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.surrogate import clip_advantage, ratio_of
 
 
+@at_least_float32
 def dgpo(
     policy: Float[Tensor, "groups members"],
     *,
@@ -74,6 +76,8 @@ def dgpo(
         loss = F.softplus(total)
     else:
         raise ConfigError(f"form: must be weighted or logistic, got {form!r}")
+    # which the comparisons above hide, and which nothing reads without a clip
+    loss = loss.masked_fill(behaviour.isnan().any(1), torch.nan)
     penalty = weighted_divergence(divergence, kl_weight, name="divergence", weight_name="kl_weight")
     if divergence is not None:
         metrics["kl"] = divergence.detach().mean()

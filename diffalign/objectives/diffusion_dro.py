@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def diffusion_dro(
     policy: Float[Tensor, "groups 2"],
     *,

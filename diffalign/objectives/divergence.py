@@ -5,13 +5,14 @@ All are means over elements, as log-probabilities and errors are: the papers' su
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def gaussian_divergence(
     mean: Float[Tensor, "*steps groups members *sample"],
     *,
@@ -29,6 +30,7 @@ def gaussian_divergence(
     return square / (2 * std**2)
 
 
+@at_least_float32
 def residual_divergence(
     residual: Float[Tensor, "groups members *sample"], *, other_residual: Float[Tensor, "groups members *sample"]
 ) -> Float[Tensor, "groups members"]:
@@ -55,5 +57,4 @@ def weighted_divergence(
 
 
 def _mean_over_sample(first: Tensor, second: Tensor, leading: int) -> Tensor:
-    difference = first - second
-    return difference.to(torch.promote_types(difference.dtype, torch.float32)).square().flatten(leading).mean(-1)
+    return (first - second).square().flatten(leading).mean(-1)

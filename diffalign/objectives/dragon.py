@@ -14,9 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError
+from diffalign.objectives.diffusion_kto import diffusion_kto
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def dragon(
     policy: Float[Tensor, "groups members"],
     *,
@@ -37,7 +40,7 @@ def dragon(
     Args:
         policy: denoising error of the trained model.
         reference: denoising error of the frozen model on the same x_t.
-        label: +1 in the positive set, -1 in the negative one, 0 in neither.
+        label: +1 in the positive set, -1 in the negative one, 0 in neither: left out, whatever its error.
         baseline: for kto, the usual gain of the batch of all processes: `kto_baseline`; carries no gradient.
         contrast: "dpo" compares within a group (a prompt's pair in the paper); a group whose members are all on one
             side has nothing to compare: its loss is 0, and it is counted. "kto" takes each sample by itself.
@@ -58,22 +61,20 @@ def dragon(
     """
     if contrast not in ("dpo", "kto"):
         raise ConfigError(f"contrast: must be dpo or kto, got {contrast!r}")
-    gain = reference - policy
+    gain = (reference - policy).masked_fill(label == 0, 0.0)
     positive, negative = label > 0, label < 0
     both = positive.any(1) & negative.any(1)
     apart = _mean_of(gain, positive) - _mean_of(gain, negative)
     if contrast == "dpo":
         margin = 0.5 * beta * apart
         loss = -F.logsigmoid(margin) * both
+        loss = loss.masked_fill(label.isnan().any(1), torch.nan)  # it is on neither side above
     else:
         if baseline is None:
             raise ConfigError("contrast: kto needs `baseline`, the usual gain of the whole batch: see `kto_baseline`")
         margin = beta * apart
-        weight = (desirable * positive + undesirable * negative).to(gain.dtype)
-        side = positive.to(gain.dtype) - negative.to(gain.dtype)
-        inside = side * beta * (gain - baseline.detach())
-        counted = (positive | negative).sum(1).clamp(min=1)
-        loss = (weight * torch.sigmoid(-inside)).sum(1) / counted  # 1 - sigmoid(x) = sigmoid(-x)
+        weights = {"beta": beta, "desirable": desirable, "undesirable": undesirable}
+        loss = diffusion_kto(policy, reference=reference, label=label, baseline=baseline, **weights).loss
     seen, groups = margin.detach().masked_fill(~both, 0.0), both.sum().clamp(min=1)
     return ObjectiveOutput(
         loss=loss,

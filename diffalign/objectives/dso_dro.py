@@ -7,8 +7,10 @@ from torch import Tensor
 
 from diffalign.exceptions import ShapeError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def dso_dro(
     policy: Float[Tensor, "groups members"],
     *,
@@ -18,12 +20,12 @@ def dso_dro(
     """Error of the good less error of the bad, on pairs or on labelled samples.
 
         pair    loss = policy_good - policy_bad
-        signed  loss = mean_i label_i policy_i
+        signed  loss = mean_i label_i policy_i                              over the labelled members
 
     Args:
         policy: denoising error of the trained model; without labels pairs, the good member first.
-        label: +1 good, -1 bad, 0 left out of the sum (not of the mean); None: pairs. A group of one good and one bad
-            has half the loss of the pair form.
+        label: +1 good, -1 bad, 0 neither: left out, whatever its error; None: pairs. A group of one good and one bad
+            has half the loss of the pair form, one without labels has loss 0.
         max_bad_error: the loss is unbounded below, for the error of a bad sample may grow without end: beyond this
             error it is pushed no further. None: no bound, as the authors train (and stop at 4000 steps).
 
@@ -48,11 +50,12 @@ def dso_dro(
         sign = label.detach()
     bad = sign < 0
     bounded = policy if max_bad_error is None else policy.clamp(max=max_bad_error).where(bad, policy)
-    signed = sign * bounded
+    labelled = sign != 0
+    signed = (sign * bounded).masked_fill(~labelled, 0.0).sum(1)
     seen = policy.detach()
     beyond = bad & (bounded.detach() < seen)
     return ObjectiveOutput(
-        loss=signed.sum(1) if label is None else signed.mean(1),
+        loss=signed if label is None else signed / labelled.sum(1).clamp(min=1),
         metrics={
             "good_error": seen.masked_fill(~(sign > 0), 0.0).sum() / (sign > 0).sum().clamp(min=1),
             "bad_error": seen.masked_fill(~bad, 0.0).sum() / bad.sum().clamp(min=1),

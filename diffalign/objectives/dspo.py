@@ -11,10 +11,12 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives._margin import margin_metrics, mean_square, pair_margin
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 _SDXL_THRESHOLD = 0.1  # the authors' train.py
 
 
+@at_least_float32
 def dspo(
     policy_residual: Float[Tensor, "pairs 2 *sample"],
     *,

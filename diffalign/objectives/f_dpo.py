@@ -13,10 +13,12 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives._margin import margin_metrics
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 _LARGEST_LOG_RATIO = 10.0  # where an exponential of it is taken: exp(10) is 22,026
 
 
+@at_least_float32
 def f_dpo(
     policy: Float[Tensor, "pairs 2"],
     *,

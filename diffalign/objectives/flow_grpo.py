@@ -12,9 +12,11 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.divergence import weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.surrogate import clip_advantage, clip_fraction, clipped_surrogate, ratio_of
 
 
+@at_least_float32
 def flow_grpo(
     log_prob: Float[Tensor, "*steps groups members"],
     *,
@@ -73,6 +75,7 @@ def flow_grpo(
         onward = ((ratio > 1) & (advantage > 0)) | ((ratio < 1) & (advantage < 0))
         dropped = onward & (behaviour_divergence >= max_divergence)
         surrogate = torch.where(dropped, torch.zeros_like(surrogate), surrogate)
+        surrogate = surrogate.masked_fill(behaviour_divergence.isnan(), torch.nan)  # which is not >= anything above
         seen["masked_fraction"] = dropped.to(ratio.dtype)
     if divergence is not None:
         seen["kl"] = divergence

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 from diffalign.objectives.ranking import counted_members
 
 
+@at_least_float32
 def flow_rwr(
     policy: Float[Tensor, "groups members"],
     *,

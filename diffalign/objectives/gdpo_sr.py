@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def gdpo_sr(
     policy: Float[Tensor, "groups members"],
     *,
@@ -29,8 +31,9 @@ def gdpo_sr(
         beta: strength of the pull to the reference (> 0).
 
     Returns:
-        loss [groups]; the sum over members grows with their number. Metrics `margin` (what is inside the sigmoid) and
-        `group_accuracy` (share of groups whose margin is > 0, as the authors count it).
+        loss [groups]; the sum over members grows with their number. Metrics `margin` (what is inside the sigmoid),
+        `group_accuracy` (share of groups whose margin is > 0, as the authors count it) and `silent_groups` (share of
+        groups whose advantages are all 0).
 
     Source: Yi et al. 2026, "GDPO-SR: Group Direct Preference Optimization for One-Step Generative Image
     Super-Resolution", the loss block of the authors' train_GDPOSR.py, where beta is fixed at 5000.
@@ -39,10 +42,15 @@ def gdpo_sr(
     seen = margin.detach()
     return ObjectiveOutput(
         loss=-F.logsigmoid(margin),
-        metrics={"margin": seen.mean(), "group_accuracy": (seen > 0).to(seen.dtype).mean()},
+        metrics={
+            "margin": seen.mean(),
+            "group_accuracy": (seen > 0).to(seen.dtype).mean(),
+            "silent_groups": (advantage == 0).all(1).float().mean(),
+        },
     )
 
 
+@at_least_float32
 def attribute_aware_reward(
     fidelity: Float[Tensor, "groups members"],
     perceptual: Float[Tensor, "metrics groups members"],

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
-from diffalign.objectives.ranking import counted_members, mean_over_pairs, preferred_pairs, rank_members
+from diffalign.objectives.precision import at_least_float32
+from diffalign.objectives.ranking import counted_members, mean_over_pairs, preferred_pairs, rank_members, silent_groups
 
 _MOST_AVERAGED = 12  # members: the average over tied orders visits all 2^members sets
 
 
+@at_least_float32
 def gdro(
     policy: Float[Tensor, "groups members"],
     *,
@@ -55,7 +57,8 @@ def gdro(
     Returns:
         loss [groups], ln k! + gamma policy_1 at the reference; a group with fewer than 2 members keeps the last term
         alone. Metrics: `margin` (s of the best less s of the worst), `reward_margin` (the same of the reward: at the
-        optimum margin = reward_margin / tau), `pair_accuracy` (over the pairs that the reward orders), `best_error`.
+        optimum margin = reward_margin / tau), `pair_accuracy` (over the pairs that the reward orders), `best_error`,
+        `silent_groups` (share of groups in which the reward orders no pair).
 
     Raises:
         ConfigError: no such option; more than 12 members with ties="average".
@@ -75,7 +78,6 @@ def gdro(
         weight = (remaining.sum(-1) >= 2).to(score.dtype)
     else:
         remaining, weight = _average_over_orders(reward, counted)
-        weight = weight.to(score.dtype)
     loss = (weight * _cross_entropy(score, seen, tau, remaining | (weight == 0)[..., None])).sum(1)
     if normalise == "steps":
         loss = loss / weight.sum(1).clamp(min=1)
@@ -96,6 +98,7 @@ def gdro(
             "reward_margin": (ends * seen).sum(1).mean(),
             "pair_accuracy": mean_over_pairs((score[:, :, None] > score[:, None, :]).to(score.dtype), pairs),
             "best_error": best_error.detach().mean(),
+            "silent_groups": silent_groups(pairs),
         },
     )
 

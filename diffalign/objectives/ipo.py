@@ -10,8 +10,10 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.objectives._margin import margin_metrics, pair_margin
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def ipo(
     policy: Float[Tensor, "pairs 2"],
     *,

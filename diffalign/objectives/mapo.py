@@ -9,8 +9,10 @@ from torch import Tensor
 
 from diffalign.objectives._margin import margin_metrics
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def mapo(policy: Float[Tensor, "pairs 2"], *, weight: float, scale: float, snr: float) -> ObjectiveOutput:
     """Denoising error of the winner, and a logistic loss on the difference of both members' odds.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.objectives.divergence import residual_divergence, weighted_divergence
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 SMALLEST_SCALE = 1e-5  # of the self-normalisation, as in the authors' code
 
 
+@at_least_float32
 def nft(
     policy_residual: Float[Tensor, "groups members *sample"],
     *,
@@ -52,10 +53,9 @@ def nft(
     Source: Zheng et al. 2025, "DiffusionNFT: Online Diffusion Reinforcement with Forward Process", and its code,
     scripts/train_nft_sd3.py, which also multiplies by c; both are followed.
     """
-    wide = torch.promote_types(policy_residual.dtype, torch.float32)
-    time = t.to(wide).reshape(t.shape + (1,) * (policy_residual.ndim - 2))
-    policy, behaviour = policy_residual.to(wide), behaviour_residual.detach().to(wide)
-    step = beta * (policy - behaviour)
+    time = t.reshape(t.shape + (1,) * (policy_residual.ndim - 2))
+    behaviour = behaviour_residual.detach()
+    step = beta * (policy_residual - behaviour)
     positive = _error(time * (behaviour + step), normalise)
     negative = _error(time * (behaviour - step), normalise)
     optimality = (advantage.detach() / (2 * advantage_clip) + 0.5).clamp(0, 1)
@@ -64,11 +64,11 @@ def nft(
         "optimality": optimality,
         "positive_error": positive,
         "negative_error": negative,
-        "behaviour_kl": residual_divergence(policy.detach(), other_residual=behaviour),
+        "behaviour_kl": residual_divergence(policy_residual.detach(), other_residual=behaviour),
     }
     divergence = None
     if reference_residual is not None:
-        divergence = residual_divergence(policy, other_residual=reference_residual.detach().to(wide))
+        divergence = residual_divergence(policy_residual, other_residual=reference_residual.detach())
         seen["kl"] = divergence
     penalty = weighted_divergence(divergence, kl_weight, name="reference_residual", weight_name="kl_weight")
     return ObjectiveOutput(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -19,3 +19,8 @@ class ObjectiveOutput:
 
     loss: Float[Tensor, " groups"]
     metrics: dict[str, Float[Tensor, ""]]
+
+    @property
+    def bad_groups(self) -> Int[Tensor, ""]:
+        """How many groups have a loss that is not finite, detached: a NaN or an infinity spoils its own group alone."""
+        return (~self.loss.detach().isfinite()).sum()

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def margin_weight(reward: Float[Tensor, "pairs 2"], *, threshold: float, strength: float) -> Float[Tensor, " pairs"]:
     """Weight in (0, 2), 1 where the gap in reward is `threshold`, falling as the gap grows.
 
@@ -28,6 +30,7 @@ def margin_weight(reward: Float[Tensor, "pairs 2"], *, threshold: float, strengt
     return 2 * torch.sigmoid(strength * (threshold - (reward[:, 0] - reward[:, 1])))
 
 
+@at_least_float32
 def curriculum_weight(gap: Float[Tensor, " pairs"], *, progress: float, stages: int) -> Float[Tensor, " pairs"]:
     """1 for the pairs that training has reached, 0 for those still too hard: large gaps first, all in the last stage.
 

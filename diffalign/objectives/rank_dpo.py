@@ -16,9 +16,11 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives.output import ObjectiveOutput
-from diffalign.objectives.ranking import counted_members, mean_over_pairs, preferred_pairs, rank_members
+from diffalign.objectives.precision import at_least_float32
+from diffalign.objectives.ranking import counted_members, mean_over_pairs, preferred_pairs, rank_members, silent_groups
 
 
+@at_least_float32
 def rank_dpo(
     policy: Float[Tensor, "groups members"],
     *,
@@ -46,8 +48,8 @@ def rank_dpo(
             section 3.3 and figure 2 can be read). Tied members rank in the order they stand in: permute them before.
 
     Returns:
-        loss [groups]; metrics `margin` and `pair_accuracy` (means over the pairs that the reward orders), and
-        `weight_sum` (sum of D over a group).
+        loss [groups]; metrics `margin` and `pair_accuracy` (means over the pairs that the reward orders), `weight_sum`
+        (sum of D over a group) and `silent_groups` (share of groups in which the reward orders no pair).
 
     Raises:
         ConfigError: no such option.
@@ -78,6 +80,7 @@ def rank_dpo(
             "margin": mean_over_pairs(margin, pairs),
             "pair_accuracy": mean_over_pairs((margin > 0).to(margin.dtype), pairs),
             "weight_sum": total.detach().mean(),
+            "silent_groups": silent_groups(pairs),
         },
     )
 
@@ -94,6 +97,7 @@ def _dcg_weight(
     return apart.abs() * (discount[:, :, None] - discount[:, None, :]).abs()
 
 
+@at_least_float32
 def win_share(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
     """Share of the comparisons (reward model, rival) that each member wins; ties score nobody.
 

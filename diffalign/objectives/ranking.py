@@ -30,6 +30,11 @@ def preferred_pairs(
     return higher & counted[:, :, None] & counted[:, None, :]
 
 
+def silent_groups(pairs: Bool[Tensor, "groups members rivals"]) -> Float[Tensor, ""]:
+    """Share of the groups in which the reward orders no pair: they teach nothing."""
+    return (~pairs.flatten(1).any(1)).float().mean()
+
+
 def mean_over_pairs(
     value: Float[Tensor, "groups members rivals"], pairs: Bool[Tensor, "groups members rivals"]
 ) -> Float[Tensor, ""]:

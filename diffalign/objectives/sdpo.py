@@ -14,8 +14,10 @@ from diffalign.objectives.diffusion_dpo import diffusion_dpo
 from diffalign.objectives.dmpo import dmpo
 from diffalign.objectives.dspo import dspo
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def sdpo(
     policy_residual: Float[Tensor, "pairs 2 *sample"],
     *,
@@ -67,6 +69,7 @@ def sdpo(
     return ObjectiveOutput(loss=output.loss, metrics={**output.metrics, "loser_scale": scale.mean()})
 
 
+@at_least_float32
 def loser_scale(
     policy_residual: Float[Tensor, "pairs 2 *sample"], *, mu: float, scope: Literal["pair", "batch"]
 ) -> Float[Tensor, " pairs"]:

@@ -6,8 +6,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 
+@at_least_float32
 def sft(policy: Float[Tensor, "groups members"]) -> ObjectiveOutput:
     """The denoising error of member 0, which is the best one.
 

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from diffalign.objectives.diffusion_dpo import diffusion_dpo
 from diffalign.objectives.output import ObjectiveOutput
+from diffalign.objectives.precision import at_least_float32
 
 # Range of raw PickScore cosines that the authors normalise with (train.py); other rewards need their own.
 PICKSCORE_RANGE = (0.11543526500463486, 0.28201571106910706)
 
 
+@at_least_float32
 def smpo(
     policy: Float[Tensor, "pairs 2"],
     *,
@@ -46,6 +48,7 @@ def smpo(
     return diffusion_dpo(policy, reference=reference, beta=beta * factor)
 
 
+@at_least_float32
 def smoothed_preference(reward: Float[Tensor, "pairs 2"], *, low: float, high: float) -> Float[Tensor, " pairs"]:
     """Probability that member 0 wins: a softmax over rewards that are scaled so that [low, high] becomes [0, 1].
 

@@ -65,7 +65,7 @@ def test_order_and_sum(advantage, reward):
     torch.testing.assert_close(advantage(reward.flip(1)).values, out.values.flip(1))
     torch.testing.assert_close(out.values.sum(1), torch.zeros(3, dtype=torch.float64))
     assert torch.equal(out.values.argsort(1), reward.argsort(1))
-    assert out.informative.all() and out.skipped_groups == 0 and out.unscored == 0
+    assert out.informative.all() and out.silent_groups == 0 and out.unscored == 0
     torch.testing.assert_close(advantage(reward + 5.0).values, out.values)
 
 
@@ -74,7 +74,7 @@ def test_unscored_members_are_masked_and_counted(advantage, reward):
     with_gap = torch.cat([reward, torch.full((3, 1), NAN, dtype=torch.float64)], dim=1)
     out = advantage(with_gap)
     torch.testing.assert_close(out.values[:, :4], advantage(reward).values)
-    assert not out.values[:, 4].any() and out.unscored == 3 and out.skipped_groups == 0
+    assert not out.values[:, 4].any() and out.unscored == 3 and out.silent_groups == 0
 
 
 @every
@@ -83,7 +83,7 @@ def test_silent_groups_are_skipped_and_counted(advantage, reward):
     silent = torch.tensor([[0.1] * 4, [0.3, NAN, NAN, NAN], [NAN] * 4])
     out = advantage(torch.cat([reward.float(), silent]))
     assert out.informative.tolist() == [True] * 3 + [False] * 3
-    assert out.skipped_groups == 3 and out.unscored == 7
+    assert out.silent_groups == 3 and out.unscored == 7
     assert not out.values[3:].any() and out.values.isfinite().all()
     assert not advantage(silent).values.any()
 
@@ -95,7 +95,7 @@ def test_groups_that_hardly_differ_are_skipped_on_request():
     out = group_advantage(reward, convention="dance_grpo", min_std=1e-3)
     assert out.informative.tolist() == [False, True] and not out.values[0].any()
     alone = global_advantage(reward[:1], convention="flow_grpo", min_std=1e-3)
-    assert alone.skipped_groups == 1
+    assert alone.silent_groups == 1
 
 
 def test_infinite_rewards_spoil_their_group_alone(reward):
@@ -119,6 +119,22 @@ def test_decoupled_advantages_have_unit_spread_and_forget_scale(reward):
     torch.testing.assert_close(scaled.values, out.values)
 
 
+def test_decoupled_advantages_keep_or_skip_silent_groups(reward):
+    several = torch.stack([reward, 100 * reward.flip(1)])
+    beside = torch.cat([several, torch.full((2, 6, 4), 0.3, dtype=torch.float64)], dim=1)
+    exact = Convention(ddof=0, epsilon=0.0)
+    alone = decoupled_advantage(several, weights=[1.0, 1.0], convention=exact)
+    kept = decoupled_advantage(beside, weights=[1.0, 1.0], convention=exact)
+    skipped = decoupled_advantage(beside, weights=[1.0, 1.0], convention=exact, silent="skip")
+    torch.testing.assert_close(skipped.values[:3], alone.values)
+    torch.testing.assert_close(kept.values[:3], alone.values * 3**0.5)  # 9 groups share the deviation of 3
+    for out in (kept, skipped):
+        assert out.silent_groups == 6 and not out.values[3:].any()
+    # global_advantage: the same factor between the two
+    over_all = global_advantage(beside[0], convention=exact).values[:3]
+    torch.testing.assert_close(over_all * beside[0].std(correction=0), reward - reward.mean(1, keepdim=True))
+
+
 @pytest.mark.parametrize("combine", [aggregated_advantage, decoupled_advantage])
 def test_a_reward_that_is_missing_or_silent_adds_nothing(combine, reward):
     silent, gaps = torch.full_like(reward, 0.1), torch.full_like(reward, NAN)
@@ -127,9 +143,9 @@ def test_a_reward_that_is_missing_or_silent_adds_nothing(combine, reward):
     for other in (silent, gaps):
         out = combine(torch.stack([reward, other]), weights=[1.0, 1.0], convention=exact)
         torch.testing.assert_close(out.values / out.values.max(), alone / alone.max())
-        assert out.unscored == 0 and out.skipped_groups == 0  # one reward suffices
+        assert out.unscored == 0 and out.silent_groups == 0  # one reward suffices
     nothing = combine(torch.stack([silent, gaps]), weights=[1.0, 1.0], convention="gdpo")
-    assert nothing.skipped_groups == 3 and not nothing.values.any()
+    assert nothing.silent_groups == 3 and not nothing.values.any()
 
 
 def test_ensembles_want_every_score():
@@ -142,10 +158,12 @@ def test_ensembles_want_every_score():
     torch.testing.assert_close(unpenalised, ensemble_mean(reward), equal_nan=True)
 
 
-def test_refusals(reward):
+def test_refusals(reward, unchecked_types):
     with pytest.raises(ConfigError, match=r"convention: must be one of flow_grpo, .*gdpo_sr, got 'grpo'"):
         group_advantage(reward, convention="grpo")
     with pytest.raises(ConfigError, match="weights: must not sum to 0"):
         aggregated_advantage(reward[None], weights=[0.0], convention="gdpo")
+    with pytest.raises(ConfigError, match="silent: must be skip or keep, got 'drop'"):
+        decoupled_advantage(reward[None], weights=[1.0], convention="gdpo", silent="drop")
     with pytest.raises(ShapeError, match="2 weights for rewards of shape"):
         decoupled_advantage(reward[None], weights=[1.0, 1.0], convention="gdpo")

@@ -99,6 +99,32 @@ def test_gradient_is_right(inputs):
     assert torch.autograd.gradcheck(lambda seen: _run(inputs | {"policy": seen}, **options).loss, policy)
 
 
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_no_gradient_goes_through_the_weighted_centres(inputs, loss):
+    """Each member's error has the slope of its own two terms alone, the long way; the plain mean would cancel it."""
+    target = (inputs["advantage"] / 10 + 0.5).clamp(0, 1)
+    policy = inputs["policy"].requires_grad_()
+    reward = inputs["behaviour"] - policy.detach()
+    expected = torch.zeros_like(reward)
+    for sign in (1, -1):
+        weight = (sign * target / 0.3).softmax(1)
+        got, want = (it - (it * weight).sum(1, keepdim=True) for it in (reward, target))
+        slope = 2 * (2 * got - want) if loss == "mse" else torch.sigmoid(2 * got) - torch.sigmoid(want)
+        expected -= 0.5 * 2 * slope / 4 * 5 / 2  # half of two, beta, slope, 4 members, c / beta
+    found = torch.autograd.grad(_run(inputs, loss=loss, temperature=0.3).loss.sum(), policy)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_no_gradient_goes_through_the_centre_of_bce(inputs):
+    target = (inputs["advantage"] / 10 + 0.5).clamp(0, 1)
+    policy = inputs["policy"].requires_grad_()
+    reward = inputs["behaviour"] - policy.detach()
+    got, want = (it - it.mean(1, keepdim=True) for it in (reward, target))
+    expected = -2 * (torch.sigmoid(2 * got) - torch.sigmoid(want)) / 4 * 5 / 2
+    found = torch.autograd.grad(_run(inputs, loss="bce").loss.sum(), policy)[0]
+    torch.testing.assert_close(found, expected)
+
+
 @every
 def test_at_the_behaviour_good_members_errors_go_down(inputs, options):
     policy = inputs["behaviour"].clone().requires_grad_()

@@ -106,11 +106,12 @@ def test_permuting_groups_and_members(inputs, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["policy", "reference", "advantage"])
-def test_nan_spoils_its_group_alone(inputs, form, name):
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("name", ["policy", "reference", "behaviour", "advantage"])
+def test_nan_spoils_its_group_alone(inputs, form, name, clip):
     inputs[name][1, 0] = math.nan
     policy = inputs["policy"].requires_grad_()
-    loss = _run(inputs, form=form, clip=0.1).loss
+    loss = _run(inputs, form=form, clip=clip).loss
     assert loss.isnan().tolist() == [False, True, False]
     assert torch.autograd.grad(loss.sum(), policy)[0][[0, 2]].isfinite().all()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from pydantic import ValidationError
 
+from diffalign.config.objectives import DiffusionDPOParams, FlowDPOParams
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import diffusion_dpo, flow_dpo
 
@@ -118,6 +122,90 @@ def test_why_errors_are_never_half_precision():
     margin = diffusion_dpo(policy, reference=reference, beta=5000.0).metrics["margin"]
     assert margin.item() == pytest.approx(0.25, rel=1e-4)
     assert diffusion_dpo(policy.bfloat16(), reference=reference.bfloat16(), beta=5000.0).metrics["margin"] == 0
+
+
+# ---------------------------------------------------------------- the other losses of the margin
+
+LOSSES = [("hinge", 0.0), ("sigmoid", 0.1), ("robust", 0.1)]
+
+
+@pytest.mark.parametrize(("loss", "smoothing"), LOSSES)
+def test_gradients_of_the_other_losses(loss, smoothing, errors):
+    policy = errors[0].requires_grad_()
+
+    def of(seen):
+        return diffusion_dpo(seen, reference=errors[1], beta=1.0, loss=loss, label_smoothing=smoothing)  # margins < 1
+
+    assert torch.autograd.gradcheck(lambda seen: of(seen).loss, policy)
+    gradient = torch.autograd.grad(of(policy).loss.sum(), policy)[0]
+    assert (gradient[:, 0] > 0).all() and (gradient[:, 1] < 0).all()
+    plain = _diffusion(policy, errors[1], beta=1.0)
+    for name, value in of(policy).metrics.items():
+        torch.testing.assert_close(value, plain.metrics[name])
+
+
+def _of_margin(margin, loss, smoothing):
+    policy = torch.tensor([[0.0, margin]], dtype=torch.float64)
+    output = diffusion_dpo(policy, reference=torch.zeros_like(policy), beta=2.0, loss=loss, label_smoothing=smoothing)
+    return output.loss.item()
+
+
+def test_hinge_lets_go_at_one():
+    assert [_of_margin(margin, "hinge", 0.0) for margin in (-1.0, 0.0, 0.75, 1.0, 9.0)] == [2.0, 1.0, 0.25, 0.0, 0.0]
+
+
+def test_smoothed_labels_want_a_finite_margin():
+    """cDPO is least where the implied preference is 1 - s."""
+    target = math.log(0.9 / 0.1)
+    there, short, beyond = (_of_margin(target + step, "sigmoid", 0.1) for step in (0.0, -0.5, 0.5))
+    assert there < short and there < beyond
+    assert there == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+
+
+@pytest.mark.parametrize("margin", [-3.0, 0.2, 2.0])
+def test_robust_is_unbiased(margin):
+    """Its mean over labels that are wrong with probability s is the loss of the right label."""
+    right, wrong = _of_margin(margin, "robust", 0.2), _of_margin(-margin, "robust", 0.2)
+    assert 0.8 * right + 0.2 * wrong == pytest.approx(_of_margin(margin, "sigmoid", 0.0))
+
+
+def test_flow_dpo_shares_them(errors):
+    options = {"beta": BETA, "loss": "robust", "label_smoothing": 0.3}
+    flow = flow_dpo(errors[0], reference=errors[1], t=T, schedule="constant", **options)
+    torch.testing.assert_close(flow.loss, diffusion_dpo(errors[0], reference=errors[1], **options).loss)
+
+
+@pytest.mark.parametrize(("loss", "smoothing"), LOSSES)
+def test_a_bad_number_spoils_its_pair_alone_in_the_other_losses(loss, smoothing, errors):
+    policy = errors[0].clone()
+    policy[1, 0] = torch.nan
+    found = diffusion_dpo(policy, reference=errors[1], beta=BETA, loss=loss, label_smoothing=smoothing).loss
+    assert found.isnan().tolist() == [False, True, False]
+
+
+WRONG = [
+    ("ipo", 0.0, "loss: must be sigmoid, hinge or robust, got 'ipo'"),
+    ("robust", 0.0, "label_smoothing: must be > 0 with loss: robust, got 0"),
+    ("hinge", 0.1, r"label_smoothing: must be 0 with loss: hinge, got 0\.1"),
+    ("sigmoid", 0.5, r"label_smoothing: must be .*< 0\.5, got 0\.5"),
+    ("sigmoid", -0.1, r"label_smoothing: must be >= 0.*, got -0\.1"),
+]
+
+
+@pytest.mark.parametrize(("loss", "smoothing", "message"), WRONG)
+def test_losses_that_are_none_are_refused(loss, smoothing, message, errors, unchecked_types):
+    with pytest.raises(ConfigError, match=message):
+        diffusion_dpo(errors[0], reference=errors[1], beta=1.0, loss=loss, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("params", [DiffusionDPOParams, FlowDPOParams])
+def test_so_they_are_in_a_config(params):
+    for loss, smoothing, _ in WRONG[1:]:
+        with pytest.raises(ValidationError, match="label_smoothing"):
+            params(loss=loss, label_smoothing=smoothing)
+    with pytest.raises(ValidationError, match="must be > 0 with loss: robust, got 0"):
+        params(loss="robust")
+    assert params(loss="robust", label_smoothing=0.1).label_smoothing == 0.1
 
 
 def test_unknown_schedule_is_refused(errors, unchecked_types):

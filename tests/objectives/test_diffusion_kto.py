@@ -69,6 +69,68 @@ def test_a_bad_number_spoils_its_own_group_alone(errors):
     assert policy.grad[[0, 3]].isfinite().all()
 
 
+@pytest.fixture
+def half_labelled(errors):
+    """One group of 4 of which two are labelled; the others' errors are far off, and one is NaN."""
+    policy, reference = (it.reshape(1, 4).clone() for it in errors)
+    policy[0, 2], policy[0, 3] = torch.nan, 5.0
+    return policy.requires_grad_(), reference, torch.tensor([[1.0, -1.0, 0.0, 0.0]], dtype=torch.float64)
+
+
+def test_members_without_a_label_are_left_out(half_labelled):
+    policy, reference, label = half_labelled
+    whole = _kto(policy, reference, label, torch.tensor(0.1, dtype=torch.float64))
+    pair = _kto(policy[:, :2], reference[:, :2], label[:, :2], torch.tensor(0.1, dtype=torch.float64))
+    torch.testing.assert_close(whole.loss, pair.loss)  # the mean over those that have a label
+    for name, value in pair.metrics.items():
+        torch.testing.assert_close(whole.metrics[name], value)
+    gradient = torch.autograd.grad(whole.loss.sum(), policy)[0]
+    assert gradient.isfinite().all() and not gradient[:, 2:].any() and gradient[:, :2].all()
+
+
+def test_label_accuracy_counts_the_labelled_alone(half_labelled):
+    _, reference, label = half_labelled
+    right = reference.clone()
+    right[0, :2] += torch.tensor([-0.1, 0.1], dtype=torch.float64)  # the liked one gained, the other lost
+    assert _kto(right, reference, label).metrics["label_accuracy"] == 1
+
+
+def test_a_group_without_labels_has_no_loss(half_labelled):
+    policy, reference, label = half_labelled
+    output = _kto(policy, reference, torch.zeros_like(label), torch.tensor(torch.nan, dtype=torch.float64))
+    assert output.loss.tolist() == [0.0] and output.metrics["margin"] == output.metrics["label_accuracy"] == 0
+
+
+@pytest.mark.parametrize("offset", ["batch", "classes", "mismatched"])
+def test_the_baseline_is_of_the_labelled(half_labelled, offset):
+    policy, reference, label = half_labelled
+    found = kto_baseline(policy, reference=reference, label=label, offset=offset)
+    alone = kto_baseline(policy[:, :2], reference=reference[:, :2], label=label[:, :2], offset=offset)
+    torch.testing.assert_close(found, alone)
+    nobody = kto_baseline(policy, reference=reference, label=torch.zeros_like(label), offset=offset)
+    assert nobody == 0
+
+
+@pytest.mark.parametrize("offset", ["batch", "classes", "mismatched"])
+def test_a_nan_does_not_reach_other_groups_through_the_baseline(offset):
+    """A labelled NaN spoils its own loss (above), so the baseline need not spoil all of them."""
+    policy, reference, label = -GAIN.clone(), torch.zeros_like(GAIN), LABEL.clone()
+    policy[1], label[2] = torch.nan, torch.nan
+    found = kto_baseline(policy, reference=reference, label=label, offset=offset)
+    kept = [0, 3]
+    assert found == kto_baseline(policy[kept], reference=reference[kept], label=label[kept], offset=offset)
+
+
+def test_no_gradient_goes_through_the_baseline(errors):
+    policy = errors[0].requires_grad_()
+    attached = (errors[1] - policy).mean()
+    gradients = [
+        torch.autograd.grad(_kto(policy, errors[1], baseline=baseline).loss.sum(), policy)[0]
+        for baseline in (attached, attached.detach())
+    ]
+    assert torch.equal(*gradients)
+
+
 def test_large_gains_stay_finite():
     policy = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     loss = _kto(policy, torch.zeros(2, 1), torch.tensor([[1.0], [1.0]]), torch.tensor(0.0)).loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffalign.exceptions import ConfigError
-from diffalign.objectives import diffusion_dpo, dragon
+from diffalign.objectives import diffusion_dpo, diffusion_kto, dragon
 
 OPTIONS = {"contrast": "dpo", "beta": 3.0, "desirable": 1.0, "undesirable": 1.0}
 LABEL = torch.tensor([[1.0, -1.0, 1.0, -1.0], [-1.0, -1.0, -1.0, 1.0], [1.0, 0.0, -1.0, 0.0]], dtype=torch.float64)
@@ -108,6 +108,36 @@ def test_a_nan_spoils_its_group_alone(contrast, where, errors):
     loss = _dragon(policy, errors[1], LABEL, contrast=contrast).loss
     assert loss.isnan().tolist() == [False, True, False]
     assert torch.autograd.grad(loss.sum(), policy)[0][[0, 2]].isfinite().all()
+
+
+@every
+def test_a_member_of_neither_set_is_left_out_whatever_its_error(contrast, errors):
+    clean = _dragon(*errors, LABEL, contrast=contrast)
+    errors[:, 2, 1], errors[1, 2, 3] = torch.nan, torch.inf  # label 0
+    policy = errors[0].requires_grad_()
+    output = _dragon(policy, errors[1], LABEL, contrast=contrast)
+    torch.testing.assert_close(output.loss, clean.loss)
+    for name, value in clean.metrics.items():
+        torch.testing.assert_close(output.metrics[name], value)
+    gradient = torch.autograd.grad(output.loss.sum(), policy)[0]
+    assert gradient.isfinite().all() and not gradient[2, [1, 3]].any()
+
+
+@every
+@pytest.mark.parametrize("member", [0, 2])
+def test_a_label_that_is_nan_is_not_a_missing_one(contrast, member, errors):
+    label = LABEL.clone()
+    label[1, member] = torch.nan
+    policy = errors[0].requires_grad_()
+    loss = _dragon(policy, errors[1], label, contrast=contrast).loss
+    assert loss.isnan().tolist() == [False, True, False]
+    assert torch.autograd.grad(loss.sum(), policy)[0][[0, 2]].isfinite().all()
+
+
+def test_kto_is_diffusion_kto(errors):
+    settings = {"beta": 3.0, "desirable": 2.0, "undesirable": 0.5}
+    plain = diffusion_kto(errors[0], reference=errors[1], label=LABEL, baseline=BASELINE, **settings)
+    torch.testing.assert_close(_dragon(*errors, LABEL, contrast="kto", **settings).loss, plain.loss)
 
 
 def test_no_gradient_goes_through_the_baseline(errors):

@@ -70,6 +70,24 @@ def test_a_nan_spoils_its_group_alone(max_bad_error):
     assert torch.autograd.grad(loss.sum(), policy)[0][[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("max_bad_error", [None, 0.5])
+def test_members_without_a_label_are_left_out(max_bad_error):
+    policy = torch.tensor([[0.3, torch.nan, 0.9, torch.inf], [0.2, 0.4, torch.nan, 7.0]], requires_grad=True)
+    label = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    output = _dro(policy, label, max_bad_error)
+    few = _dro(policy[:1, [0, 2]], label[:1, [0, 2]], max_bad_error)
+    torch.testing.assert_close(output.loss, torch.cat([few.loss, torch.zeros(1)]))  # the mean over the labelled
+    for name, value in few.metrics.items():
+        torch.testing.assert_close(output.metrics[name], value)
+    gradient = torch.autograd.grad(output.loss.sum(), policy)[0]
+    assert gradient.isfinite().all() and not gradient[label == 0].any()
+
+
+def test_a_label_that_is_nan_spoils_its_group_alone():
+    policy, label = torch.rand(3, 2), torch.tensor([[1.0, -1.0], [torch.nan, 1.0], [0.0, 1.0]])
+    assert _dro(policy, label).loss.isnan().tolist() == [False, True, False]
+
+
 def test_without_labels_it_takes_pairs():
     with pytest.raises(ShapeError, match=r"policy errors have shape \(2, 3\); without `label` dso_dro takes pairs"):
         _dro(torch.rand(2, 3))

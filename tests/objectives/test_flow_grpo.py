@@ -119,6 +119,24 @@ def test_nan_spoils_its_group_alone(inputs, options, name):
     assert gradient[:, [0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [("plain", "behaviour_log_prob"), ("mask", "behaviour_divergence"), ("guard", "std"), ("kl", "divergence")],
+)
+def test_nan_in_what_an_option_reads_spoils_its_group_alone(inputs, way, name):
+    """No comparison holds for a NaN: the mask would keep such a step as if it were close to the behaviour."""
+    inputs[name][0, 1, 2] = math.nan
+    assert _run(inputs, WAYS[way]).loss.isnan().tolist() == [False, True, False]
+
+
+@every
+def test_no_gradient_goes_into_the_behaviour(inputs, options):
+    behaviour = inputs["behaviour_log_prob"].requires_grad_()
+    inputs["log_prob"].requires_grad_()
+    _run(inputs, options).loss.sum().backward()
+    assert behaviour.grad is None and inputs["log_prob"].grad.any()
+
+
 @every
 def test_far_ratios_stay_finite(inputs, options):
     log_prob = (1e4 * inputs["log_prob"]).float().requires_grad_()

@@ -64,7 +64,11 @@ def test_order_of_members_and_groups_does_not_matter(batch):
 def test_a_silent_group_has_no_gradient(batch):
     policy = batch[0].requires_grad_()
     silent = group_advantage(torch.ones(3, 6, dtype=torch.float64), convention="gdpo_sr")
-    assert silent.skipped_groups == 3
+    assert silent.silent_groups == 3
+    assert _sr(policy, batch[1], silent.values).metrics["silent_groups"] == 1
+    some = torch.cat([silent.values[:1], batch[2][1:]])
+    some[1, 0] = 0.0  # of one member alone
+    assert _sr(policy, batch[1], some).metrics["silent_groups"] == pytest.approx(1 / 3)
     assert not torch.autograd.grad(_sr(policy, batch[1], silent.values).loss.sum(), policy)[0].any()
 
 

@@ -128,14 +128,15 @@ def test_regulariser_is_the_error_of_the_best(batch):
 
 
 @every
-def test_k_of_n_members(options, batch):
+@pytest.mark.parametrize("left_out", [torch.nan, -1.0, 2.0])  # their rewards: lower and higher than all others
+def test_k_of_n_members(options, left_out, batch):
     """Members left out change nothing, whatever stands in their place, and get no gradient."""
     policy, reference, reward = batch
     kept = [0, 2, 3]
     few = _gdro(*(value[:, kept] for value in batch), **options)
     valid = torch.tensor([[True, False, True, True]] * 3)
     policy, reference, reward = (value.clone() for value in batch)
-    policy[:, 1], reference[:, 1], reward[:, 1] = torch.nan, torch.inf, torch.nan
+    policy[:, 1], reference[:, 1], reward[:, 1] = torch.nan, torch.inf, left_out
     policy.requires_grad_()
     masked = _gdro(policy, reference, reward, valid, **options)
     torch.testing.assert_close(masked.loss, few.loss)
@@ -174,6 +175,14 @@ def test_steps_takes_the_mean_over_removals(batch):
     tied = batch[0], batch[1], torch.ones_like(batch[2])
     averaged = _gdro(*tied, ties="average")
     torch.testing.assert_close(_gdro(*tied, ties="average", normalise="steps").loss * 3, averaged.loss)
+
+
+def test_groups_in_which_the_reward_says_nothing_are_counted(batch):
+    policy, reference, reward = batch
+    reward[1] = 0.3
+    valid = torch.tensor([[True] * 4, [True] * 4, [False, False, True, False]])
+    assert _gdro(policy, reference, reward).metrics["silent_groups"] == pytest.approx(1 / 3)
+    assert _gdro(policy, reference, reward, valid).metrics["silent_groups"] == pytest.approx(2 / 3)
 
 
 def test_extreme_scores_and_rewards_stay_finite():

@@ -124,6 +124,17 @@ def test_dspo_sdxl_near_the_reference_is_a_squared_sigmoid(residuals):
     torch.testing.assert_close(output.loss, torch.sigmoid(1.5 * (square[:, 0] - square[:, 1])) ** 2)
 
 
+@pytest.mark.parametrize(("drift_square", "far"), [(0.09, False), (0.11, True), (0.9, True)])
+def test_dspo_sdxl_is_far_from_a_tenth_on(residuals, drift_square, far):
+    policy = residuals[0][:1]
+    reference = policy.clone()
+    reference[:, 0] -= drift_square**0.5
+    square = (policy.square() - reference.square()).flatten(2).mean(2)
+    lack = torch.sigmoid(1.5 * (square[:, 0] - square[:, 1]))
+    loss = dspo(policy, reference_residual=reference, beta=3.0, form="sdxl").loss
+    torch.testing.assert_close(loss, lack**2 * (drift_square if far else 1.0))
+
+
 def test_dspo_sdxl_decides_pair_by_pair(residuals):
     policy, reference = residuals[0], residuals[0] + 0.01
     reference[2] += 5.0
@@ -256,6 +267,22 @@ def test_f_dpo_pushes_less_what_the_policy_prefers_already(kind):
     assert slopes[0] > slopes[1] > slopes[2] > 0
 
 
+@pytest.mark.parametrize("kind", ["forward_kl", "alpha"])
+@pytest.mark.parametrize("far", [-12.0, 12.0])
+def test_f_dpo_holds_log_u_within_ten(kind, far):
+    """exp(10) is 22,026: beyond it the loss is that of 10, without gradient."""
+
+    def of(log_u):  # of the winner; the loser's is 0
+        return torch.tensor([[-log_u / 1.5, 0.0]], dtype=torch.float64, requires_grad=True)
+
+    policy, at_ten = of(far), of(math.copysign(10.0, far))
+    reference = torch.zeros(1, 2, dtype=torch.float64)
+    loss = _f(policy, reference, kind)
+    torch.testing.assert_close(loss, _f(at_ten, reference, kind), rtol=1e-12, atol=0)
+    gradient = torch.autograd.grad(loss.sum(), policy)[0]
+    assert gradient[0, 0] == 0 and (far > 0 or gradient[0, 1] < 0)
+
+
 def test_f_dpo_refuses_unknown_words(errors, unchecked_types):
     with pytest.raises(ConfigError, match=r"f_divergence: must be reverse_kl, .*, got 'hellinger'"):
         _f(*errors, "hellinger")
@@ -317,6 +344,25 @@ def test_alpha_dpo_order_follows_the_batch(errors):
     output = _alpha(*errors, 0.9, baseline.item(), adaptive=True)
     torch.testing.assert_close(output.metrics["order"], 0.9 * baseline)
     torch.testing.assert_close(output.loss, _alpha(*errors, 0.9 * baseline.item()).loss)
+
+
+def test_alpha_dpo_baseline_leaves_a_nan_to_its_own_pair(errors):
+    policy = errors[0].clone()
+    policy[1, 0] = torch.nan
+    kept = [0, 2, 3]
+    found = alpha_dpo_baseline(policy, reference=errors[1], beta=2.0)
+    torch.testing.assert_close(found, alpha_dpo_baseline(policy[kept], reference=errors[1][kept], beta=2.0))
+
+
+def test_alpha_dpo_has_no_gradient_through_the_baseline(errors):
+    policy = errors[0].requires_grad_()
+    attached = (errors[1] - policy).sigmoid().mean()
+    options = {"reference": errors[1], "beta": 2.0, "alpha": 0.9, "adaptive": True}
+    gradients = [
+        torch.autograd.grad(alpha_dpo(policy, baseline=baseline, **options).loss.sum(), policy)[0]
+        for baseline in (attached, attached.detach())
+    ]
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("baseline", [0.0, 1.0])

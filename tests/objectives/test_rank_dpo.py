@@ -82,6 +82,14 @@ def test_tied_groups_teach_nothing(options, batch):
     assert not torch.autograd.grad(output.loss.sum(), policy)[0].any()
 
 
+def test_groups_in_which_the_reward_says_nothing_are_counted(batch):
+    policy, reference, reward = batch
+    reward[1] = 0.3
+    valid = torch.tensor([[True] * 4, [True] * 4, [False, False, True, False]])
+    assert _rank(policy, reference, reward).metrics["silent_groups"] == pytest.approx(1 / 3)
+    assert _rank(policy, reference, reward, valid).metrics["silent_groups"] == pytest.approx(2 / 3)
+
+
 def test_rank_by_model_ranks_by_gain():
     reward = torch.tensor([[0.9, 0.5, 0.1]], dtype=torch.float64)
     reference = torch.full_like(reward, 0.5)
@@ -97,11 +105,20 @@ def test_rank_by_model_ranks_by_gain():
 
 
 @every
-def test_members_left_out(options, batch):
+def test_no_gradient_goes_through_the_weights(options, batch):
+    policy, reference, reward = batch
+    reward.requires_grad_()
+    loss = _rank(policy.requires_grad_(), reference, reward, **options).loss
+    assert torch.autograd.grad(loss.sum(), reward, allow_unused=True)[0] is None
+
+
+@every
+@pytest.mark.parametrize("left_out", [torch.nan, -1.0, 2.0])  # their rewards: lower and higher than all others
+def test_members_left_out(options, left_out, batch):
     kept = [0, 2, 3]
     few = _rank(*(value[:, kept] for value in batch), **options)
     policy, reference, reward = (value.clone() for value in batch)
-    policy[:, 1], reference[:, 1], reward[:, 1] = torch.nan, torch.inf, torch.nan
+    policy[:, 1], reference[:, 1], reward[:, 1] = torch.nan, torch.inf, left_out
     policy.requires_grad_()
     masked = _rank(policy, reference, reward, torch.tensor([[True, False, True, True]] * 3), **options)
     torch.testing.assert_close(masked.loss, few.loss)

@@ -12,12 +12,12 @@ import torch
 from diffalign.config.objectives import OBJECTIVE_PARAMS
 from diffalign.denoising import Prediction
 from diffalign.exceptions import ConfigError
-from diffalign.objectives import OBJECTIVES, get_objective, sft
+from diffalign.objectives import OBJECTIVES, ObjectiveOutput, get_objective, sft
 
 ROWS = pytest.mark.parametrize(("name", "row"), OBJECTIVES.items(), ids=OBJECTIVES)
 
 
-def _inputs(row, groups=4, dtype=torch.float64):
+def inputs_of(row, groups=4, dtype=torch.float64):
     """Random inputs by name: residuals have elements, `preference` and `baseline` none or one value a group."""
     generator = torch.Generator().manual_seed(5)
     members = 2 if row.params.layout == "pairs" else 1 if row.params.layout == "points" else 3
@@ -48,15 +48,20 @@ def test_signature_is_needs_and_settings(name, row):
     assert [key for key in parameters if key not in keywords] == [row.params.first]
 
 
+# Options beside a method's own settings, which are off unless given: the papers' calls stay short.
+DPO_OPTIONS = ("loss", "label_smoothing")
+MAY_BE_LEFT_OUT = {
+    "diffusion_dpo": DPO_OPTIONS,
+    "flow_dpo": DPO_OPTIONS,
+    "flow_grpo": ("advantage_clip", "guard", "max_divergence", "kl_weight"),
+}
+
+
 @ROWS
 def test_defaults_live_in_the_settings_only(name, row):
     for parameter in inspect.signature(row.function).parameters.values():
-        if (
-            name == "flow_grpo"
-            and parameter.name not in row.params.optional
-            and parameter.default in (None, False, 0.0)
-        ):
-            continue  # the contract has kl_weight=0.0 there: its options may be left out, and are then off
+        if parameter.name in MAY_BE_LEFT_OUT.get(name, ()) and parameter.default in (None, False, 0.0, "sigmoid"):
+            continue
         assert parameter.default is (None if parameter.name in row.params.optional else inspect.Parameter.empty)
     row.params()  # every setting has a default there
 
@@ -76,7 +81,7 @@ def test_every_settings_class_has_a_row():
 
 @ROWS
 def test_row_runs_with_its_settings(name, row):
-    policy, inputs = _inputs(row)
+    policy, inputs = inputs_of(row)
     policy.requires_grad_()
     output = row.function(policy, **inputs, **row.params().model_dump(exclude={"name"}))
     assert output.loss.shape == (4,) and output.loss.isfinite().all()
@@ -84,6 +89,32 @@ def test_row_runs_with_its_settings(name, row):
     assert gradient.isfinite().all() and gradient.any()
     for figure in output.metrics.values():
         assert figure.shape == () and not figure.requires_grad
+
+
+# What a method takes and, with its default settings, does not read.
+UNREAD = {"flow_dpo": ("t",)}
+
+
+@ROWS
+def test_a_nan_spoils_its_group_alone_and_is_counted(name, row):
+    settings = row.params().model_dump(exclude={"name"})
+    policy, inputs = inputs_of(row)
+    assert row.function(policy, **inputs, **settings).bad_groups == 0
+    for spoilt in (row.params.first, *row.params.needs):
+        everything = {row.params.first: policy.clone(), **{key: value.clone() for key, value in inputs.items()}}
+        if everything[spoilt].ndim == 0 or spoilt in UNREAD.get(name, ()):
+            continue
+        everything[spoilt][1 if everything[spoilt].ndim == 1 else (1, 0)] = torch.nan
+        first = everything.pop(row.params.first).requires_grad_()
+        output = row.function(first, **everything, **settings)
+        assert output.loss.isnan().tolist() == [False, True, False, False], spoilt
+        assert output.bad_groups == 1 and not output.bad_groups.requires_grad
+        gradient = torch.autograd.grad(output.loss.sum(), first)[0]
+        assert gradient[[0, 2, 3]].isfinite().all(), spoilt
+
+
+def test_an_infinite_loss_is_bad_too():
+    assert ObjectiveOutput(torch.tensor([1.0, torch.inf, -torch.inf, torch.nan]), {}).bad_groups == 3
 
 
 # For the test below: settings that leave nothing but the margin's loss, and that loss's slope where it is not 1/2.

@@ -63,6 +63,35 @@ def test_decoupled_advantages(convention, expected):
     _six(decoupled_advantage(TWO, weights=[1.0, 0.5], convention=convention).values, expected)
 
 
+@pytest.mark.parametrize(
+    ("convention", "expected"),
+    [
+        ("gdpo", [2.023311, -2.023311, 1.185203, -1.185203]),
+        ("flow_factory", [2.113557, -2.113557, 1.238093, -1.238093]),
+    ],
+)
+def test_decoupled_advantages_beside_silent_groups(convention, expected):
+    """Both repositories divide by the deviation of all samples, those of groups whose rewards are all equal too."""
+    silent = torch.tensor([[[1.0] * 4, [0.0] * 4], [[2.0] * 4, [2.0] * 4]], dtype=torch.float64)
+    reward = torch.cat([TWO[:, :1], silent], dim=1)
+    found = decoupled_advantage(reward, weights=[1.0, 0.5], convention=convention)
+    _six(found.values, [expected, [0.0] * 4, [0.0] * 4])
+    assert found.silent_groups == 2
+    _six(found.values, _written_out(reward, convention).tolist())
+
+
+def _written_out(reward: Tensor, convention: str) -> Tensor:
+    """NVIDIA's grpo_trainer.py and Flow-Factory's advantage_processor.py, the long way."""
+
+    def over(apart: Tensor, std: Tensor) -> Tensor:
+        return apart / (std + 1e-4) if convention == "gdpo" else apart / std.clamp(min=1e-6)
+
+    ddof = 1 if convention == "gdpo" else 0
+    each = [over(one - one.mean(1, keepdim=True), one.std(1, correction=ddof, keepdim=True)) for one in reward]
+    summed = each[0] + 0.5 * each[1]
+    return over(summed - summed.mean(), summed.std(correction=ddof))
+
+
 def test_sum_then_normalise():
     """The notes say ddof 0 here, but their numbers have ddof 1, as trl's GRPO: with ddof 0 they grow by sqrt(4 / 3)."""
     summed = TWO[0] + 0.5 * TWO[1]

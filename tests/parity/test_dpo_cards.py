@@ -78,6 +78,19 @@ def test_beta_on_summed_errors():
     torch.testing.assert_close(summed.loss, diffusion_dpo(POLICY, reference=REFERENCE, beta=5000.0).loss)
 
 
+@pytest.mark.parametrize(
+    ("loss", "label_smoothing", "mean"),
+    [("sigmoid", 0.0, 0.812609), ("hinge", 0.0, 1.062500), ("sigmoid", 0.1, 0.831359), ("robust", 0.1, 0.789172)],
+    ids=["dpo", "hinge", "cdpo", "robust"],
+)
+def test_other_losses_of_the_margin(loss, label_smoothing, mean):
+    """hinge is diffusers' at its beta_dpo 2500, which has no half."""
+    options = {"beta": 5000.0, "loss": loss, "label_smoothing": label_smoothing}
+    _six(diffusion_dpo(POLICY, reference=REFERENCE, **options).loss.mean(), mean)
+    flow = flow_dpo(POLICY, reference=REFERENCE, t=torch.full_like(POLICY, 0.5), schedule="constant", **options)
+    _six(flow.loss.mean(), mean)
+
+
 # ---------------------------------------------------------------- Flow-DPO
 
 X0 = torch.tensor([[[0.5, -0.25, 1.0, 0.0], [-0.5, 0.75, 0.25, 1.0]]], dtype=torch.float64)

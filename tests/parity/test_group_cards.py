@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffalign.denoising import LinearFlow, NoiseDraw, Prediction, denoising_errors
+from diffalign.denoising import LinearFlow, LogitNormalTime, NoiseDraw, Prediction, denoising_errors
 from diffalign.objectives import diffusion_dpo, dragon, dso_dro, flow_rwr, gdpo_sr, gdro, rank_dpo
 from diffalign.objectives.advantages import Convention, group_advantage
 from diffalign.objectives.gdpo_sr import attribute_aware_reward
@@ -331,6 +331,13 @@ def test_dso_dpo_values(beta, inside, loss):
     output = diffusion_dpo(policy, reference=reference, beta=beta)
     _six(output.metrics["margin"], inside)
     _six(output.loss, [loss])
+
+
+def test_dso_times(monkeypatch):
+    """TRELLIS's stage 1 and DSO draw t = sigmoid(1 + z)."""
+    monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.tensor([-1.0, 0.0, 0.5]).expand(shape))
+    t = LogitNormalTime(mean=1.0, std=1.0)((3,), generator=None, device="cpu").double()
+    _six(t, [0.500000, 0.731059, 0.817574])
 
 
 def test_dso_dpo_with_swapped_roles():

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 
 from diffalign.config.objectives.facts import ObjectiveFacts
+
+
+def _fits_the_loss(value: float, info: Any) -> float:  # pydantic's ValidationInfo, which beartype cannot check
+    loss = info.data.get("loss")
+    if loss == "robust" and value == 0:
+        raise ValueError("must be > 0 with loss: robust, got 0")
+    if loss == "hinge" and value != 0:
+        raise ValueError(f"must be 0 with loss: hinge, got {value:g}")
+    return value
+
+
+# After a field `loss`: the probability that a label is wrong
+LabelSmoothing = Annotated[float, Field(ge=0, lt=0.5), AfterValidator(_fits_the_loss)]
 
 
 class DiffusionDPOParams(ObjectiveFacts):
@@ -18,6 +31,8 @@ class DiffusionDPOParams(ObjectiveFacts):
 
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     beta: PositiveFloat = 5000.0  # authors' released setting for SD1.5; larger stays closer to the reference
+    loss: Literal["sigmoid", "hinge", "robust"] = "sigmoid"  # the paper's
+    label_smoothing: LabelSmoothing = 0.0  # with sigmoid it is cDPO; robust needs it
 
 
 class FlowDPOParams(ObjectiveFacts):
@@ -31,6 +46,8 @@ class FlowDPOParams(ObjectiveFacts):
     name: Literal["flow_dpo"] = "flow_dpo"
     beta: PositiveFloat = 100.0  # flow_grpo config/dpo.py for SD3.5-medium, with mean-reduced errors
     schedule: Literal["constant", "one_minus_t_sq"] = "constant"  # the paper's recommended form is constant
+    loss: Literal["sigmoid", "hinge", "robust"] = "sigmoid"  # the paper's
+    label_smoothing: LabelSmoothing = 0.0  # with sigmoid it is cDPO; robust needs it
 
 
 class SFTParams(ObjectiveFacts):
