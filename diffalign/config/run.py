@@ -222,17 +222,17 @@ class RunConfig(Params):
         if training.two_pass and self.model.lora.dropout:
             yield "training.two_pass: needs model.lora.dropout: 0, for both passes must see the same network"
         if training.reference_bank is not None:
-            if name == "smpo":
+            if objective.inverts:
                 yield (
-                    "training.reference_bank: smpo's noise belongs to an inversion by the policy as it is: no draw comes "
-                    "twice; leave it out"
+                    f"training.reference_bank: the noise of {name!r} belongs to an inversion by the policy of the moment: "
+                    "no draw comes twice; leave it out"
                 )
             if "reference" not in inputs:
                 yield f"training.reference_bank: {name!r} uses no reference errors; leave it out"
             if isinstance(self.time, StratifiedTime):
                 yield "training.reference_bank: stratified times follow the place in the batch; take time.sampling: uniform"
-        if training.pair_weight is not None and (objective.layout != "pairs" or name == "smpo"):
-            why = "weighs them by itself" if name in ("smpo", "rank_dpo") else "is none on pairs"
+        if training.pair_weight is not None and (objective.layout != "pairs" or "preference" in inputs):
+            why = "weighs them by itself" if "preference" in inputs or objective.unit_rewards else "is none on pairs"
             yield f"training.pair_weight: is for an objective on pairs, and {name!r} {why}; leave it out"
         low, high = self.data.reward_range or (0.0, 1.0)
         if low >= high:

@@ -63,11 +63,6 @@ class Advantage:
     silent_groups: Int[Tensor, ""]
     unscored: Int[Tensor, ""]
 
-    @property
-    def skipped_groups(self) -> Int[Tensor, ""]:
-        """Its earlier name."""
-        return self.silent_groups
-
 
 @at_least_float32
 def group_advantage(

@@ -73,10 +73,10 @@ class GroupLoss:
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Forward and backward; the means of the figures over the groups, and the records whose loss is not finite."""
         run = self._in_two_passes if self._config.training.two_pass else self._in_one_pass
-        errors, output, figures = run(micro, dropout, baseline)
+        errors, output = run(micro, dropout, baseline)
         metrics = {
             "loss": output.loss.mean().item(),
-            **{name: value.item() for name, value in (output.metrics | figures).items()},
+            **{name: value.item() for name, value in output.metrics.items()},
             **error_figures(errors, micro.batch),
             **reward_sums(micro.batch),
         }
@@ -85,25 +85,25 @@ class GroupLoss:
 
     def _in_one_pass(
         self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
-    ) -> tuple[DenoisingErrors, ObjectiveOutput, dict[str, Tensor]]:
+    ) -> tuple[DenoisingErrors, ObjectiveOutput]:
         # DDP takes the mean over processes at the last backward only: it decides in the forward pass whether the
         # backward will, so both stand inside
         with self._synced(micro.last):
             with dropout(), self._accelerator.autocast():
                 errors = self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=self._residuals)
             errors = _with_bank(errors, micro)
-            output, figures = self._loss(errors, micro, baseline)
+            output = self._loss(errors, micro, baseline)
             self._accelerator.backward(output.loss.mean() / self._config.training.accumulation)
-        return errors, output, figures
+        return errors, output
 
     def _in_two_passes(
         self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
-    ) -> tuple[DenoisingErrors, ObjectiveOutput, dict[str, Tensor]]:
+    ) -> tuple[DenoisingErrors, ObjectiveOutput]:
         """Errors without gradient; dL/d error; then sample by sample sum(dL/d error * error): peak memory of one chunk."""
         errors = self.errors(micro, residuals=self._residuals)
         policy = errors.policy.detach().requires_grad_()
         errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, errors.residuals)
-        output, figures = self._loss(errors, micro, baseline)
+        output = self._loss(errors, micro, baseline)
         loss = output.loss.mean() / self._config.training.accumulation
         (weights,) = torch.autograd.grad(loss, policy)
         size = self._config.training.max_batch or 1
@@ -114,19 +114,17 @@ class GroupLoss:
                 with self._accelerator.autocast():
                     chunk = self._errors(self._policy, None, batch, draw, residuals=False).policy
                 self._accelerator.backward((chunk.flatten() * flat[start : start + size]).sum())
-        return errors, output, figures
+        return errors, output
 
-    def _loss(
-        self, errors: DenoisingErrors, micro: MicroBatch, baseline: Tensor | None
-    ) -> tuple[ObjectiveOutput, dict[str, Tensor]]:
+    def _loss(self, errors: DenoisingErrors, micro: MicroBatch, baseline: Tensor | None) -> ObjectiveOutput:
         if baseline is None and "baseline" in self._config.objective.inputs():
             baseline = self._baseline_of([(errors, labels_of(micro.batch))])
-        first, inputs, figures = objective_inputs(self._config, self._objective, errors, micro.batch, baseline)
+        first, inputs = objective_inputs(self._config, self._objective, errors, micro.batch, baseline)
         output = self._objective.function(first, **inputs, **self._hyperparameters)
         weight = pair_weight(self._config.training.pair_weight, micro.batch, micro.progress)
         if weight is not None:
             output = ObjectiveOutput(output.loss * weight, output.metrics | {"pair_weight": weight.mean()})
-        return output, figures
+        return output
 
     def _errors(
         self, policy: Denoiser, reference: Denoiser | None, batch: GroupBatch, draw: NoiseDraw, *, residuals: bool

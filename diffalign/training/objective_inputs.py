@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.config.objectives import CurriculumWeightParams, DRAGONParams, MarginWeightParams, RankDPOParams
+from diffalign.config.objectives import CurriculumWeightParams, DRAGONParams, MarginWeightParams
 from diffalign.data import GroupData
 from diffalign.denoising import DenoisingErrors
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import Objective, curriculum_weight, margin_weight
-from diffalign.objectives.advantages import Advantage, group_advantage
+from diffalign.objectives.advantages import group_advantage
 from diffalign.objectives.smpo import smoothed_preference
 from diffalign.types import GroupBatch
 
@@ -52,8 +52,8 @@ def check_inputs(config: RunConfig, objective: Objective, data: GroupData) -> No
         _refuse_unscored(config, data)
     if config.data.reward_range is not None and batch.reward is None:
         raise ConfigError(f"data.reward_range: the records of {config.data.path} have no rewards; leave it out")
-    if isinstance(config.objective, RankDPOParams) and config.data.reward_range is None:
-        _refuse_raw_scores(data)
+    if config.objective.unit_rewards and config.data.reward_range is None:
+        _refuse_raw_scores(config, data)
     if config.training.pair_weight is not None and batch.reward is None:
         raise ConfigError(
             f"training.pair_weight: weighs pairs by their rewards, and the records of {config.data.path} have none; "
@@ -81,8 +81,8 @@ def _refuse_unscored(config: RunConfig, data: GroupData) -> None:
             )
 
 
-def _refuse_raw_scores(data: GroupData) -> None:
-    """RankDPO's gain of 2^reward - 1 explodes on raw scores.
+def _refuse_raw_scores(config: RunConfig, data: GroupData) -> None:
+    """RankDPO's gain of 2^reward - 1, for one, explodes on raw scores.
 
     Raises:
         ConfigError: names the first record whose rewards are not in [0, 1].
@@ -91,7 +91,7 @@ def _refuse_raw_scores(data: GroupData) -> None:
         reward = data.latents.reward(number)
         if reward is not None and bool(((reward < 0) | (reward > 1)).any()):
             raise ConfigError(
-                f"objective.name: 'rank_dpo' takes rewards in [0, 1], and record {name!r} has "
+                f"objective.name: {config.objective.name!r} takes rewards in [0, 1], and record {name!r} has "
                 f"{', '.join(f'{value:.4g}' for value in reward.tolist())}; set data.reward_range: [low, high], the "
                 "rewards that shall count as 0 and 1"
             )
@@ -99,10 +99,9 @@ def _refuse_raw_scores(data: GroupData) -> None:
 
 def objective_inputs(
     config: RunConfig, objective: Objective, errors: DenoisingErrors, batch: GroupBatch, baseline: Tensor | None
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """What the function takes by position, what by keyword, and figures for the log."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the function takes by position, and what by keyword."""
     residuals = errors.residuals or {}
-    figures: dict[str, Tensor] = {}
     wanted = config.objective.inputs()
     available: dict[str, Tensor | None] = {
         "policy": errors.policy,
@@ -120,14 +119,12 @@ def objective_inputs(
     if "preference" in wanted:
         available["preference"] = _preferences_of(config, batch)
     if "advantage" in wanted:
-        advantage = _advantages_of(objective, batch)
-        available["advantage"] = advantage.values
-        figures["skipped_groups"] = advantage.skipped_groups / batch.groups
+        available["advantage"] = _advantages_of(objective, batch)
     inputs = {
         name: value for name in (*wanted, *objective.params.optional) if (value := available.get(name)) is not None
     }
     first: Any = available[objective.params.first]
-    return first, inputs, figures
+    return first, inputs
 
 
 def labels_of(batch: GroupBatch) -> Tensor:
@@ -173,6 +170,6 @@ def _preferences_of(config: RunConfig, batch: GroupBatch) -> Tensor | None:
     return smoothed_preference(batch.reward, low=span[0], high=span[1])
 
 
-def _advantages_of(objective: Objective, batch: GroupBatch) -> Advantage:
+def _advantages_of(objective: Objective, batch: GroupBatch) -> Tensor:
     assert batch.reward is not None and objective.advantage is not None  # check_inputs has looked
-    return group_advantage(batch.reward, convention=objective.advantage)
+    return group_advantage(batch.reward, convention=objective.advantage).values

@@ -36,7 +36,7 @@ def loss_on(trainer: OfflineTrainer, micros: list[MicroBatch]) -> float:
         losses = []
         for micro in micros:
             errors = work._errors(work._policy, work._reference, micro.batch, micro.draw, residuals=work._residuals)
-            losses.append(work._loss(errors, micro, baseline)[0].loss.mean())
+            losses.append(work._loss(errors, micro, baseline).loss.mean())
     return torch.stack(losses).mean().item()
 
 

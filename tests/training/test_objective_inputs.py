@@ -43,5 +43,5 @@ def test_unscored_members_take_no_part(home):
     config = tiny(home, objective=GDROParams().model_dump(), data={"kind": "groups"})
     batch = batch_of([[2.0, NAN, 1.0]])
     errors = DenoisingErrors(torch.rand(1, 3), torch.rand(1, 3), torch.rand(1, 3), {}, None)
-    _, inputs, _ = objective_inputs(config, get_objective("gdro"), errors, batch, None)
+    _, inputs = objective_inputs(config, get_objective("gdro"), errors, batch, None)
     assert inputs["valid"].tolist() == [[True, False, True]]

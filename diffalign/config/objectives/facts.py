@@ -26,6 +26,8 @@ class ObjectiveFacts(Params):
         beta_factor: what multiplies beta inside the loss, or None where no beta weighs an error.
         paper: where it comes from.
         families: "any", or "flow" where only flow models fit.
+        unit_rewards: its rewards must lie in [0, 1].
+        inverts: its noise is meant to come from an inversion by the policy as it is.
     """
 
     layout: ClassVar[Layout]
@@ -37,6 +39,8 @@ class ObjectiveFacts(Params):
     beta_factor: ClassVar[float | None]
     paper: ClassVar[str]
     families: ClassVar[Literal["any", "flow"]] = "any"
+    unit_rewards: ClassVar[bool] = False
+    inverts: ClassVar[bool] = False
 
     def inputs(self) -> tuple[str, ...]:
         """What the function needs by keyword with these settings."""

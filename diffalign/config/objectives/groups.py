@@ -47,6 +47,7 @@ class RankDPOParams(ObjectiveFacts):
     layout = "groups"
     needs = ("reference", "reward")
     optional = ("valid",)
+    unit_rewards = True
     data = "groups with rewards in [0, 1], such as the share of comparisons won"
     beta_factor = 0.5
     paper = "Karthik et al. 2024, Scalable Ranked Preference Optimization for Text-to-Image Generation"
