@@ -14,7 +14,7 @@ from torch import Tensor
 from diffalign.data.cache import TensorCache, content_key
 from diffalign.data.order import seeded
 from diffalign.data.readers import ReadCounts
-from diffalign.data.records import Record, open_picture, picture_bytes
+from diffalign.data.records import OpenedPicture, Record, open_picture, picture_bytes
 from diffalign.exceptions import DataError
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class PictureEncoding:
     batch: int = 8
 
     def keys(self, contents: Iterable[bytes]) -> Keys:
-        """The names of the pictures' entries."""
-        size = str(self.resolution)
+        """The names of the pictures' entries: each holds a posterior, and how its picture was cropped."""
+        size = f"crop {self.resolution}"
         return [
             (
                 content_key(self.fingerprint, size, "", each),
@@ -100,11 +100,18 @@ class CachedLatents:
         return content_key(*names, *map(str, self._said))
 
     def of(self, number: int, epoch: int, name: str) -> Tensor:
-        mirrored = self._flip and bool(torch.rand((), generator=seeded(self._seed, epoch, name, "flip")) < 0.5)
-        posterior = self._cache.stack([keys[mirrored] for keys in self._keys[number]])
+        posterior = self._entries(number, epoch, name)
         mean, log_variance = posterior["mean"].float(), posterior["log_variance"].float()
         noise = torch.randn(mean.shape, generator=seeded(self._seed, epoch, name, "posterior"))
         return mean + (log_variance / 2).exp() * noise
+
+    def crops(self, number: int, epoch: int, name: str) -> Tensor:
+        return self._entries(number, epoch, name)["crop"]
+
+    def _entries(self, number: int, epoch: int, name: str) -> dict[str, Tensor]:
+        """What the cache has of a record's pictures, or of their mirror images."""
+        mirrored = self._flip and bool(torch.rand((), generator=seeded(self._seed, epoch, name, "flip")) < 0.5)
+        return self._cache.stack([keys[mirrored] for keys in self._keys[number]])
 
     def reward(self, number: int) -> Tensor | None:
         rewards = self._said[number].rewards
@@ -203,13 +210,13 @@ def encode_share(
     share.wait()
 
 
-def _opened(record: str, contents: list[bytes], keys: Keys, encoder: _Encoder) -> Iterator[tuple[str, Tensor]]:
+def _opened(record: str, contents: list[bytes], keys: Keys, encoder: _Encoder) -> Iterator[tuple[str, OpenedPicture]]:
     """The pictures of a record, and their mirror images, that are not encoded yet, by key."""
     for content, pair in zip(contents, keys, strict=True):
         wanted = [key for key in pair if key and encoder.lacks(key)]
         if wanted:
             picture = open_picture(content, record, encoder.encoding.resolution)
-            yield from ((key, picture if key == pair[0] else picture.flip(-1)) for key in wanted)
+            yield from ((key, picture if key == pair[0] else picture.mirrored()) for key in wanted)
 
 
 def _skip(reason: str, on_bad: Literal["error", "skip"], counts: ReadCounts) -> None:
@@ -226,14 +233,14 @@ class _Encoder:
         self.encoding = encoding
         self.broken: set[str] = set()  # keys of pictures whose latents are not finite
         self._cache = cache
-        self._waiting: dict[str, Tensor] = {}  # key -> picture
-        self._ready: dict[str, dict[str, Tensor]] = {}  # key -> posterior
+        self._waiting: dict[str, OpenedPicture] = {}
+        self._ready: dict[str, dict[str, Tensor]] = {}  # key -> posterior and crop
         self._encoded = 0
 
     def lacks(self, key: str) -> bool:
         return not any(key in place for place in (self._cache, self._waiting, self._ready, self.broken))
 
-    def add(self, pictures: dict[str, Tensor]) -> None:
+    def add(self, pictures: dict[str, OpenedPicture]) -> None:
         self._waiting |= pictures
         while len(self._waiting) >= self.encoding.batch:
             self._encode(list(self._waiting)[: self.encoding.batch])
@@ -247,12 +254,13 @@ class _Encoder:
         self._write()
 
     def _encode(self, keys: list[str]) -> None:
-        encoded = self.encoding.posterior(torch.stack([self._waiting.pop(key) for key in keys]))
+        pictures = [self._waiting.pop(key) for key in keys]
+        encoded = self.encoding.posterior(torch.stack([picture.pixels for picture in pictures]))
         parts = {name: part.detach().cpu() for name, part in encoded.items()}
         finite = torch.stack([torch.isfinite(part.flatten(1)).all(1) for part in parts.values()]).all(0).tolist()
         for row, (key, whole) in enumerate(zip(keys, finite, strict=True)):
             if whole:
-                self._ready[key] = {name: part[row] for name, part in parts.items()}
+                self._ready[key] = {name: part[row] for name, part in parts.items()} | {"crop": pictures[row].crop}
             else:
                 self.broken.add(key)
         before, self._encoded = self._encoded, self._encoded + len(keys)

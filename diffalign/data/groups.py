@@ -29,6 +29,12 @@ class Latents(Protocol):
     def of(self, number: int, epoch: int, name: str) -> Tensor:
         """x0 [members, *sample] of the group at place `number` of the records, whose id is `name`, as `epoch` sees it."""
 
+    def crops(self, number: int, epoch: int, name: str) -> Tensor | None:
+        """How the pictures behind `of` were cropped [members, 6], in the order of `OpenedPicture.crop`.
+
+        None where nobody knows, then of every group.
+        """
+
     def reward(self, number: int) -> Tensor | None:
         """The reward of each member [members]; None where the members are only ranked, then of every group."""
 
@@ -51,6 +57,8 @@ class GroupData:
         empty_prompt_share: chance that a group is shown with the empty prompt.
         seed: of every draw made here.
         counts: what the reader left out.
+        crop_leaf: name of the condition's leaf [groups, members, 6] that tells the network each picture's crop; None:
+            the network is not told.
     """
 
     records: Sequence[tuple[str, str]]
@@ -60,6 +68,7 @@ class GroupData:
     empty_prompt_share: float = 0.0
     seed: int = 0
     counts: ReadCounts | None = None
+    crop_leaf: str | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -75,7 +84,7 @@ class GroupData:
         Raises:
             DataError: a group has fewer members than are to be drawn; names it.
         """
-        ids, prompts, latents, rewards = [], [], [], []
+        ids, prompts, latents, rewards, crops = [], [], [], [], []
         for epoch, number in places:
             name, prompt = self.records[number]
             if self.empty_prompt_share:
@@ -88,6 +97,9 @@ class GroupData:
             x0, reward = x0[kept], None if reward is None else reward[kept]
             latents.append(x0)
             rewards.append(reward)
+            crop = None if self.crop_leaf is None else self.latents.crops(number, epoch, name)
+            if crop is not None:
+                crops.append(crop[kept])
         x0 = torch.stack(latents)
         numbers = [number for _, number in places]
         label = None
@@ -95,13 +107,19 @@ class GroupData:
             label = torch.tensor([[float(self.latents.label(number) or 0)] * x0.shape[1] for number in numbers])
         return GroupBatch(
             x0=x0,
-            condition=Condition(self.texts.stack(prompts)),
+            condition=self._condition(prompts, crops),
             valid=torch.isfinite(x0.flatten(2)).all(-1),
             record_ids=tuple(ids),
             reward=None if rewards[0] is None else torch.stack(rewards),  # type: ignore[arg-type]
             label=label,
             preference=torch.tensor([self.latents.preference(number) for number in numbers]),
         )
+
+    def _condition(self, prompts: Sequence[str], crops: Sequence[Tensor]) -> Condition:
+        leaves = self.texts.stack(prompts)
+        if self.crop_leaf is None or not crops:
+            return Condition(leaves)
+        return Condition(leaves | {self.crop_leaf: torch.stack(list(crops))}, per_member=frozenset({self.crop_leaf}))
 
     def _members_of(self, count: int, reward: Tensor | None, epoch: int, name: str) -> Tensor:
         """Which of a group's `count` members the epoch sees: in the group's order, tied ones in an order drawn anew.

@@ -67,10 +67,38 @@ def picture_bytes(source: PictureSource, record: str) -> bytes:
         raise DataError(f"record {record!r}: cannot read {source}: {error.strerror}") from None
 
 
-def open_picture(content: bytes, record: str, resolution: int) -> Float[Tensor, "3 resolution resolution"]:
+@dataclass(frozen=True)
+class OpenedPicture:
+    """A square cut from the centre of a picture, and where it lay.
+
+    Attributes:
+        pixels: RGB in [0, 1].
+        original: height and width of the picture as it came, upright.
+        resized: height and width after its shorter side was brought to the square's.
+        corner: top and left of the square in the resized picture.
+    """
+
+    pixels: Float[Tensor, "3 side side"]
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    corner: tuple[int, int]
+
+    def mirrored(self) -> OpenedPicture:
+        """The same square of the picture's mirror image: what was cut off at the right is at the left now."""
+        top, left = self.corner
+        corner = (top, self.resized[1] - self.pixels.shape[-1] - left)
+        return OpenedPicture(self.pixels.flip(-1), self.original, self.resized, corner)
+
+    @property
+    def crop(self) -> Float[Tensor, "6"]:
+        """Height and width as it came, top and left of the square, height and width of the square: SDXL's order."""
+        return torch.tensor([*self.original, *self.corner, *self.pixels.shape[-2:]], dtype=torch.float32)
+
+
+def open_picture(content: bytes, record: str, resolution: int) -> OpenedPicture:
     """Decode, turn upright, resize the shorter side to `resolution` (bilinear, antialiased), crop the centre.
 
-    The result is RGB in [0, 1]; what a transparent picture hides is shown, as diffusers does.
+    What a transparent picture hides is shown, as diffusers does.
 
     Raises:
         DataError: not a picture, or a damaged one; names the record.
@@ -85,10 +113,13 @@ def open_picture(content: bytes, record: str, resolution: int) -> Float[Tensor, 
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"record {record!r}: not a readable picture ({error}); {len(content)} bytes") from None
+    original = (picture.height, picture.width)
     scale = resolution / min(picture.size)
     if scale != 1:
         width, height = (max(resolution, round(side * scale)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (picture.width - resolution) // 2, (picture.height - resolution) // 2
+    resized = (picture.height, picture.width)
+    top, left = ((side - resolution) // 2 for side in resized)
     picture = picture.crop((left, top, left + resolution, top + resolution))
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+    return OpenedPicture(pixels, original, resized, (top, left))

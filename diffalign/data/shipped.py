@@ -86,6 +86,9 @@ class ShippedLatents:
     def of(self, number: int, epoch: int, name: str) -> Tensor:
         return self._latents[number].float()
 
+    def crops(self, number: int, epoch: int, name: str) -> Tensor | None:
+        return None
+
     def reward(self, number: int) -> Tensor | None:
         return self._rewards[number].float()
 

@@ -23,7 +23,7 @@ def ramp(width: int, height: int) -> Image.Image:
     ("size", "left", "top"), [((16, 16), 0, 0), ((40, 16), 12, 0), ((16, 40), 0, 12), ((17, 16), 0, 0)]
 )
 def test_crop_is_the_centre_at_unchanged_scale(size, left, top):
-    seen = open_picture(encode(ramp(*size)), "x", 16) * 255
+    seen = open_picture(encode(ramp(*size)), "x", 16).pixels * 255
     assert seen.shape == (3, 16, 16)
     assert seen.dtype == torch.float32
     torch.testing.assert_close(seen[0, 0], torch.arange(left, left + 16).float())
@@ -31,7 +31,7 @@ def test_crop_is_the_centre_at_unchanged_scale(size, left, top):
 
 
 def test_shorter_side_is_resized():
-    seen = open_picture(encode(ramp(200, 100)), "x", 10) * 255
+    seen = open_picture(encode(ramp(200, 100)), "x", 10).pixels * 255
     assert seen.shape == (3, 10, 10)
     # columns 50..150 of the original, averaged ten by ten (antialiased, to one grey level)
     expected = torch.arange(10) * 10 + 54.5
@@ -41,7 +41,7 @@ def test_shorter_side_is_resized():
 @pytest.mark.parametrize("size", [(8, 8), (3, 5), (1, 1), (7, 500)])
 @pytest.mark.parametrize("resolution", [8, 13])
 def test_any_size_gives_the_square(size, resolution):
-    seen = open_picture(picture_file(size=size), "x", resolution)
+    seen = open_picture(picture_file(size=size), "x", resolution).pixels
     assert seen.shape == (3, resolution, resolution)
     assert 0 <= seen.min() <= seen.max() <= 1
 
@@ -49,7 +49,7 @@ def test_any_size_gives_the_square(size, resolution):
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
 def test_modes_become_rgb(mode):
     form = "TIFF" if mode == "CMYK" else "PNG"
-    assert open_picture(encode(ramp(8, 8).convert(mode), form), "x", 8).shape == (3, 8, 8)
+    assert open_picture(encode(ramp(8, 8).convert(mode), form), "x", 8).pixels.shape == (3, 8, 8)
 
 
 def test_orientation_of_the_camera_is_undone():
@@ -57,7 +57,40 @@ def test_orientation_of_the_camera_is_undone():
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     sideways = encode(ramp(16, 16), "PNG", exif=exif)
     upright = open_picture(encode(ramp(16, 16).rotate(-90)), "x", 16)
-    torch.testing.assert_close(open_picture(sideways, "x", 16), upright)
+    torch.testing.assert_close(open_picture(sideways, "x", 16).pixels, upright.pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "mirrored"),
+    [
+        ((16, 16), [16, 16, 0, 0, 16, 16], [16, 16, 0, 0, 16, 16]),
+        ((40, 16), [16, 40, 0, 12, 16, 16], [16, 40, 0, 12, 16, 16]),
+        (
+            (41, 16),
+            [16, 41, 0, 12, 16, 16],
+            [16, 41, 0, 13, 16, 16],
+        ),  # an odd rest: the mirror image has it at the left
+        ((16, 41), [41, 16, 12, 0, 16, 16], [41, 16, 12, 0, 16, 16]),
+        ((80, 32), [32, 80, 0, 12, 16, 16], [32, 80, 0, 12, 16, 16]),  # the corner is one of the resized picture
+        ((4, 8), [8, 4, 8, 0, 16, 16], [8, 4, 8, 0, 16, 16]),  # a small picture says so: SDXL was trained on that, too
+    ],
+)
+def test_crop_is_told_in_sdxl_s_order(size, crop, mirrored):
+    """Height and width as it came, top and left of the square, height and width of the square."""
+    seen = open_picture(encode(ramp(*size)), "x", 16)
+    assert seen.crop.tolist() == crop
+    assert seen.mirrored().crop.tolist() == mirrored
+    assert torch.equal(seen.mirrored().pixels, seen.pixels.flip(-1))
+    again = open_picture(encode(ramp(*size).transpose(Image.Transpose.FLIP_LEFT_RIGHT)), "x", 16)
+    if size[0] % 2 == 0:  # else the centre of the mirror image lies a column further
+        assert (again.pixels - seen.mirrored().pixels).abs().max() < 0.01
+    assert seen.mirrored().mirrored().corner == seen.corner
+
+
+def test_size_is_that_of_the_upright_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_picture(encode(ramp(40, 16), "PNG", exif=exif), "x", 16).crop.tolist() == [40, 16, 12, 0, 16, 16]
 
 
 @pytest.mark.parametrize(
