@@ -72,7 +72,7 @@ def measure(members: int, two_pass: bool, groups: int) -> dict[str, float]:
         )
         torch.set_num_threads(1)
         trainer = build_trainer(config)
-        time_of = build_time(config, trainer.backbone.process)
+        time_of = build_time(config, trainer.backbone)
         seen = trainer.data.batch([(0, number) for number in range(groups)])
         x0 = seen.x0[:, :1].expand(-1, members, *seen.x0.shape[2:]).contiguous()
         generator = torch.Generator().manual_seed(0)

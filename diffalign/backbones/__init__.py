@@ -12,20 +12,25 @@ from safetensors import SafetensorError
 
 from diffalign.backbones.adapter import Backbone, View
 from diffalign.backbones.autoencoder import Posterior
+from diffalign.backbones.distilled import check_trainable
+from diffalign.backbones.flux import FluxBackbone
 from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.lora import LoRASettings
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
+from diffalign.backbones.sdxl import REFINER, SDXLBackbone
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import is_zoo, locate
 
 __all__ = [
     "FAMILIES",
     "Backbone",
+    "FluxBackbone",
     "LoRASettings",
     "Posterior",
     "SD3Backbone",
     "SDBackbone",
+    "SDXLBackbone",
     "View",
     "load_backbone",
     "recover_folders",
@@ -33,7 +38,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-FAMILIES: dict[str, type[Backbone]] = {"sd": SDBackbone, "sd3": SD3Backbone}
+FAMILIES: dict[str, type[Backbone]] = {
+    kind.family: kind for kind in (SDBackbone, SDXLBackbone, SD3Backbone, FluxBackbone)
+}
 
 
 def load_backbone(
@@ -44,6 +51,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     lora: LoRASettings | None = None,
     gradient_checkpointing: bool = False,
+    config: str | None = None,
     **options: Any,
 ) -> Backbone:
     """Load a model.
@@ -54,7 +62,9 @@ def load_backbone(
         device, dtype: of the frozen weights; LoRA weights are always float32.
         lora: the adapter to train; None for inference only.
         gradient_checkpointing: trade time for memory in the backward pass.
-        options: what the family's adapter takes besides (sd3: max_sequence_length).
+        config: of a single file: a folder or hub id in diffusers' format, whose settings, scheduler and tokenizers it is
+            read with (the file holds weights alone); None: diffusers guesses it from the weights, and asks the hub.
+        options: what the family's adapter takes besides (sd3 and flux: max_sequence_length; flux: guidance).
 
     Raises:
         ConfigError: no such family or model, the model is of another family, or it has no layer that `lora.targets` names.
@@ -62,20 +72,25 @@ def load_backbone(
     if family not in FAMILIES:
         raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
     kind = FAMILIES[family]
-    pipeline = _load_pipeline(kind, path, dtype).to(device)
+    pipeline = _load_pipeline(kind, path, dtype, config).to(device)
     pipeline.set_progress_bar_config(disable=True)
+    if lora is not None:
+        check_trainable(pipeline, path)
     return kind(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing, **options)
 
 
-def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype) -> DiffusionPipeline:
+def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: str | None) -> DiffusionPipeline:
     source = str(locate(path)) if is_zoo(path) else path
     wanted = kind.pipeline_class
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
-            return wanted.from_single_file(source, dtype=dtype, **absent)
+            told = {} if config is None else {"config": config}
+            return wanted.from_single_file(source, dtype=dtype, **told, **absent)
         index = wanted.load_config(source)
         found = index.get("_class_name")
+        if found == "StableDiffusionXLImg2ImgPipeline" and index.get("requires_aesthetics_score"):
+            raise ConfigError(REFINER)
         if found != wanted.__name__:
             raise ConfigError(
                 f"model.path: {path} holds a {found}, but model.family {kind.family!r} needs {wanted.__name__}"

@@ -15,9 +15,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from diffalign.backbones.adapter_files import read_adapter, write_adapter
-from diffalign.backbones.autoencoder import Posterior, pictures_of, posterior_of
-from diffalign.backbones.fingerprint import autoencoder_identity, fingerprint_of, network_fingerprint
-from diffalign.backbones.limits import check_resolution
+from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint
+from diffalign.backbones.latent_space import LatentSpace
 from diffalign.backbones.lora import (
     LoRASettings,
     active_adapter,
@@ -56,12 +55,12 @@ class View:
             return self.backbone.predict(x_t, t, condition)
 
 
-class Backbone(ABC):
+class Backbone(LatentSpace, ABC):
     """A diffusers pipeline with its conventions declared.
 
     Media are pictures, float [batch, 3, H, W] in [0, 1]; x0 are latents [batch, C, h, w], scaled as the network was
-    trained on them. The network is frozen but for the adapter "policy"; the reference is the same network with the
-    adapter off, so it costs no second copy of the weights.
+    trained on them, whatever layout the network itself takes. The network is frozen but for the adapter "policy"; the
+    reference is the same network with the adapter off, so it costs no second copy of the weights.
 
     Attributes:
         process, prediction: the network's conventions.
@@ -106,12 +105,33 @@ class Backbone(ABC):
         """Text leaves of a Condition [prompts, ...]."""
 
     @abstractmethod
-    def times(self, steps: int) -> Float[Tensor, " times"]:
+    def times(self, steps: int, resolution: int | None = None) -> Float[Tensor, " times"]:
         """The process times, descending, at which the checkpoint's own scheduler samples in `steps` steps.
+
+        Args:
+            steps: one less than there are times.
+            resolution: pixels along a side, for schedulers that go by it; None: the model's own.
 
         Raises:
             ConfigError: the scheduler has no such number of steps.
         """
+
+    def time_shift(self, resolution: int | None = None) -> float:
+        """How the checkpoint's scheduler shifts times at that resolution: t -> shift t / (1 + (shift - 1) t)."""
+        return 1.0
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network is told the guidance scale, in the place of a second call with the empty prompt."""
+        return False
+
+    def _null(self, empty: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What guidance compares with, as the pipeline does it, given the leaves of the empty prompt."""
+        return empty
+
+    def _network_options(self) -> str:
+        """What the network's answers depend on besides weights, inputs and scheduler."""
+        return ""
 
     def _unlearnable(self) -> list[str]:
         """Layers whose output nothing reads: an adapter on them would stay as it is for ever."""
@@ -185,74 +205,35 @@ class Backbone(ABC):
                 layer.lora_A[each].requires_grad_(each == POLICY)
                 layer.lora_B[each].requires_grad_(each == POLICY)
 
-    # ------------------------------------------------------------ media and text
-
-    def posterior(self, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
-        """The autoencoder's Gaussian, scaled to x0."""
-        return posterior_of(self.pipeline.vae, media)
-
-    def encode(
-        self, media: Float[Tensor, "batch 3 height width"], *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch channels h w"]:
-        """x0 of pictures: the posterior's mean, or a draw from it."""
-        posterior = self.posterior(media)
-        if generator is None:
-            return posterior.mean
-        noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
-        return posterior.mean + (posterior.log_variance / 2).exp() * noise.to(posterior.mean.device)
-
-    def decode(self, x0: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures in [0, 1] of latents."""
-        return pictures_of(self.pipeline.vae, x0)
+    # ------------------------------------------------------------ text
 
     @torch.no_grad()
-    def condition(self, prompts: Sequence[str]) -> Condition:
-        """Text conditions [prompts, ...], with the empty prompt's beside them for guidance."""
-        leaves = self._encode_prompts([*prompts, ""])
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Text leaves [prompts, ...], the part of a condition that training keeps in its cache.
+
+        The empty prompt is encoded like any other.
+        """
+        return self._encode_prompts(prompts)
+
+    def condition(self, prompts: Sequence[str], *, guidance: float | None = None) -> Condition:
+        """Text conditions [prompts, ...], with what guidance compares with beside them.
+
+        Args:
+            prompts: one per row.
+            guidance: the scale that a network with `embeds_guidance` is told; None: the one that it is trained with.
+
+        Raises:
+            ValueError: a scale for a network that takes none.
+        """
+        leaves = self.text([*prompts, ""])
         given = {name: leaf[:-1] for name, leaf in leaves.items()}
-        null = {name: leaf[-1:].expand(len(prompts), *leaf.shape[1:]) for name, leaf in leaves.items()}
+        empty = self._null({name: leaf[-1:] for name, leaf in leaves.items()})
+        null = {name: leaf.expand(len(prompts), *leaf.shape[1:]) for name, leaf in empty.items()}
+        if guidance is not None:
+            if not self.embeds_guidance:
+                raise ValueError("guidance: this network is not told a scale; wrap its view in samplers.ClassifierFree")
+            given["guidance"] = null["guidance"] = torch.full((len(prompts),), float(guidance), device=self.device)
         return Condition(given, null)
-
-    def sample_shape(self, resolution: int | None = None) -> tuple[int, ...]:
-        """Shape of one x0 for square pictures of `resolution` pixels; None: the model's own.
-
-        Raises:
-            ConfigError: the model has no latents of that size.
-        """
-        side = self.checked_resolution(resolution) // self._factor
-        return (self._settings.in_channels, side, side)
-
-    def checked_resolution(self, resolution: int | None) -> int:
-        """The resolution, if the model can work at it; None: the model's own.
-
-        Raises:
-            ConfigError: it is not a positive multiple of what the model needs, or larger than the model can place.
-        """
-        if resolution is None:
-            return self.resolution
-        return check_resolution(resolution, self._resolution_unit, self._max_resolution)
-
-    @property
-    def _resolution_unit(self) -> int:
-        """Pixels along a side come in multiples of this."""
-        return self._factor
-
-    @property
-    def _max_resolution(self) -> int | None:
-        return None
-
-    @property
-    def resolution(self) -> int:
-        """Pixels along a side that the model was trained for."""
-        return int(self._settings.sample_size) * self._factor
-
-    @property
-    def _settings(self) -> Any:
-        return self.network.config  # diffusers' own config object
-
-    @property
-    def _factor(self) -> int:
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
     def fingerprint(self, part: str) -> str:
         """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen network ("network").
@@ -260,17 +241,14 @@ class Backbone(ABC):
         It changes when they would.
         """
         if part == "network":
-            return network_fingerprint(self.network, self.pipeline.scheduler, self.prediction.value)
+            told = self.prediction.value + self._network_options()
+            return network_fingerprint(self.network, self.pipeline.scheduler, told)
         if part == "vae":
             return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
         parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
         encoders = {name: value for name, value in parts.items() if name.startswith("text_encoder")}
         tokenizers = {name: value for name, value in parts.items() if name.startswith("tokenizer")}
         return fingerprint_of(part, encoders, tokenizers, [self._text_options()])
-
-    def autoencoder_identity(self) -> str:
-        """A hash that shipped latents go by: the autoencoder's weights and scale, in whichever precision it is loaded."""
-        return autoencoder_identity(self.pipeline.vae)
 
     def _text_options(self) -> str:
         return ""

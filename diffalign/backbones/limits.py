@@ -25,8 +25,8 @@ def check_resolution(resolution: int, unit: int, most: int | None) -> int:
     )
 
 
-def set_steps(scheduler: Any, steps: int) -> None:
-    """Tell a diffusers scheduler the number of steps.
+def set_steps(scheduler: Any, steps: int, **options: Any) -> None:
+    """Tell a diffusers scheduler the number of steps, and what else it must know.
 
     Raises:
         ConfigError: it cannot take as many, or as few.
@@ -34,7 +34,7 @@ def set_steps(scheduler: Any, steps: int) -> None:
     try:
         if steps < 1:
             raise ValueError
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, **options)
     except ValueError:
         most = scheduler.config.num_train_timesteps
         raise ConfigError(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.distilled import refuse_guidance_embedding
 from diffalign.backbones.limits import set_steps
 from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import BETA_SCHEDULES, VP, Prediction
@@ -32,10 +33,17 @@ class SDBackbone(Backbone):
         self, pipeline: DiffusionPipeline, *, lora: LoRASettings | None = None, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
+        refuse_guidance_embedding(pipeline.unet.config)
+        taken, given = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+        if taken != given:
+            raise ConfigError(
+                f"model.path: this UNet takes {taken} channels and its autoencoder gives {given}: a checkpoint for "
+                "inpainting or editing, which is told more than text; take the text-to-image one"
+            )
         self.process = _process_of(pipeline.scheduler)
         target = pipeline.scheduler.config.get("prediction_type")
         if target not in _PREDICTIONS:
-            raise ConfigError(f"model.path: this checkpoint predicts {target!r}, which sd models do not")
+            raise ConfigError(f"model.path: this checkpoint predicts {target!r}, which {self.family} models do not")
         self.prediction = _PREDICTIONS[target]
 
     def predict(
@@ -53,7 +61,7 @@ class SDBackbone(Backbone):
         states, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, do_classifier_free_guidance=False)
         return {"states": states}
 
-    def times(self, steps: int) -> Float[Tensor, " times"]:
+    def times(self, steps: int, resolution: int | None = None) -> Float[Tensor, " times"]:
         # DDIM's times do not depend on the betas, and it does not know all of DDPM's schedules
         scheduler = DDIMScheduler.from_config(
             self.pipeline.scheduler.config,
@@ -82,6 +90,6 @@ def _process_of(scheduler: Any) -> VP:
     if table is None:
         raise ConfigError(
             f"model.path: the scheduler of this checkpoint is {type(scheduler).__name__}, which has no table of noise "
-            "levels (alphas_cumprod), so it is no Stable Diffusion 1.x or 2.x model"
+            "levels (alphas_cumprod), so it is no Stable Diffusion 1.x, 2.x or XL model"
         )
     return VP(table)

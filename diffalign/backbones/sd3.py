@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.backbones.adapter import Backbone
-from diffalign.backbones.limits import set_steps
+from diffalign.backbones.flow_times import flow_times, shift_of
 from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import LinearFlow, Prediction
 from diffalign.types import Condition
@@ -48,7 +48,7 @@ class SD3Backbone(Backbone):
         max_sequence_length: int | None = None,
     ) -> None:
         super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
-        self.process = LinearFlow(shift=pipeline.scheduler.config.shift)
+        self.process = LinearFlow(shift=self.time_shift())
         self.prediction = Prediction.FLOW
         self._max_sequence_length = max_sequence_length or 256
 
@@ -97,7 +97,11 @@ class SD3Backbone(Backbone):
     def _text_options(self) -> str:
         return f"max_sequence_length={self._max_sequence_length}"
 
-    def times(self, steps: int) -> Float[Tensor, " times"]:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
-        set_steps(scheduler, steps)
-        return scheduler.sigmas.cpu()
+    def times(self, steps: int, resolution: int | None = None) -> Float[Tensor, " times"]:
+        return flow_times(self.pipeline.scheduler.config, steps, self._tokens(resolution))
+
+    def time_shift(self, resolution: int | None = None) -> float:
+        return shift_of(self.pipeline.scheduler.config, self._tokens(resolution))
+
+    def _tokens(self, resolution: int | None) -> int:
+        return (self.checked_resolution(resolution) // self._resolution_unit) ** 2

@@ -27,7 +27,9 @@ ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 LocalPath = Annotated[
     str, AfterValidator(os.path.expanduser)
 ]  # a path, or a name of another kind; ~ is the home folder
-FLOW_FAMILIES = ("sd3",)
+FLOW_FAMILIES = ("sd3", "flux")
+T5_FAMILIES = ("sd3", "flux")  # whose prompts have a second, longer part
+GUIDED_FAMILIES = ("flux",)  # whose networks may be told a guidance scale
 Precision = Literal["fp32", "bf16", "fp16"]
 Column = Literal[
     "prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences", "items", "rewards", "item", "label"
@@ -49,11 +51,13 @@ class LoRAConfig(Params):
 
 
 class ModelConfig(Params):
-    family: Literal["sd", "sd3"]
-    path: LocalPath  # zoo://name, a local folder or a hub id
+    family: Literal["sd", "sdxl", "sd3", "flux"]
+    path: LocalPath  # zoo://name, a local folder in diffusers' format, a single .safetensors file or a hub id
+    config: LocalPath | None = None  # of a single file: a folder or hub id with its settings and tokenizers
     precision: Precision = "fp32"  # of the frozen weights; trained LoRA weights are always fp32
     gradient_checkpointing: bool = False
-    max_sequence_length: PositiveInt | None = None  # sd3: length of the T5 part; None: diffusers' 256
+    max_sequence_length: PositiveInt | None = None  # of T5: sd3 (None: 256) and flux (None: 512)
+    guidance: NonNegativeFloat | None = None  # flux: scale that FLUX.1-dev is told in training; None: 1
     lora: LoRAConfig = LoRAConfig()
 
 
@@ -182,8 +186,14 @@ class RunConfig(Params):
                 f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
                 f"model.family {family!r} is none; use ddim"
             )
-        if self.model.max_sequence_length is not None and family != "sd3":
-            yield f"model.max_sequence_length: is a setting of family 'sd3', and model.family is {family!r}; leave it out"
+        for setting, families in (("max_sequence_length", T5_FAMILIES), ("guidance", GUIDED_FAMILIES)):
+            if getattr(self.model, setting) is not None and family not in families:
+                of = " and ".join(map(repr, families))
+                yield f"model.{setting}: is a setting of family {of}, and model.family is {family!r}; leave it out"
+        if self.model.config is not None and not self.model.path.endswith(".safetensors"):
+            yield f"model.config: is for a single .safetensors file, and model.path is {self.model.path!r}; leave it out"
+        if not flow and getattr(self.time, "shift", None) == "model":
+            yield f"time.shift: 'model' needs a flow model ({', '.join(FLOW_FAMILIES)}), and model.family is {family!r}"
 
     def _training_problems(self) -> Iterator[str]:
         warmup, steps = self.optimizer.warmup_steps, self.training.steps

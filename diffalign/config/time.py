@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PlainValidator, PositiveFloat
 
 from diffalign.config.params import Params
 
@@ -15,20 +16,32 @@ class UniformTime(Params):
     sampling: Literal["uniform"] = "uniform"
 
 
+def _shift(value: object) -> float | str:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    if value == "model":
+        return "model"
+    raise ValueError(f"must be a number > 0, or 'model', got {value!r}")
+
+
+# "model": as the checkpoint's own scheduler shifts at data.resolution (FLUX.1-dev: exp(1.15) at 1024 pixels; SD3: 3)
+Shift = Annotated[float | Literal["model"], PlainValidator(_shift)]
+
+
 class LogitNormalTime(Params):
     """t = sigmoid(normal(mean, std)), as SD3."""
 
     sampling: Literal["logit_normal"]
     mean: float = 0.0
     std: PositiveFloat = 1.0
-    shift: PositiveFloat = 1.0  # then t -> shift t / (1 + (shift - 1) t)
+    shift: Shift = 1.0  # then t -> shift t / (1 + (shift - 1) t)
 
 
 class ShiftedTime(Params):
     """Uniform, then t -> shift t / (1 + (shift - 1) t)."""
 
     sampling: Literal["shifted"]
-    shift: PositiveFloat
+    shift: Shift
 
 
 class StratifiedTime(Params):

@@ -32,7 +32,8 @@ class ImageGenerator:
     Attributes:
         backbone: the model.
         sampler, times: how to go from noise to data.
-        guidance_scale: 1 is the conditional branch alone (one network call a step instead of two).
+        guidance_scale: 1 is the conditional branch alone (one network call a step instead of two); of a
+            guidance-distilled model (FLUX.1-dev) the scale that the network is told, as in diffusers' pipeline.
         batch: pictures at a time.
         resolution: pixels; None is the model's own.
     """
@@ -64,7 +65,7 @@ class ImageGenerator:
             sampler: one of `SamplerName`; None is the family's own: flow Euler for a flow, else DDIM.
             steps: None is the sampler's own: 50 for DDIM, 28 for flow Euler.
             eta: of DDIM, in [0, 1]; None is 0.
-            guidance_scale: None is 1, the conditional branch alone.
+            guidance_scale: None is 1, the conditional branch alone (or a guidance-distilled network told 1).
             batch: pictures at a time; None is 16.
             resolution: pixels along a side; None is the model's own.
             like: another generator, whose settings are taken in the place of these for all that is None.
@@ -86,7 +87,7 @@ class ImageGenerator:
         return cls(
             backbone,
             chosen,
-            backbone.times((28 if isinstance(chosen, FlowEuler) else 50) if steps is None else steps),
+            backbone.times((28 if isinstance(chosen, FlowEuler) else 50) if steps is None else steps, resolution),
             (1.0 if like is None else like.guidance_scale) if guidance_scale is None else guidance_scale,
             (16 if like is None else like.batch) if batch is None else batch,
             resolution,
@@ -102,7 +103,9 @@ class ImageGenerator:
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per prompt")
-        denoiser = ClassifierFree(self.backbone.view(view), self.guidance_scale)
+        told = self.guidance_scale if self.backbone.embeds_guidance else None
+        network = self.backbone.view(view)
+        denoiser = network if told is not None else ClassifierFree(network, self.guidance_scale)
         shape = self.backbone.sample_shape(self.resolution)
         process = self.backbone.process
         scale = process.sigma_max if isinstance(process, EDM) else 1.0
@@ -110,7 +113,7 @@ class ImageGenerator:
             chunk = list(prompts[start : start + self.batch])
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + self.batch]]
             noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-            condition = self.backbone.condition(chunk)
+            condition = self.backbone.condition(chunk, guidance=told)
             x_init = scale * noise.to(self.backbone.device)
             yield sample(denoiser, self.sampler, condition, x_init, self.times, generators=generators)
 

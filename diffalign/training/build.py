@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffalign.backbones import Backbone, LoRASettings, load_backbone
 from diffalign.config import RunConfig
-from diffalign.config.run import Precision
+from diffalign.config.run import GUIDED_FAMILIES, T5_FAMILIES, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
@@ -32,7 +32,6 @@ from diffalign.data import (
 from diffalign.denoising import (
     VP,
     LogitNormalTime,
-    Process,
     SampleTime,
     ShiftedTime,
     StratifiedTime,
@@ -40,59 +39,12 @@ from diffalign.denoising import (
 )
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator
+from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
-_DEVICES = ("cuda", "mps", "cpu")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_device(config: RunConfig) -> torch.device:
-    """The device asked for, else CUDA, MPS or CPU, whichever comes first.
-
-    Raises:
-        ConfigError: the device asked for is not there.
-    """
-    return find_device(config.device)
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of that name; None chooses CUDA, MPS or CPU, whichever comes first.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if name is None:
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(best)
-    if name.partition(":")[0] not in _DEVICES:  # torch's own text lists every device that it has ever heard of
-        raise ConfigError(f"device: {name!r} cannot be used here: must be cuda, mps or cpu; leave it out to choose")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({first}); leave it out to choose") from None
-    return device
-
-
-def check_device(config: RunConfig, given: torch.device) -> None:
-    """Whether the device that accelerate gave this process is the one that the config asks for.
-
-    Raises:
-        ConfigError: it is another.
-    """
-    if config.device is None:
-        return
-    asked = torch.device(config.device)
-    if asked.type == given.type and asked.index in (None, given.index or 0):
-        return
-    advice = "" if asked.index is None else f"start it with CUDA_VISIBLE_DEVICES={asked.index} and "
-    raise ConfigError(
-        f"device: {config.device!r} was asked for, and this process runs on {given}; "
-        f"CUDA_VISIBLE_DEVICES says which GPUs it sees: {advice}write device: {asked.type}"
-    )
 
 
 def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
@@ -103,7 +55,11 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
     """
     model, lora = config.model, config.model.lora
     settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
-    options = {} if model.family != "sd3" else {"max_sequence_length": model.max_sequence_length}
+    options: dict[str, object] = {}
+    if model.family in T5_FAMILIES:
+        options["max_sequence_length"] = model.max_sequence_length
+    if model.family in GUIDED_FAMILIES:
+        options["guidance"] = model.guidance
     return load_backbone(
         model.family,
         model.path,
@@ -111,21 +67,29 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
         dtype=_DTYPES[model.precision],
         lora=settings,
         gradient_checkpointing=model.gradient_checkpointing,
+        config=model.config,
         **options,
     )
 
 
 def build_inference(
-    family: str, path: str, adapter: Path | None, device: str | None, precision: Precision = "fp32"
+    family: str,
+    path: str,
+    adapter: Path | None,
+    device: str | None,
+    precision: Precision = "fp32",
+    config: str | None = None,
 ) -> Backbone:
     """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
+
+    `config` is of a model in a single file, as `model.config` in a run's settings.
 
     Raises:
         ConfigError: the model or the adapter cannot be loaded.
     """
     if adapter is not None and not adapter.exists():
         raise ConfigError(f"--adapter: no such file or folder: {adapter}")
-    backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision])
+    backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
     if adapter is not None:
         _refuse_pickles(adapter)
         try:
@@ -199,7 +163,9 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
     prompts = sorted({prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set()))
     texts = _build_texts(home / f"texts-{text_print[:16]}", text_print, backbone, prompts, data.encode_batch, share)
     log.info("%d %s (%d ties left out, %d bad rows skipped)", len(records), data.kind, counts.ties, counts.bad)
-    return GroupData(records, latents, texts, data.members, data.empty_prompt_share, config.seed, counts)
+    return GroupData(
+        records, latents, texts, data.members, data.empty_prompt_share, config.seed, counts, backbone.crop_leaf
+    )
 
 
 def _build_texts(
@@ -209,7 +175,7 @@ def _build_texts(
 
     def fill(wanted: list[str]) -> Texts:
         texts = Texts(TensorCache(folder), fingerprint)
-        texts.fill(wanted, lambda chunk: backbone.condition(chunk).leaves, batch=8 * batch)
+        texts.fill(wanted, backbone.text, batch=8 * batch)
         return texts
 
     if share.world > 1:
@@ -241,13 +207,14 @@ def _posterior(backbone: Backbone, pictures: Tensor) -> dict[str, Tensor]:
     return {"mean": seen.mean, "log_variance": seen.log_variance}
 
 
-def build_time(config: RunConfig, process: Process) -> SampleTime:
-    """The sampler of training times."""
-    time = config.time
+def build_time(config: RunConfig, backbone: Backbone) -> SampleTime:
+    """The sampler of training times, for pictures of the training resolution."""
+    time, process = config.time, backbone.process
+    model_shift = backbone.time_shift(config.data.resolution)
     if isinstance(time, LogitNormalParams):
-        return LogitNormalTime(time.mean, time.std, time.shift)
+        return LogitNormalTime(time.mean, time.std, model_shift if time.shift == "model" else time.shift)
     if isinstance(time, ShiftedParams):
-        return ShiftedTime(time.shift)
+        return ShiftedTime(model_shift if time.shift == "model" else time.shift)
     if isinstance(time, StratifiedParams):
         return StratifiedTime(config.groups_per_step, process.entries if isinstance(process, VP) else None)
     return default_time(process)

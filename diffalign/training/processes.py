@@ -13,7 +13,8 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import get_objective
-from diffalign.training.build import build_backbone, build_data, build_time, check_device, choose_device
+from diffalign.training.build import build_backbone, build_data, build_time
+from diffalign.training.devices import check_device, choose_device
 from diffalign.training.offline import OfflineTrainer
 
 Value = TypeVar("Value")
@@ -61,7 +62,7 @@ def build_trainer(config: RunConfig) -> OfflineTrainer:
     accelerator = start_accelerator(config)
     backbone = build_backbone(config, accelerator.device)
     objective = get_objective(config.objective.name)
-    data, time_of = build_data(config, backbone), build_time(config, backbone.process)
+    data, time_of = build_data(config, backbone), build_time(config, backbone)
     return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
 
 

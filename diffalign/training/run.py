@@ -21,11 +21,10 @@ from diffalign.training.build import (
     build_data,
     build_generator,
     build_time,
-    choose_device,
-    find_device,
     held_out_prompts,
 )
 from diffalign.training.checkpoint import list_checkpoints, load_latest
+from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
@@ -130,7 +129,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
     share = Share(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
     objective = get_objective(config.objective.name)
-    trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone.process), accelerator)
+    trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
     started = False
     if folder is None:

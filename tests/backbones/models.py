@@ -1,4 +1,4 @@
-"""The zoo's models as the tests of backbones and pipelines want them.
+"""One small model per family as the tests of backbones and pipelines want them: the zoo's, and random ones of the rest.
 
 Files are read once: `load` and `diffusers_pipeline` give copies with a network and a scheduler of their own, around one
 shared autoencoder and text encoder. `load_fresh` shares nothing.
@@ -6,13 +6,24 @@ shared autoencoder and text encoder. `load_fresh` shares nothing.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from torch import Tensor
 
 from diffalign.backbones import Backbone, LoRASettings, load_backbone
@@ -21,20 +32,56 @@ from diffalign.rewards._scene_grammar import parse_caption
 from diffalign.rewards._scene_renderer import render_scene
 from diffalign.types import Condition
 from diffalign.zoo import locate
+from tests.backbones.random_pipelines import SIDE, save_flux, save_sdxl
 
-FAMILIES = ("sd", "sd3")
+FAMILIES = ("sd", "sdxl", "sd3", "flux")
+ZOO_FAMILIES = ("sd", "sd3")
 PROMPTS = ["a red circle", "a blue square left of a green triangle", "two yellow crosses", ""]
 LORA = LoRASettings(rank=4, alpha=10.0)  # alpha / rank is not 1: forgetting it shows
-OPTIONS: dict[str, dict[str, Any]] = {"sd": {}, "sd3": {"max_sequence_length": 1}}
-PIPELINES = {"sd": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sd": {},
+    "sdxl": {},
+    "sd3": {"max_sequence_length": 1},
+    "flux": {"max_sequence_length": 24},
+}
+PIPELINES = {
+    "sd": StableDiffusionPipeline,
+    "sdxl": StableDiffusionXLPipeline,
+    "sd3": StableDiffusion3Pipeline,
+    "flux": FluxPipeline,
+}
+NETWORKS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
 
 
 def path_of(family: str) -> str:
-    return f"zoo://shapes-{family}"
+    return f"zoo://shapes-{family}" if family in ZOO_FAMILIES else str(_random_folder(family))
+
+
+def folder_of(family: str) -> Path:
+    return locate(path_of(family)) if family in ZOO_FAMILIES else _random_folder(family)
+
+
+@functools.cache
+def _random_folder(family: str) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="diffalign-tests-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return (save_sdxl if family == "sdxl" else save_flux)(home / "model")
 
 
 def load_fresh(family: str, lora: LoRASettings | None = LORA, **options: Any) -> Backbone:
-    return load_backbone(family, path_of(family), lora=lora, **OPTIONS[family], **options)
+    return load_from(family, path_of(family), lora=lora, **options)
+
+
+def load_from(family: str, path: str, lora: LoRASettings | None = LORA, **options: Any) -> Backbone:
+    backbone = load_backbone(family, path, lora=lora, **OPTIONS[family] | options)
+    _of_test_size(backbone.pipeline, family)
+    return backbone
+
+
+def _of_test_size(pipeline: DiffusionPipeline, family: str) -> None:
+    """FLUX has no size of its own: its pipeline draws 128 latents along a side unless told otherwise."""
+    if family == "flux":
+        pipeline.default_sample_size = SIDE
 
 
 def load(
@@ -58,7 +105,7 @@ def _copy(pipeline: DiffusionPipeline, network: str) -> DiffusionPipeline:
 
 def diffusers_pipeline(family: str) -> DiffusionPipeline:
     """The same model without any of our code."""
-    return _copy(_first_pipeline(family), {"sd": "unet", "sd3": "transformer"}[family])
+    return _copy(_first_pipeline(family), NETWORKS[family])
 
 
 @functools.cache
@@ -66,9 +113,29 @@ def _first_pipeline(family: str) -> DiffusionPipeline:
     absent = {"safety_checker": None, "requires_safety_checker": False} if family == "sd" else {}
     if family == "sd3":
         absent = {"text_encoder_3": None, "tokenizer_3": None}
-    pipeline = PIPELINES[family].from_pretrained(locate(path_of(family)), dtype=torch.float32, **absent)
+    pipeline = PIPELINES[family].from_pretrained(folder_of(family), dtype=torch.float32, **absent)
+    if family == "sdxl":  # its own sampler is Euler's, on a noise of another scale
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
+    _of_test_size(pipeline, family)
     return pipeline
+
+
+def diffusers_pictures(
+    pipeline: DiffusionPipeline, family: str, prompts: list[str], seeds: list[int], output_type: str, **options: Any
+) -> Tensor:
+    """What the pipeline draws with these seeds; latents [batch, C, h, w] for the output type "latent"."""
+    drawn = pipeline(
+        prompts,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type=output_type,
+        **OPTIONS[family],
+        **options,
+    ).images
+    if family != "flux" or output_type != "latent":
+        return drawn
+    side = pipeline.default_sample_size * pipeline.vae_scale_factor
+    return pipeline._unpack_latents(drawn, side, side, pipeline.vae_scale_factor)
 
 
 @torch.no_grad()

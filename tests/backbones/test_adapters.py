@@ -10,7 +10,16 @@ import torch
 from diffalign.denoising import denoising_errors
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator
-from tests.backbones.models import LORA, OPTIONS, PROMPTS, answer, diffusers_pipeline, load, perturb, training_inputs
+from tests.backbones.models import (
+    LORA,
+    PROMPTS,
+    answer,
+    diffusers_pictures,
+    diffusers_pipeline,
+    load,
+    perturb,
+    training_inputs,
+)
 
 SEEDS = [3, 4]
 
@@ -21,17 +30,13 @@ def _latents(backbone, view):
 
 
 def _diffusers_latents(pipeline, family):
-    return pipeline(
-        PROMPTS[:2],
-        num_inference_steps=4,
-        guidance_scale=2.0,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        output_type="latent",
-        **OPTIONS[family],
-    ).images
+    told = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    return diffusers_pictures(pipeline, family, PROMPTS[:2], SEEDS, "latent", **told)
 
 
-@pytest.mark.parametrize(("family", "init"), [("sd", "default"), ("sd3", "gaussian")])
+@pytest.mark.parametrize(
+    ("family", "init"), [("sd", "default"), ("sdxl", "gaussian"), ("sd3", "gaussian"), ("flux", "default")]
+)
 def test_diffusers_draws_the_same_picture_with_the_saved_adapter(family, init, tmp_path, recwarn):
     """A fresh pipeline, `load_lora_weights(folder)`, nothing else told: alpha / rank = 2.5 must come from the file."""
     backbone = load(family, lora=replace(LORA, init=init))

@@ -14,17 +14,26 @@ from diffalign.denoising import VP, LinearFlow, Prediction, add_noise
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator
 from diffalign.zoo import locate
-from tests.backbones.models import OPTIONS, answer, diffusers_pipeline, load, load_fresh, path_of
+from tests.backbones.models import (
+    OPTIONS,
+    answer,
+    diffusers_pipeline,
+    folder_of,
+    load,
+    load_fresh,
+    load_from,
+    path_of,
+)
 
 
 @pytest.fixture
 def folder(family, tmp_path):
     """A copy of the family's zoo model that a test may change."""
-    return shutil.copytree(locate(path_of(family)), tmp_path / "model")
+    return shutil.copytree(folder_of(family), tmp_path / "model")
 
 
-def test_a_folder_is_the_same_model_as_the_zoo_name(family):
-    found = load_backbone(family, str(locate(path_of(family))), **OPTIONS[family])
+def test_a_folder_is_the_same_model_as_the_zoo_name(family, folder):
+    found = load_from(family, str(folder), lora=None)
     assert torch.equal(answer(found, "reference"), answer(load_fresh(family), "reference"))
     assert found.family == family
 
@@ -151,12 +160,12 @@ def test_a_schedule_that_diffusers_does_not_know_is_a_config_error(tmp_path):
 # ---------------------------------------------------------------- what the network is told
 
 
-def test_sd_is_told_whole_indices_and_sd3_a_thousand_times_t(family):
+def test_unets_are_told_whole_indices_and_sd3_a_thousand_times_t(family):
     backbone = load(family)
     told = {}
 
     def look(module, args, kwargs):
-        told["time"] = args[1] if family == "sd" else kwargs["timestep"]
+        told["time"] = args[1] if family in ("sd", "sdxl") else kwargs["timestep"]
 
     handle = backbone.network.register_forward_pre_hook(look, with_kwargs=True)
     x = torch.zeros(3, 4, 8, 8)
@@ -164,24 +173,31 @@ def test_sd_is_told_whole_indices_and_sd3_a_thousand_times_t(family):
     with torch.no_grad():
         backbone.view("reference")(x, t, backbone.condition(["", "", ""]))
     handle.remove()
-    expected = [0, 499, 999] if family == "sd" else [1, 500, 1000]
-    torch.testing.assert_close(told["time"], torch.tensor(expected).float(), rtol=1e-6, atol=0)
+    expected = {"sd3": [1.0, 500.0, 1000.0], "flux": [0.001, 0.5, 1.0]}.get(family, [0.0, 499.0, 999.0])
+    torch.testing.assert_close(told["time"], torch.tensor(expected), rtol=1e-6, atol=0)
 
 
 def test_conditions_are_diffusers_prompt_embeddings(family):
+    """And what guidance compares with is what the pipeline compares with."""
     backbone, pipeline = load(family, lora=None), diffusers_pipeline(family)
     prompts = ["a red circle", "two blue crosses"]
     condition = backbone.condition(prompts)
     assert len(condition) == 2
+    names = ["states", "states"] if family == "sd" else ["states", "states", "pooled", "pooled"]
     with torch.no_grad():
         if family == "sd":
-            states, null = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=True)
-        else:
-            states, null, pooled, null_pooled = pipeline.encode_prompt(prompts, prompts, prompts, **OPTIONS["sd3"])
-            torch.testing.assert_close(condition.leaves["pooled"], pooled)
-            torch.testing.assert_close(condition.null["pooled"], null_pooled)
-    torch.testing.assert_close(condition.leaves["states"], states)
-    torch.testing.assert_close(condition.null["states"], null)
+            told = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=True)
+        elif family == "sdxl":
+            told = pipeline.encode_prompt(prompts)
+        elif family == "sd3":
+            told = pipeline.encode_prompt(prompts, prompts, prompts, **OPTIONS[family])
+        else:  # the pipeline's true_cfg_scale, with negative_prompt=""
+            states, pooled, _ = pipeline.encode_prompt(prompts, None, **OPTIONS[family])
+            empty, empty_pooled, _ = pipeline.encode_prompt(["", ""], None, **OPTIONS[family])
+            told = states, empty, pooled, empty_pooled
+    for number, (name, leaf) in enumerate(zip(names, told, strict=True)):
+        torch.testing.assert_close((condition.null if number % 2 else condition.leaves)[name], leaf)
+    assert condition.leaves.keys() == condition.null.keys() == set(names)
     assert all(not leaf.requires_grad for leaf in condition.leaves.values())
 
 
@@ -194,7 +210,7 @@ def test_max_sequence_length_is_diffusers_default_unless_told():
 
 
 def test_an_unknown_family():
-    with pytest.raises(ConfigError, match=r"model.family: must be one of sd, sd3, got 'sdxxl'"):
+    with pytest.raises(ConfigError, match=r"model.family: must be one of sd, sdxl, sd3, flux, got 'sdxxl'"):
         load_backbone("sdxxl", "zoo://shapes-sd")
 
 

@@ -11,7 +11,16 @@ from diffalign.backbones.lora import lora_layers
 from diffalign.denoising import Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import locate
-from tests.backbones.models import answer, diffusers_pipeline, load, load_fresh, path_of, perturb, scenes
+from tests.backbones.models import (
+    ZOO_FAMILIES,
+    answer,
+    diffusers_pipeline,
+    load,
+    load_fresh,
+    path_of,
+    perturb,
+    scenes,
+)
 
 
 @pytest.fixture
@@ -178,6 +187,7 @@ def test_network_fingerprint_leaves_the_other_parts_alone(family):
 # ---------------------------------------------------------------- the identity that shipped latents go by
 
 
+@pytest.mark.parametrize("family", ZOO_FAMILIES)
 def test_autoencoder_identity_is_that_of_the_shipped_preferences(family):
     """In whichever precision the model is loaded."""
     with safe_open(locate(f"{path_of(family)}/preferences"), framework="pt") as file:
@@ -186,6 +196,7 @@ def test_autoencoder_identity_is_that_of_the_shipped_preferences(family):
         assert load(family, lora=None, dtype=dtype).autoencoder_identity() == shipped
 
 
+@pytest.mark.parametrize("family", ZOO_FAMILIES)
 def test_autoencoder_identity_ignores_settings_that_change_no_latents(family):
     backbone = load_fresh(family, lora=None)
     before = backbone.autoencoder_identity()
@@ -215,7 +226,8 @@ def test_autoencoder_identity_changes_with_a_weight_the_scale_and_the_shift(fami
 @pytest.mark.parametrize("resolution", [0, -8, 5, 21])
 def test_resolutions_that_have_no_latents_are_refused(family, resolution):
     backbone = load(family, lora=None)
-    unit = 32 // backbone.sample_shape(32)[-1] * (backbone.network.config.patch_size if family == "sd3" else 1)
+    patch = {"sd3": backbone.network.config.get("patch_size"), "flux": 2}.get(family, 1)
+    unit = 32 // backbone.sample_shape(32)[-1] * patch
     nearest = {0: unit, -8: unit, 5: unit, 21: 21 // unit * unit}[resolution]
     message = rf"data.resolution: must be a positive multiple of {unit}.*, got {resolution}; nearest: .*\b{nearest}\b"
     for refuse in (backbone.sample_shape, backbone.checked_resolution):
@@ -244,7 +256,7 @@ def test_good_resolutions(family):
 
 def test_numbers_of_steps_that_the_scheduler_refuses(family):
     backbone = load(family, lora=None)
-    for steps in (0, -1, *((1001,) if family == "sd" else ())):
+    for steps in (0, -1, *((1001,) if family in ("sd", "sdxl") else ())):
         with pytest.raises(ConfigError, match=rf"steps: must be from 1 to 1000, .*, got {steps}$"):
             backbone.times(steps)
     assert len(backbone.times(1)) == 2

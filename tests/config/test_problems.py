@@ -57,6 +57,8 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
             f"objective.name: required, but missing; one of {', '.join(sorted(OBJECTIVE_NAMES))}",
         ),
         ("time={sampling: shifted}", "time.shift: required, but missing"),
+        ("time={sampling: shifted, shift: modle}", "time.shift: must be a number > 0, or 'model', got 'modle'"),
+        ("time={sampling: logit_normal, shift: 0}", "time.shift: must be a number > 0, or 'model', got 0"),
         ("name=my run", "name: must match"),
         ("data.columns={promt: caption}", "data.columns.promt: must be 'prompt', "),
         ("data.columns={promt: caption}", "did you mean 'prompt'?"),
@@ -80,7 +82,7 @@ def test_all_problems_at_once_across_sections():
         optimizer={"learning_rate": -1, "warmupsteps": 3},
         training={"groups": 0},
         health={"window": 0},
-        model={"family": "sdxl", "path": "x"},
+        model={"family": "sdxxl", "path": "x"},
     )
     paths = {problem.split(":")[0] for problem in problems}
     expected = {

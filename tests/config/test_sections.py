@@ -13,7 +13,7 @@ from tests.config.minimal import problems_of, settings
     [
         (
             ["model.family=sd"],
-            "objective.name: 'flow_dpo' needs a flow model (sd3), and model.family 'sd' is none; use",
+            "objective.name: 'flow_dpo' needs a flow model (sd3, flux), and model.family 'sd' is none; use",
         ),
         (
             ["model.family=sd", "objective={name: sft}", "evaluation.sampler={name: flow_euler}"],
@@ -21,7 +21,19 @@ from tests.config.minimal import problems_of, settings
         ),
         (
             ["model.family=sd", "objective={name: sft}", "model.max_sequence_length=4"],
-            "model.max_sequence_length: is a setting of family 'sd3'",
+            "model.max_sequence_length: is a setting of family 'sd3' and 'flux', and model.family is 'sd'; leave it out",
+        ),
+        (
+            ["model.guidance=3.5"],
+            "model.guidance: is a setting of family 'flux', and model.family is 'sd3'; leave it out",
+        ),
+        (
+            ["model.config=folder"],
+            "model.config: is for a single .safetensors file, and model.path is 'zoo://shapes-sd3'",
+        ),
+        (
+            ["model.family=sdxl", "objective={name: sft}", "time={sampling: shifted, shift: model}"],
+            "time.shift: 'model' needs a flow model (sd3, flux), and model.family is 'sdxl'",
         ),
         (["optimizer.warmup_steps=10"], "optimizer.warmup_steps: must be < training.steps (10), got 10"),
         (["objective.schedule=one_minus_t_sq", "training.share_time=false"], "training.share_time: must be true"),
@@ -57,6 +69,19 @@ def test_all_misfits_at_once():
     assert [problem.split(":")[0] for problem in problems] == [
         "objective.name", "optimizer.warmup_steps", "samples.every", "evaluation.trained_reward",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_every_flow_family_takes_objectives_on_flows(family):
+    config = parse_config(settings(model={"family": family, "path": "x", "max_sequence_length": 77}))
+    assert (config.objective.name, config.model.family) == ("flow_dpo", family)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("3", 3.0), ("0.5", 0.5), ("model", "model")])
+def test_shift_is_a_number_or_the_models(written, meant):
+    config = parse_config(settings(time={"sampling": "shifted", "shift": 1}), [f"time.shift={written}"])
+    assert config.time.shift == meant
+    assert parse_config(config.model_dump(mode="json")) == config
 
 
 def test_the_home_folder_is_meant_by_a_tilde(monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from diffalign.backbones import SD3Backbone, SDBackbone
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator
 from diffalign.samplers import DDIM, FlowEuler
-from tests.backbones.models import FAMILIES, OPTIONS, PROMPTS, diffusers_pipeline, load, perturb
+from tests.backbones.models import FAMILIES, PROMPTS, diffusers_pictures, diffusers_pipeline, load, perturb
 
 SEEDS = [5, 6, 7, 8]
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
@@ -33,13 +33,7 @@ def _ours(backbone, count=2, view="reference", **options):
 
 
 def _theirs(pipeline, family, count=2, output_type="latent", **options):
-    return pipeline(
-        PROMPTS[:count],
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS[:count]],
-        output_type=output_type,
-        **OPTIONS[family],
-        **options,
-    ).images
+    return diffusers_pictures(pipeline, family, PROMPTS[:count], SEEDS[:count], output_type, **options)
 
 
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (4, 3.0), (7, 1.0), (20, 1.0), (20, 3.0)])
@@ -133,7 +127,7 @@ def test_views_seeds_and_prompts_matter(backbone):
 
 def test_the_familys_own_sampler_and_steps(backbone):
     own = ImageGenerator.create(backbone)
-    expected = (DDIM(), 51) if backbone.family == "sd" else (FlowEuler(), 29)
+    expected = (DDIM(), 51) if backbone.family in ("sd", "sdxl") else (FlowEuler(), 29)
     assert (own.sampler, len(own.times)) == expected
     assert own.guidance_scale == 1.0
     assert own.times[0] > own.times[-1] and (own.times.diff() < 0).all()

@@ -21,7 +21,7 @@ from diffalign.data import save_latents
 from diffalign.exceptions import ConfigError, DataError, DivergenceError, MissingExtraError
 from diffalign.objectives import OBJECTIVES, Objective, ObjectiveOutput
 from diffalign.training import Run, run_log, train
-from diffalign.training.build import check_device
+from diffalign.training.devices import check_device
 from diffalign.training.processes import start_accelerator
 from diffalign.training.run_log import MetricsLog, Trackers, make_run_folder, read_rows
 from tests.data.pictures import pairs_folder, write_rows

@@ -1,0 +1,94 @@
+"""The pixel side of a pipeline: its autoencoder, and the sizes of pictures and latents that fit the network."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffalign.backbones.autoencoder import Posterior, pictures_of, posterior_of
+from diffalign.backbones.fingerprint import autoencoder_identity
+from diffalign.backbones.limits import check_resolution
+
+
+class LatentSpace:
+    """Pictures, float [batch, 3, H, W] in [0, 1], to latents [batch, C, h, w] and back.
+
+    Attributes:
+        crop_leaf: name of the leaf [groups, members, 6] that tells the network how a picture was cropped, or None.
+    """
+
+    pipeline: DiffusionPipeline
+    network: nn.Module
+    crop_leaf: ClassVar[str | None] = None
+
+    def posterior(self, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
+        """The autoencoder's Gaussian, scaled to x0."""
+        return posterior_of(self.pipeline.vae, media)
+
+    def encode(
+        self, media: Float[Tensor, "batch 3 height width"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch channels h w"]:
+        """x0 of pictures: the posterior's mean, or a draw from it."""
+        posterior = self.posterior(media)
+        if generator is None:
+            return posterior.mean
+        noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+        return posterior.mean + (posterior.log_variance / 2).exp() * noise.to(posterior.mean.device)
+
+    def decode(self, x0: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in [0, 1] of latents."""
+        return pictures_of(self.pipeline.vae, x0)
+
+    def autoencoder_identity(self) -> str:
+        """A hash that shipped latents go by: the autoencoder's weights and scale, in whichever precision it is loaded."""
+        return autoencoder_identity(self.pipeline.vae)
+
+    def sample_shape(self, resolution: int | None = None) -> tuple[int, ...]:
+        """Shape of one x0 for square pictures of `resolution` pixels; None: the model's own.
+
+        Raises:
+            ConfigError: the model has no latents of that size.
+        """
+        side = self.checked_resolution(resolution) // self._factor
+        return (self._channels, side, side)
+
+    def checked_resolution(self, resolution: int | None) -> int:
+        """The resolution, if the model can work at it; None: the model's own.
+
+        Raises:
+            ConfigError: it is not a positive multiple of what the model needs, or larger than the model can place.
+        """
+        if resolution is None:
+            return self.resolution
+        return check_resolution(resolution, self._resolution_unit, self._max_resolution)
+
+    @property
+    def resolution(self) -> int:
+        """Pixels along a side that the model was trained for."""
+        return int(self._settings.sample_size) * self._factor
+
+    @property
+    def _channels(self) -> int:
+        """Of a latent."""
+        return int(self._settings.in_channels)
+
+    @property
+    def _resolution_unit(self) -> int:
+        """Pixels along a side come in multiples of this."""
+        return self._factor
+
+    @property
+    def _max_resolution(self) -> int | None:
+        return None
+
+    @property
+    def _settings(self) -> Any:
+        return self.network.config  # diffusers' own config object
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
