@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
 from diffalign.backbones.adapter import Backbone, View
@@ -85,8 +87,7 @@ def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: 
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
-            told = {} if config is None else {"config": config}
-            return wanted.from_single_file(source, dtype=dtype, **told, **absent)
+            return _load_single_file(kind, source, dtype, config, absent)
         index = wanted.load_config(source)
         found = index.get("_class_name")
         if found == "StableDiffusionXLImg2ImgPipeline" and index.get("requires_aesthetics_score"):
@@ -104,3 +105,27 @@ def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: 
         local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"model.path: cannot load {path!r}{local}: {first}") from None
+
+
+def _load_single_file(
+    kind: type[Backbone], source: str, dtype: torch.dtype, config: str | None, absent: dict[str, Any]
+) -> DiffusionPipeline:
+    """All parts from the file; or the network alone, as FLUX is published, and the rest from `config`.
+
+    Raises:
+        ConfigError: the file holds the network alone, and no `config` says where the rest is.
+    """
+    wanted, name = kind.pipeline_class, kind.network_name
+    try:
+        return wanted.from_single_file(source, dtype=dtype, config=config, **absent)
+    except SingleFileComponentError as error:
+        if config is None:
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"model.path: {source} lacks a part of {wanted.__name__} ({first}); name a folder or hub id that has the "
+                "other parts in model.config"
+            ) from None
+    library, class_name = wanted.load_config(config)[name]
+    network = getattr(importlib.import_module(library), class_name)
+    alone = network.from_single_file(source, config=config, subfolder=name, torch_dtype=dtype)
+    return wanted.from_pretrained(config, dtype=dtype, use_safetensors=True, **{name: alone}, **absent)
