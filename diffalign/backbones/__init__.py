@@ -113,19 +113,29 @@ def _load_single_file(
     """All parts from the file; or the network alone, as FLUX is published, and the rest from `config`.
 
     Raises:
-        ConfigError: the file holds the network alone, and no `config` says where the rest is.
+        ConfigError: no such file; `config` is of another family; or there is none, and the file does not do without.
     """
     wanted, name = kind.pipeline_class, kind.network_name
+    if not source.startswith("https://") and not Path(source).is_file():
+        raise ConfigError(f"model.path: no such file: {source}")
+    index = {} if config is None else wanted.load_config(config)
+    if config is not None and index.get("_class_name") != wanted.__name__:
+        raise ConfigError(
+            f"model.config: {config} holds a {index.get('_class_name')}, but model.family {kind.family!r} needs "
+            f"{wanted.__name__}"
+        )
     try:
         return wanted.from_single_file(source, dtype=dtype, config=config, **absent)
-    except SingleFileComponentError as error:
+    except (OSError, SingleFileComponentError) as error:
         if config is None:
             first = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"model.path: {source} lacks a part of {wanted.__name__} ({first}); name a folder or hub id that has the "
-                "other parts in model.config"
+                f"model.path: cannot load {source!r} by itself: {first} Name a folder or hub id with the settings and "
+                f"parts of a {wanted.__name__} in model.config"
             ) from None
-    library, class_name = wanted.load_config(config)[name]
+        if isinstance(error, OSError):
+            raise
+    library, class_name = index[name]
     network = getattr(importlib.import_module(library), class_name)
     alone = network.from_single_file(source, config=config, subfolder=name, torch_dtype=dtype)
     return wanted.from_pretrained(config, dtype=dtype, use_safetensors=True, **{name: alone}, **absent)

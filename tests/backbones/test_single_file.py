@@ -65,23 +65,26 @@ def test_a_file_with_the_network_alone_takes_the_rest_from_the_folder(tmp_path):
     assert found.fingerprint("text") == load("flux").fingerprint("text")
     assert found.fingerprint("vae") == load("flux").fingerprint("vae")
     with pytest.raises(
-        ConfigError, match=r"model.path: .*flux_finetune.safetensors.*model.config|model.path: cannot load"
+        ConfigError, match=r"model.path: cannot load '.*flux_finetune.safetensors' by itself: .*model.config$"
     ):
         load_backbone("flux", str(file), lora=LORA, **OPTIONS["flux"])
 
 
 @pytest.mark.parametrize(("config", "told"), [(None, None), ("somewhere/else", "somewhere/else")])
-def test_sd_asks_diffusers_without_a_safety_checker(config, told, monkeypatch):
-    asked = {}
+def test_sd_asks_diffusers_without_a_safety_checker(config, told, tmp_path, monkeypatch):
+    asked, pipeline = {}, diffusers_pipeline("sd")
 
     def from_single_file(source, **options):
         asked.update(options, source=source)
-        return diffusers_pipeline("sd")
+        return pipeline
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
-    load_backbone("sd", "v1-5-pruned.safetensors", config=config, dtype=torch.bfloat16)
+    monkeypatch.setattr(StableDiffusionPipeline, "load_config", lambda _: {"_class_name": "StableDiffusionPipeline"})
+    file = tmp_path / "v1-5-pruned.safetensors"
+    file.touch()
+    load_backbone("sd", str(file), config=config, dtype=torch.bfloat16)
     assert asked == {
-        "source": "v1-5-pruned.safetensors",
+        "source": str(file),
         "config": told,
         "dtype": torch.bfloat16,
         "safety_checker": None,
@@ -90,5 +93,24 @@ def test_sd_asks_diffusers_without_a_safety_checker(config, told, monkeypatch):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"model.path: cannot load .*nowhere.safetensors"):
+    with pytest.raises(ConfigError, match=r"model.path: no such file: .*nowhere.safetensors"):
         load_backbone("sdxl", str(tmp_path / "nowhere.safetensors"), config=path_of("sdxl"))
+
+
+def test_settings_of_another_family(sdxl_file):
+    with pytest.raises(ConfigError, match=r"model.config: .* holds a FluxPipeline, but model.family 'sdxl' needs"):
+        load_backbone("sdxl", str(sdxl_file), config=path_of("flux"))
+
+
+def test_without_settings_and_network(sdxl_file):
+    with pytest.raises(
+        ConfigError, match=r"my_sdxl.safetensors' by itself: .*StableDiffusionXLPipeline in model.config$"
+    ):
+        load_backbone("sdxl", str(sdxl_file))
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors"])
+def test_a_damaged_file(content, tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"model.path: cannot load '.*broken.safetensors'"):
+        load_backbone("sdxl", str(tmp_path / "broken.safetensors"), config=path_of("sdxl"))
