@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from diffalign.cli.app import app
+from diffalign.config import parse_config
 from diffalign.config.yaml_values import write_yaml
-from diffalign.training import load_run
+from diffalign.training import load_run, train
 from diffalign.training.build import build_backbone, build_data, build_time
-from tests.backbones.models import OPTIONS, diffusers_pictures, diffusers_pipeline, path_of
+from tests.backbones.models import OPTIONS, diffusers_pictures, diffusers_pipeline, folder_of, path_of
 from tests.data.pictures import picture_file, write_rows
 from tests.training.tiny import adapter, rows, tiny, tiny_settings
 
@@ -148,3 +150,19 @@ def test_pictures_are_drawn_from_the_command_line(run_of, tmp_path):
     (row,) = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
     assert (row["resolution"], row["steps"]) == (32, 2)
     assert row["sampler"] == ("FlowEuler" if family == "flux" else "DDIM")
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_zero_terminal_snr_checkpoints_train(family, pairs, tmp_path):
+    """Their networks predict v. At the last time there is no signal at all, and with two times it is soon drawn."""
+    folder = shutil.copytree(folder_of(family), tmp_path / "model")
+    file = folder / "scheduler" / "scheduler_config.json"
+    told = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | told | {"num_train_timesteps": 2}))
+    base = settings(tmp_path, pairs, "sdxl")
+    model = base["model"] | {"family": family, "path": str(folder)}
+    evaluation = {"sampler": {"name": "ddim", "steps": 2}}
+    run = train(parse_config(base | {"model": model, "evaluation": evaluation}), progress=False)
+    assert run.backbone.process.alpha(torch.ones(1)) == 0
+    assert rows(run.folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert all(math.isfinite(value) for row in rows(run.folder) for value in row.values() if isinstance(value, float))
