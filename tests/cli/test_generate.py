@@ -186,7 +186,10 @@ def test_run_or_model(call, run_folder, tmp_path):
     [
         (("--model", "zoo://nope"), "zoo://nope: the zoo has"),
         (("--model", "some/model"), "--family: say which family some/model is of"),
-        (("--model", "zoo://shapes-sd", "--family", "sdxl"), "model.family: must be one of sd, sd3, got 'sdxl'"),
+        (
+            ("--model", "zoo://shapes-sd", "--family", "sdxxl"),
+            "model.family: must be one of sd, sdxl, sd3, flux, got 'sdxxl'",
+        ),
         (("--model", "zoo://shapes-sd", "--family", "sd3"), "holds a StableDiffusionPipeline"),
         (("--model", "zoo://shapes-sd", "--device", "toaster"), "device: 'toaster' cannot be used here"),
         (("--model", "zoo://shapes-sd", "--adapter", "/absent"), "--adapter: no such file or folder: /absent"),

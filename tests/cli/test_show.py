@@ -19,7 +19,7 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
     [
         ("objectives", {"diffusion_dpo", "flow_dpo", "sft"}),
         ("rewards", {"scene", "jpeg"}),
-        ("families", {"sd", "sd3"}),
+        ("families", {"sd", "sdxl", "sd3", "flux"}),
         ("samplers", {"ddim", "flow_euler"}),
         ("configs", {"quickstart/diffusion_dpo.yaml"}),
         ("zoo", {"zoo://shapes-sd", "zoo://shapes-sd3"}),
