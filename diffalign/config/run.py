@@ -70,7 +70,7 @@ class DataConfig(Params):
     pairs_per_group: PositiveInt | None = None  # of pairs taken from a zoo set: how many at most; None: all
     # rewards that count as 0 and 1, for methods on rewards (cut to that range) and for soft preferences; None: as they are
     reward_range: tuple[float, float] | None = None
-    empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt
+    empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt, encoded as any other
     on_bad: Literal["error", "skip"] = "error"
     cache: LocalPath | None = None  # folder of text and latent cache; None: beside the run folders
     encode_batch: PositiveInt = (
