@@ -232,7 +232,7 @@ def test_learning_rate_far_too_high_diverges(home):
 def test_bad_objective_names_the_metric_and_keeps_the_last_checkpoint(home, monkeypatch, bad):
     calls = 0
 
-    def objective(policy: torch.Tensor, *, reference: torch.Tensor, beta: float) -> ObjectiveOutput:
+    def objective(policy: torch.Tensor, *, reference: torch.Tensor, **settings: object) -> ObjectiveOutput:
         nonlocal calls
         calls += 1
         loss = (policy[:, 0] - policy[:, 1]) * (math.nan if bad == "loss" and calls == 3 else 1.0)
