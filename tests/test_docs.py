@@ -10,7 +10,9 @@ import pytest
 
 from diffalign.config.objectives import ObjectiveFacts
 from diffalign.config.yaml_values import read_yaml
+from diffalign.data import read_records
 from diffalign.objectives import OBJECTIVES
+from tests.data.pictures import picture_file, write_rows
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "docs" / "methods"
@@ -125,3 +127,18 @@ def test_python_in_the_overview_runs():
     exec(code, namespace)
     assert namespace["out"].loss.shape == (2,)
     assert {"ratio", "approx_kl", "clip_fraction"} == namespace["out"].metrics.keys()
+
+
+def test_groups_of_ones_own_pictures(tmp_path, monkeypatch):
+    """The script of docs/data.md makes a file that `data.kind: groups` reads."""
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "drawn").mkdir()
+    rows = [{"prompt": "p", "file_name": "0.png"}, {"prompt": "p", "file_name": "1.png"}]
+    write_rows(tmp_path / "drawn" / "metadata.jsonl", rows)
+    for number, row in enumerate(rows):
+        (tmp_path / "drawn" / row["file_name"]).write_bytes(picture_file(number))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    (record,) = read_records(tmp_path / "drawn" / "groups.jsonl", "groups")
+    assert len(record.items) == 2 and record.rewards is not None and record.rewards[0] >= record.rewards[1]

@@ -21,6 +21,7 @@ from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo
 
 Rows = list[dict[str, Any]]
+_PAGES = {"flow_dpo": "diffusion_dpo"}  # objectives without a page of their own
 _WIDE = 140  # columns of a terminal where an objective's records and paper stand in full
 
 
@@ -50,7 +51,8 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
         print(json.dumps(rows, indent=2))
     elif name is not None:
         for key, value in rows[0].items():
-            print(f"{key}: {value}")
+            if value is not None:
+                print(f"{key}: {value}")
     elif not rows:
         print(f"no {what} here")
     elif what == "objectives":
@@ -108,6 +110,7 @@ def describe_config(config: RunConfig, *, as_json: bool) -> None:
         f"= {facts['groups_per_step']} groups{samples}"
     )
     console.print(f"the run: {training.steps} steps, {facts['groups_in_all']} groups in all")
+    console.print("the settings alone were looked at: model and data are read by diffalign train")
 
 
 def _members(config: RunConfig) -> int | None:
@@ -118,14 +121,17 @@ def _members(config: RunConfig) -> int | None:
 def _objectives() -> Rows:
     return [
         {
-            "name": params.model_fields["name"].default,
+            "name": name,
             "train": "own" if params.online else "yes",
             "data": params.data,
             "models": params.families,
             "settings": _settings(params),
             "paper": params.paper,
+            "page": f"docs/methods/{_PAGES.get(name, name)}.md",
+            "quickstart": None if params.online else f"quickstart/{name}.yaml",
         }
         for params in OBJECTIVE_PARAMS
+        for name in [params.model_fields["name"].default]
     ]
 
 

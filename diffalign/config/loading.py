@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from diffalign.config.run import RunConfig
+from diffalign.config.run import RunConfig, method_problems
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
 
@@ -99,7 +99,9 @@ def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, s
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        sentences = [_sentence(item, merged) for item in error.errors(include_url=False)]
+        objective, model = _section(merged, "objective"), _section(merged, "model")
+        sentences = [*method_problems(objective.get("name"), model.get("family"))]
+        sentences += [_sentence(item, merged) for item in error.errors(include_url=False)]
     problems = list(dict.fromkeys(line for sentence in sentences for line in sentence.splitlines()))
     noun = "problem" if len(problems) == 1 else "problems"
     raise ConfigError("\n".join([f"{len(problems)} {noun} in {source}", *(f"  {problem}" for problem in problems)]))
@@ -128,6 +130,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             "evaluation": config.evaluation.model_copy(update={"prompts": local(config.evaluation.prompts)}),
         }
     )
+
+
+def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = content.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _copy(content: Any) -> Any:
@@ -217,7 +224,12 @@ def _hint_for_unknown(keys: Sequence[str], content: Mapping[str, Any]) -> str:
         return f"; in a file, sections are nested: write '{key.split('.')[-1]}:' inside '{key.split('.')[0]}:'"
     known = _fields_at(parents, content)
     close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if parents == ["objective"]:  # another method in the place of a file's own leaves that one's settings behind
+        name = content["objective"]["name"]
+        return f" of {name}; known keys: {', '.join(known)}; to change the method: --set 'objective={{name: {name}}}'"
+    return f"; known keys: {', '.join(known)}"
 
 
 def _written_keys(location: tuple[int | str, ...], content: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from diffalign.config.objectives import FlowDPOParams, ObjectiveParams, PairWeightParams
+from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, RewardParams
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
@@ -27,6 +27,8 @@ ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 LocalPath = Annotated[
     str, AfterValidator(os.path.expanduser)
 ]  # a path, or a name of another kind; ~ is the home folder
+Family = Literal["sd", "sdxl", "sd3", "flux"]
+FAMILIES: tuple[str, ...] = get_args(Family)
 FLOW_FAMILIES = ("sd3", "flux")
 T5_FAMILIES = ("sd3", "flux")  # whose prompts have a second, longer part
 GUIDED_FAMILIES = ("flux",)  # whose networks may be told a guidance scale
@@ -51,7 +53,7 @@ class LoRAConfig(Params):
 
 
 class ModelConfig(Params):
-    family: Literal["sd", "sdxl", "sd3", "flux"]
+    family: Family
     path: LocalPath  # zoo://name, a local folder in diffusers' format, a single .safetensors file or a hub id
     config: LocalPath | None = None  # of a single file: a folder or hub id with its settings and tokenizers
     precision: Precision = "fp32"  # of the frozen weights; trained LoRA weights are always fp32
@@ -150,6 +152,23 @@ class LogConfig(Params):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # besides metrics.jsonl, which is always written
 
 
+def method_problems(name: object, family: object) -> Iterator[str]:
+    """Whether a run can train this method on this family at all: first of all that is to be said of a config."""
+    facts = next((each for each in OBJECTIVE_PARAMS if each.model_fields["name"].default == name), None)
+    if facts is None:
+        return
+    if facts.online:
+        yield (
+            f"objective.name: {name!r} learns from the policy's own samples, and diffalign train has no loop for that "
+            "in this version; call diffalign.objectives from your own, or take another (diffalign list objectives)"
+        )
+    elif facts.families == "flow" and family in FAMILIES and family not in FLOW_FAMILIES:
+        yield (
+            f"objective.name: {name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
+            f"model.family {family!r} is none; use objective.name: diffusion_dpo"
+        )
+
+
 class RunConfig(Params):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     seed: NonNegativeInt = 0
@@ -176,11 +195,7 @@ class RunConfig(Params):
     def _model_problems(self) -> Iterator[str]:
         family, sampler = self.model.family, self.evaluation.sampler
         flow = family in FLOW_FAMILIES
-        if self.objective.families == "flow" and not flow:
-            yield (
-                f"objective.name: {self.objective.name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
-                f"model.family {family!r} is none; use objective.name: diffusion_dpo"
-            )
+        yield from method_problems(self.objective.name, family)
         if isinstance(sampler, FlowEulerParams) and not flow:
             yield (
                 f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
@@ -212,11 +227,6 @@ class RunConfig(Params):
     def _objective_problems(self) -> Iterator[str]:
         objective, training = self.objective, self.training
         name, inputs = objective.name, objective.inputs()
-        if objective.online:
-            yield (
-                f"objective.name: {name!r} learns from the policy's own samples, and diffalign train has no loop for that "
-                "in this version; call diffalign.objectives from your own, or take another (diffalign list objectives)"
-            )
         if self.data.members is not None and (self.data.kind != "groups" or self.data.members < 2):
             yield "data.members: draws 2 or more members of each record of data.kind: groups; leave it out"
         other = [column for column in self.data.columns if column not in COLUMNS[self.data.kind]]
@@ -234,8 +244,8 @@ class RunConfig(Params):
         if training.reference_bank is not None:
             if objective.inverts:
                 yield (
-                    f"training.reference_bank: the noise of {name!r} belongs to an inversion by the policy of the moment: "
-                    "no draw comes twice; leave it out"
+                    f"training.reference_bank: the noise of {name!r} is to come from an inversion by the policy of that "
+                    "moment, so no draw comes twice; leave it out"
                 )
             if "reference" not in inputs:
                 yield f"training.reference_bank: {name!r} uses no reference errors; leave it out"

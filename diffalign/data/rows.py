@@ -13,6 +13,11 @@ from diffalign.exceptions import DataError
 Kind = Literal["pairs", "groups", "labelled"]
 _OPTIONAL = ("id", "source", "condition", "votes", "preferences")
 _PICK_A_PIC = ("jpg_0", "jpg_1", "label_0", "caption")
+_WANTED = {
+    "pairs": ("prompt", "chosen", "rejected"),
+    "groups": ("prompt", "items", "rewards"),
+    "labelled": ("prompt", "item", "label"),
+}
 _LARGEST = 3.4e38  # of float32, which rewards become
 _GOOD, _BAD = ("good", 1), ("bad", -1, 0)  # true and false are 1 and 0 to Python
 
@@ -41,7 +46,7 @@ def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, st
     if pick_a_pic:
         names |= {"prompt": "caption", "chosen": "jpg_0", "rejected": "jpg_1"}
     name = _id_of(row, names, number)
-    _need(row, names, ("prompt", "chosen", "rejected"), name)
+    _need(row, names, _WANTED["pairs"], name)
     prompt = _prompt(row, names, name)
     pictures = [_picture(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
     preference = 1.0
@@ -67,7 +72,7 @@ def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, s
     """One row as a record, its pictures by falling reward, unscored ones last."""
     names = {name: columns.get(name, name) for name in ("prompt", "items", "rewards", *_OPTIONAL)}
     name = _id_of(row, names, number)
-    _need(row, names, ("prompt", "items", "rewards"), name)
+    _need(row, names, _WANTED["groups"], name)
     prompt, items, rewards = _prompt(row, names, name), row[names["items"]], row[names["rewards"]]
     if not isinstance(items, list) or not items:
         raise DataError(f"record {name!r}: column {names['items']!r} must be a list of pictures, got {items!r:.80}")
@@ -94,7 +99,7 @@ def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str
     """One row as a record of one picture, good or bad."""
     names = {name: columns.get(name, name) for name in ("prompt", "item", "label", *_OPTIONAL)}
     name = _id_of(row, names, number)
-    _need(row, names, ("prompt", "item", "label"), name)
+    _need(row, names, _WANTED["labelled"], name)
     prompt, label = _prompt(row, names, name), row[names["label"]]
     if isinstance(label, float | str | int) and label in _GOOD:
         sign = 1
@@ -113,9 +118,11 @@ def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str
 def _need(row: Mapping[str, Any], names: Mapping[str, str], wanted: Sequence[str], name: str) -> None:
     for column in wanted:
         if names[column] not in row:
+            other = [kind for kind, columns in _WANTED.items() if all(each in row for each in columns)]
+            what = f" (these look like data.kind: {other[0]})" if other else ""
             raise DataError(
                 f"record {name!r}: no column {names[column]!r}; there are {', '.join(row)}; "
-                f"say in data.columns which of them is {column!r}, or in data.kind what the records are"
+                f"say in data.columns which of them is {column!r}, or in data.kind what the records are{what}"
             )
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, ShapeError
 
 LOSSES = ("sigmoid", "hinge", "robust")
 
@@ -14,7 +14,16 @@ LOSSES = ("sigmoid", "hinge", "robust")
 def pair_margin(
     policy: Float[Tensor, "pairs 2"], reference: Float[Tensor, "pairs 2"], beta: float | Float[Tensor, " pairs"]
 ) -> Float[Tensor, " pairs"]:
-    """What stands inside the sigmoid of Diffusion-DPO: beta/2 times the difference in gain; > 0 is right."""
+    """What stands inside the sigmoid of Diffusion-DPO: beta/2 times the difference in gain; > 0 is right.
+
+    Raises:
+        ShapeError: not two members, or policy and reference are not alike.
+    """
+    if policy.ndim != 2 or policy.shape[1] != 2 or reference.shape != policy.shape:
+        raise ShapeError(
+            f"policy and reference must be errors [pairs, 2], the preferred member first; got {list(policy.shape)} and "
+            f"{list(reference.shape)}"
+        )
     gain = reference - policy  # > 0 where the policy denoises better than the reference
     return 0.5 * beta * (gain[:, 0] - gain[:, 1])
 

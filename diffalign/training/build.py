@@ -162,7 +162,11 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         )
     prompts = sorted({prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set()))
     texts = _build_texts(home / f"texts-{text_print[:16]}", text_print, backbone, prompts, data.encode_batch, share)
-    log.info("%d %s (%d ties left out, %d bad rows skipped)", len(records), data.kind, counts.ties, counts.bad)
+    good = sum(latents.label(number) == 1 for number in range(len(records))) if data.kind == "labelled" else None
+    labels = "" if good is None else f"{good} good, {len(records) - good} bad; "
+    log.info(
+        "%d %s (%s%d ties left out, %d bad rows skipped)", len(records), data.kind, labels, counts.ties, counts.bad
+    )
     return GroupData(
         records, latents, texts, data.members, data.empty_prompt_share, config.seed, counts, backbone.crop_leaf
     )

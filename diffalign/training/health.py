@@ -36,7 +36,7 @@ def check_finite(step: int, metrics: Mapping[str, float], record_ids: Sequence[s
             shown = ", ".join(record_ids[:8]) + (", ..." if len(record_ids) > 8 else "")
             raise DivergenceError(
                 f"step {step}: {name} is {value}; records of this step: {shown}. Lower optimizer.learning_rate, or look "
-                "at these records; the last checkpoint is unharmed"
+                "at these records; checkpoints written before are unharmed"
             )
 
 

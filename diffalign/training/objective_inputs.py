@@ -8,93 +8,12 @@ import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.config.objectives import CurriculumWeightParams, DRAGONParams, MarginWeightParams
-from diffalign.data import GroupData
+from diffalign.config.objectives import CurriculumWeightParams, MarginWeightParams
 from diffalign.denoising import DenoisingErrors
-from diffalign.exceptions import ConfigError
 from diffalign.objectives import Objective, curriculum_weight, margin_weight
 from diffalign.objectives.advantages import group_advantage
 from diffalign.objectives.smpo import smoothed_preference
 from diffalign.types import GroupBatch
-
-_FROM_REWARDS = ("reward", "advantage")
-
-
-def check_inputs(config: RunConfig, objective: Objective, data: GroupData) -> None:
-    """Refuse records that lack what the objective learns from, before anything is trained.
-
-    Raises:
-        ConfigError: names the setting, what the records hold and what is wanted.
-    """
-    name, wanted, batch = config.objective.name, config.objective.inputs(), data.batch([(0, 0)])
-    lacks = [each for each in wanted if each in _FROM_REWARDS and batch.reward is None]
-    if lacks:
-        raise ConfigError(
-            f"objective.name: {name!r} learns from rewards, and the records of {config.data.path} have none; "
-            "docs/data.md shows the columns of kind groups"
-        )
-    takes_labels = "label" in (*wanted, *objective.params.optional)
-    if batch.label is not None and not takes_labels:
-        raise ConfigError(
-            f"objective.name: {name!r} makes nothing of labels, and data.kind is labelled: it would learn bad samples like "
-            "good ones; take diffusion_kto, dso_dro or dragon with contrast: kto"
-        )
-    if batch.label is not None and isinstance(config.objective, DRAGONParams) and config.objective.contrast == "dpo":
-        raise ConfigError(
-            "objective.contrast: dpo compares the members of a group, and labelled records are single samples; take kto"
-        )
-    if objective.params.layout == "pairs" and batch.members != 2 and batch.label is None:
-        raise ConfigError(
-            f"objective.name: {name!r} learns from pairs, and the records of {config.data.path} have {batch.members} "
-            "members; diffalign list objectives shows what each method takes"
-        )
-    if "valid" not in objective.params.optional and batch.reward is not None and batch.members == 2:
-        _refuse_unscored(config, data)
-    if config.data.reward_range is not None and batch.reward is None:
-        raise ConfigError(f"data.reward_range: the records of {config.data.path} have no rewards; leave it out")
-    if config.objective.unit_rewards and config.data.reward_range is None:
-        _refuse_raw_scores(config, data)
-    if config.training.pair_weight is not None and batch.reward is None:
-        raise ConfigError(
-            f"training.pair_weight: weighs pairs by their rewards, and the records of {config.data.path} have none; "
-            "docs/data.md shows pairs with rewards (kind groups, members: 2)"
-        )
-    if "label" in wanted and batch.label is None and batch.members == 1:
-        raise ConfigError(
-            f"objective.name: {name!r} learns from good and bad samples, and the records of {config.data.path} are "
-            "single samples without labels"
-        )
-
-
-def _refuse_unscored(config: RunConfig, data: GroupData) -> None:
-    """In a group of two, the member without a reward would count as the worse one.
-
-    Raises:
-        ConfigError: names the first such record.
-    """
-    for number, (name, _) in enumerate(data.records):
-        reward = data.latents.reward(number)
-        if config.data.members is None and reward is not None and bool(reward.isnan().any()):
-            raise ConfigError(
-                f"objective.name: {config.objective.name!r} compares two members, and record {name!r} has one without a "
-                "reward; set data.members: 2 and data.on_bad: skip to leave such records out"
-            )
-
-
-def _refuse_raw_scores(config: RunConfig, data: GroupData) -> None:
-    """RankDPO's gain of 2^reward - 1, for one, explodes on raw scores.
-
-    Raises:
-        ConfigError: names the first record whose rewards are not in [0, 1].
-    """
-    for number, (name, _) in enumerate(data.records):
-        reward = data.latents.reward(number)
-        if reward is not None and bool(((reward < 0) | (reward > 1)).any()):
-            raise ConfigError(
-                f"objective.name: {config.objective.name!r} takes rewards in [0, 1], and record {name!r} has "
-                f"{', '.join(f'{value:.4g}' for value in reward.tolist())}; set data.reward_range: [low, high], the "
-                "rewards that shall count as 0 and 1"
-            )
 
 
 def objective_inputs(
@@ -149,7 +68,7 @@ def pair_weight(
     """What each pair's loss is multiplied by [pairs]; None: nothing."""
     if settings is None:
         return None
-    assert batch.reward is not None  # check_inputs has looked
+    assert batch.reward is not None  # check_records has looked
     if isinstance(settings, MarginWeightParams):
         return margin_weight(batch.reward, threshold=settings.threshold, strength=settings.strength)
     gap = (batch.reward[:, 0] - batch.reward[:, 1]) / settings.largest_gap
@@ -171,5 +90,5 @@ def _preferences_of(config: RunConfig, batch: GroupBatch) -> Tensor | None:
 
 
 def _advantages_of(objective: Objective, batch: GroupBatch) -> Tensor:
-    assert batch.reward is not None and objective.advantage is not None  # check_inputs has looked
+    assert batch.reward is not None and objective.advantage is not None  # check_records has looked
     return group_advantage(batch.reward, convention=objective.advantage).values

@@ -27,7 +27,7 @@ from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
-from diffalign.training.objective_inputs import check_inputs
+from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
 from diffalign.training.step_metrics import with_reward_spread
 from diffalign.types import GroupBatch
@@ -67,7 +67,7 @@ class OfflineTrainer:
         self.seconds = 0.0
         self._objective = objective
         self._sample_time = sample_time
-        check_inputs(config, objective, data)
+        check_records(config, objective, data)
         self._parameters = backbone.trained_parameters()
         settings = config.optimizer
         optimizer = torch.optim.AdamW(

@@ -82,10 +82,15 @@ def test_names_are_whole_in_a_narrow_terminal(call, monkeypatch, what):
 def test_one_objective_in_full(call):
     lines = call("list", "objectives", "crd").stdout.splitlines()
     assert lines[:2] == ["name: crd", "train: own"]
-    assert lines[-1].endswith("Centered Reward Distillation, 2026 (arXiv 2603.14128)")
+    assert lines[-2].endswith("Centered Reward Distillation, 2026 (arXiv 2603.14128)")
+    assert lines[-1] == "page: docs/methods/crd.md"
+    assert call("list", "objectives", "flow_dpo").stdout.splitlines()[-2:] == [
+        "page: docs/methods/diffusion_dpo.md",
+        "quickstart: quickstart/flow_dpo.yaml",
+    ]
     (row,) = json.loads(call("list", "objectives", "crd", "--json").stdout)
-    assert row.keys() == {"name", "train", "data", "models", "settings", "paper"}
-    assert [f"{key}: {value}" for key, value in row.items()] == lines
+    assert row.keys() == {"name", "train", "data", "models", "settings", "paper", "page", "quickstart"}
+    assert [f"{key}: {value}" for key, value in row.items() if value is not None] == lines
 
 
 def test_name_that_is_not_in_the_list(call):
@@ -144,5 +149,5 @@ def test_check_counts_the_members_that_the_records_have(call, settings, says, me
 def test_check_is_not_folded_when_piped(tmp_path):
     done = run_process("check", "--config", "quickstart/diffusion_dpo.yaml", cwd=tmp_path)
     assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stdout.splitlines()) == 4
     assert done.stderr == ""

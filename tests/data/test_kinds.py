@@ -131,8 +131,12 @@ def test_missing_column_says_what_there_is(tmp_path, kind, column):
 
 
 def test_the_wrong_kind_says_so(tmp_path):
-    assert "or in data.kind what the records are" in refusal(tmp_path, [GROUP], "pairs")
-    assert "or in data.kind what the records are" in refusal(tmp_path, [LABELLED], "groups")
+    assert "or in data.kind what the records are (these look like data.kind: groups)" in refusal(
+        tmp_path, [GROUP], "pairs"
+    )
+    assert "or in data.kind what the records are (these look like data.kind: labelled)" in refusal(
+        tmp_path, [LABELLED], "groups"
+    )
     assert "no usable groups (0 ties, 1 bad rows" in refusal(tmp_path, [LABELLED], "groups", on_bad="skip")
     assert "no usable labelled samples (0 ties, 1 bad rows" in refusal(tmp_path, [GROUP], "labelled", on_bad="skip")
 

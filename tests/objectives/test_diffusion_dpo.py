@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from diffalign.config.objectives import DiffusionDPOParams, FlowDPOParams
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, ShapeError
 from diffalign.objectives import diffusion_dpo, flow_dpo
 
 BETA = 3.0
@@ -211,3 +211,10 @@ def test_so_they_are_in_a_config(params):
 def test_unknown_schedule_is_refused(errors, unchecked_types):
     with pytest.raises(ConfigError, match="schedule: must be constant or one_minus_t_sq, got 'linear'"):
         flow_dpo(errors[0], reference=errors[1], t=T, beta=1.0, schedule="linear")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(("policy", "reference"), [((8, 3), (8, 3)), ((8,), (8,)), ((8, 2), (4, 2))])
+def test_shapes_that_are_no_pairs(policy, reference):
+    with pytest.raises(ShapeError, match=r"must be errors \[pairs, 2\], the preferred member first; got \[8"):
+        diffusion_dpo(torch.rand(policy), reference=torch.rand(reference), beta=1.0)

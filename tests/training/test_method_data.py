@@ -8,7 +8,8 @@ import pytest
 
 from diffalign.exceptions import ConfigError
 from diffalign.training import train
-from tests.data.pictures import picture_file, write_rows
+from diffalign.training.processes import build_trainer
+from tests.data.pictures import groups_folder, pairs_folder, picture_file, write_rows
 from tests.training.methods import settings, trainer_of
 from tests.training.tiny import rows, tiny
 
@@ -24,7 +25,7 @@ LABELLED = [{"id": f"r{n}", "prompt": f"p{n}", "item": f"{n}.png", "label": ("go
         ({"name": "dso_dro"}, None),
         ({"name": "dragon"}, "objective.contrast: dpo compares the members of a group"),
         ({"name": "diffusion_dpo"}, "objective.name: 'diffusion_dpo' makes nothing of labels"),
-        ({"name": "sft"}, "objective.name: 'sft' makes nothing of labels"),
+        ({"name": "sft"}, "objective.name: 'sft' would learn bad samples like good ones, and 2 of the 4"),
         ({"name": "gdro"}, "objective.name: 'gdro' learns from rewards"),
     ],
 )
@@ -71,7 +72,7 @@ def test_groups_of_pictures_with_members_drawn(home, tmp_path):
         (
             None,
             {"training": {"steps": 2, "groups": 1, "pair_weight": MARGIN}},
-            "training.pair_weight: weighs pairs by the",
+            "training.pair_weight: goes by rewards, and",
         ),
     ],
 )
@@ -97,10 +98,83 @@ def test_pairs_of_two_scored_members(home, tmp_path, rewards, sections, says):
 def test_rewards_are_scaled_to_the_range_and_cut(home, name):
     """Of 0 to 2 on the zoo: with a range that all of them lie above, all are tied."""
     seen = []
-    for span in ([0.0, 2.0], [-2.0, -1.0]):
+    for span in ([0.0, 2.0], [0.0, 1.95], [0.0, 1e6]):
         data = {"kind": "groups", "reward_range": span}
         trainer = trainer_of(home, name, "sd", data=data, training={"steps": 2, "groups": 4})
         seen.append(trainer.train_step().metrics)
     figure = {"gdro": "reward_margin", "rank_dpo": "weight_sum"}[name]
-    assert seen[0][figure] > 0.1 and seen[1][figure] == 0
-    assert seen[0]["reward_mean"] == seen[1]["reward_mean"] > 0.5  # what the log shows is the reward as it came
+    assert seen[0][figure] > 0.1 > 1e-4 > seen[2][figure]
+    assert seen[1][figure] != seen[0][figure]
+    assert seen[0]["reward_mean"] == seen[2]["reward_mean"] > 0.5  # what the log shows is the reward as it came
+
+
+GROUPS = [[20.0, 21.0, 22.0], [23.0, 22.5, 20.5]]
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "says"),
+    [
+        (
+            {"name": "rank_dpo"},
+            {"reward_range": [0, 2]},
+            "6 of the 6 rewards of .* are not in .0, 2.*from 20 to 23: name",
+        ),
+        ({"name": "gdro"}, {"reward_range": [0, 2]}, "data.reward_range: 6 of the 6 rewards"),
+        ({"name": "gdro"}, {"reward_range": [20, 23]}, None),
+        ({"name": "flow_rwr", "temperature": 0.2}, {}, "objective.weighting: exp.reward / temperature. of record 'g0'"),
+        ({"name": "flow_rwr", "temperature": 0.2}, {"reward_range": [20, 23]}, None),
+        ({"name": "flow_rwr", "temperature": 0.2, "weighting": "softmax"}, {}, None),
+    ],
+)
+def test_scale_of_raw_rewards(home, tmp_path, objective, data, says):
+    folder = groups_folder(tmp_path / "groups", GROUPS)
+    sections = {"objective": objective, "data": {"path": str(folder), "kind": "groups"} | data}
+    config = tiny(home, family="sd3", training={"steps": 1, "groups": 1}, **sections)
+    if says is None:
+        build_trainer(config)
+    else:
+        with pytest.raises(ConfigError, match=says):
+            build_trainer(config)
+
+
+@pytest.mark.parametrize(
+    ("objective", "labels", "says"),
+    [
+        ("sft", ["good", "good"], None),
+        ("sft", ["good", "bad"], "error: 'sft' would learn bad samples like good ones, and 1 of the 2 samples"),
+        ("diffusion_kto", ["good", "good"], "warning: all 2 samples are good: there is nothing to tell apart"),
+        ("diffusion_kto", ["good", "bad"], None),
+    ],
+)
+def test_labels_that_fit_the_objective(home, tmp_path, caplog, objective, labels, says):
+    rows = [{"prompt": "p", "item": f"{number}.png", "label": label} for number, label in enumerate(labels)]
+    for number, row in enumerate(rows):
+        (tmp_path / str(row["item"])).write_bytes(picture_file(number))
+    write_rows(tmp_path / "metadata.jsonl", rows)
+    config = tiny(home, objective={"name": objective}, data={"path": str(tmp_path), "kind": "labelled"})
+    kind, _, text = (says or "").partition(": ")
+    if kind == "error":
+        with pytest.raises(ConfigError) as caught:
+            build_trainer(config)
+        assert text in str(caught.value)
+    else:
+        build_trainer(config)
+        assert text in caplog.text
+        assert ("nothing to tell apart" in caplog.text) == (kind == "warning")
+
+
+def test_smpo_without_soft_preferences_is_warned_of(home, tmp_path, caplog):
+    for votes, warned in (({"a": 3, "b": 1}, False), ({"a": 3, "b": 0}, True)):
+        caplog.clear()
+        folder = pairs_folder(tmp_path / str(warned), 2, votes=votes)
+        build_trainer(tiny(home, objective={"name": "smpo"}, data={"path": str(folder)}))
+        assert ("every preference is 1" in caplog.text) == warned
+
+
+def test_groups_of_one_have_nothing_to_compare(home, tmp_path):
+    folder = groups_folder(tmp_path / "groups", [[1.0], [2.0]])
+    config = tiny(home, objective={"name": "gdro"}, data={"path": str(folder), "kind": "groups"})
+    with pytest.raises(
+        ConfigError, match=r"'gdro' compares the members of a group, and the records of .* have one each"
+    ):
+        build_trainer(config)

@@ -77,6 +77,20 @@ def test_online_objectives_are_refused_by_name(home, name):
         parse_config(tiny_settings(home, family=family, objective={"name": name}))
 
 
+def test_what_cannot_be_trained_is_said_first(home):
+    """Whatever else is wrong with a config that was made for another method."""
+    settings = tiny_settings(home, family="sd3", objective={"name": "nft", "schedule": "constant"})
+    del settings["training"]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(settings)
+    lines = str(caught.value).splitlines()
+    assert "'nft' learns from the policy's own samples" in lines[1] and len(lines) == 4
+    assert lines[2].endswith("to change the method: --set 'objective={name: nft}'") or "objective" in lines[3]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tiny_settings(home, objective={"name": "flow_rwr", "beta": 1.0}))
+    assert "'flow_rwr' needs a flow model" in str(caught.value).splitlines()[1]
+
+
 MARGIN = {"name": "margin", "threshold": 0.5, "strength": 4.0}
 
 

@@ -1,0 +1,160 @@
+"""Whether the records hold what the objective learns from: said before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from diffalign.config import RunConfig
+from diffalign.config.objectives import DRAGONParams, FlowRWRParams
+from diffalign.data import GroupData
+from diffalign.exceptions import ConfigError
+from diffalign.objectives import Objective
+
+log = logging.getLogger(__name__)
+_FROM_REWARDS = ("reward", "advantage")
+_LARGEST_EXPONENT = 50.0  # of exp(reward / temperature): beyond, one sample is the whole batch, and at 88 float32 ends
+
+
+def check_records(config: RunConfig, objective: Objective, data: GroupData) -> None:
+    """Refuse records that lack what the objective learns from, and warn of those that say less than it can take.
+
+    Raises:
+        ConfigError: names the setting, what the records hold and what is wanted.
+    """
+    name, wanted, batch = config.objective.name, config.objective.inputs(), data.batch([(0, 0)])
+    if batch.reward is None and set(_FROM_REWARDS) & set(wanted):
+        raise ConfigError(
+            f"objective.name: {name!r} learns from rewards, and the records of {config.data.path} have none; "
+            "docs/data.md shows the columns of kind groups"
+        )
+    if batch.label is not None:
+        _check_labels(config, objective, data)
+    elif objective.params.layout == "pairs" and batch.members != 2:
+        raise ConfigError(
+            f"objective.name: {name!r} learns from pairs, and the records of {config.data.path} have {batch.members} "
+            "members; diffalign list objectives shows what each method takes"
+        )
+    elif "label" in wanted and batch.members == 1:
+        raise ConfigError(
+            f"objective.name: {name!r} learns from good and bad samples, and the records of {config.data.path} are "
+            "single samples without labels"
+        )
+    elif "reference" in wanted and batch.members == 1:
+        raise ConfigError(
+            f"objective.name: {name!r} compares the members of a group, and the records of {config.data.path} have one each"
+        )
+    by_rewards = {"data.reward_range": config.data.reward_range, "training.pair_weight": config.training.pair_weight}
+    for setting, given in by_rewards.items():
+        if given is not None and batch.reward is None:
+            raise ConfigError(
+                f"{setting}: goes by rewards, and the records of {config.data.path} have none; leave it out, or see "
+                "docs/data.md for groups with rewards (for pairs: kind groups, members: 2)"
+            )
+    if batch.reward is not None:
+        if "valid" not in objective.params.optional and batch.members == 2:
+            _refuse_unscored(config, data)
+        _check_scale(config, data)
+    if "preference" in wanted and config.data.reward_range is None:
+        _warn_of_hard_preferences(config, data)
+
+
+def _rewards(data: GroupData) -> Iterator[tuple[str, Tensor]]:
+    for number, (name, _) in enumerate(data.records):
+        reward = data.latents.reward(number)
+        if reward is not None:
+            yield name, reward
+
+
+def _check_labels(config: RunConfig, objective: Objective, data: GroupData) -> None:
+    """Of labelled records.
+
+    Raises:
+        ConfigError: the objective makes nothing of labels, or nothing of single samples.
+    """
+    name = config.objective.name
+    labels = [data.latents.label(number) for number in range(len(data))]
+    bad = sum(label != 1 for label in labels)
+    if "label" in (*config.objective.inputs(), *objective.params.optional):
+        if isinstance(config.objective, DRAGONParams) and config.objective.contrast == "dpo":
+            raise ConfigError(
+                "objective.contrast: dpo compares the members of a group, and labelled records are single samples; take kto"
+            )
+        if bad in (0, len(labels)):
+            log.warning(
+                "%s: all %d samples are %s: there is nothing to tell apart",
+                config.data.path,
+                len(labels),
+                "bad" if bad else "good",
+            )
+    elif objective.params.layout != "groups" or objective.params.needs:
+        raise ConfigError(
+            f"objective.name: {name!r} makes nothing of labels, and data.kind is labelled; take diffusion_kto, dso_dro or "
+            "dragon with contrast: kto, or sft where all samples are good"
+        )
+    elif bad:
+        raise ConfigError(
+            f"objective.name: {name!r} would learn bad samples like good ones, and {bad} of the {len(labels)} samples of "
+            f"{config.data.path} are bad; leave them out, or take diffusion_kto, dso_dro or dragon with contrast: kto"
+        )
+
+
+def _refuse_unscored(config: RunConfig, data: GroupData) -> None:
+    """In a group of two, the member without a reward would count as the worse one.
+
+    Raises:
+        ConfigError: names the first such record.
+    """
+    for name, reward in _rewards(data) if config.data.members is None else ():
+        if bool(reward.isnan().any()):
+            raise ConfigError(
+                f"objective.name: {config.objective.name!r} compares two members, and record {name!r} has one without a "
+                "reward; set data.members: 2 and data.on_bad: skip to leave such records out"
+            )
+
+
+def _check_scale(config: RunConfig, data: GroupData) -> None:
+    """Rewards must be on the scale that the settings are made for.
+
+    Raises:
+        ConfigError: most of them lie outside data.reward_range, or they are raw scores where a method cannot take these.
+    """
+    objective, span = config.objective, config.data.reward_range
+    if span is not None and "reward" in objective.inputs():
+        seen = [value for _, reward in _rewards(data) for value in reward.tolist() if not math.isnan(value)]
+        outside = sum(not span[0] <= value <= span[1] for value in seen)
+        if outside > len(seen) / 2:
+            raise ConfigError(
+                f"data.reward_range: {outside} of the {len(seen)} rewards of {config.data.path} are not in [{span[0]:g}, "
+                f"{span[1]:g}] and would count as its ends; they go from {min(seen):.4g} to {max(seen):.4g}: name a "
+                "range that most of them lie in"
+            )
+        return
+    largest = math.inf
+    if isinstance(objective, FlowRWRParams) and objective.weighting == "exp":
+        largest = objective.temperature * _LARGEST_EXPONENT
+    for name, reward in _rewards(data):
+        shown = ", ".join(f"{value:.4g}" for value in reward.tolist())
+        if objective.unit_rewards and bool(((reward < 0) | (reward > 1)).any()):
+            raise ConfigError(
+                f"objective.name: {objective.name!r} takes rewards in [0, 1], and record {name!r} has {shown}; set "
+                "data.reward_range: [low, high], the rewards that shall count as 0 and 1"
+            )
+        if bool((reward > largest).any()):
+            raise ConfigError(
+                f"objective.weighting: exp(reward / temperature) of record {name!r} (rewards {shown}) is more than "
+                f"exp({_LARGEST_EXPONENT:g}); set data.reward_range: [low, high], a higher temperature, or softmax"
+            )
+
+
+def _warn_of_hard_preferences(config: RunConfig, data: GroupData) -> None:
+    if all(data.latents.preference(number) == 1.0 for number in range(len(data))):
+        log.warning(
+            "%s: no record has votes that differ, so every preference is 1: %s then pulls all pairs alike; give votes, "
+            "or set data.reward_range where the records have rewards",
+            config.data.path,
+            config.objective.name,
+        )
