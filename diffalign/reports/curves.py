@@ -57,6 +57,14 @@ _PLANS = (
     _Plan("Margin", (("margin", "margin", 1, "line"),), "above 0: winner preferred", 0.0),
     _Plan("Pair accuracy", (("accuracy", "pair_accuracy", 1, "line"),), "share of pairs with margin above 0", 0.5),
     _Plan(
+        "Label accuracy",
+        (("accuracy", "label_accuracy", 1, "line"),),
+        "share of samples on their side of the usual gain",
+        0.5,
+    ),
+    _Plan("Group accuracy", (("accuracy", "group_accuracy", 1, "line"),), "share of groups with margin above 0", 0.5),
+    _Plan("Set accuracy", (("accuracy", "accuracy", 1, "line"),), "share of groups with margin above 0", 0.5),
+    _Plan(
         "Denoising error",
         (
             ("winner, policy", "winner_error", 1, "line"),
@@ -65,6 +73,7 @@ _PLANS = (
             ("loser, reference", "reference_loser_error", 2, "dashed"),
         ),
     ),
+    _Plan("Error of good and bad samples", (("good", "good_error", 1, "line"), ("bad", "bad_error", 2, "line"))),
     _Plan(
         "Error against the reference, %",
         (("winner", _excess("winner"), 1, "line"), ("loser", _excess("loser"), 2, "line")),

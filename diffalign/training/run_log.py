@@ -27,7 +27,10 @@ _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "p
 _SHOWN = (  # metric, label, format
     ("loss", "loss", "{:.4f}"),
     ("margin", "margin", "{:+.3f}"),
-    ("pair_accuracy", "acc", "{:.2f}"),
+    ("pair_accuracy", "acc", "{:.2f}"),  # each method logs one of the four
+    ("label_accuracy", "acc", "{:.2f}"),
+    ("group_accuracy", "acc", "{:.2f}"),
+    ("accuracy", "acc", "{:.2f}"),
     ("winner_error", "win err", "{:.4f}"),
     ("loser_error", "lose err", "{:.4f}"),
 )

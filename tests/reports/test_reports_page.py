@@ -251,3 +251,15 @@ def test_only_a_run_folder_will_do(tmp_path):
     (tmp_path / "config.yaml").write_text("just text")
     with pytest.raises(DataError, match="must hold a mapping of settings, got str"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [("label_accuracy", "Label accuracy"), ("group_accuracy", "Group accuracy"), ("accuracy", "Set accuracy")],
+)
+def test_curves_of_methods_without_pairs(tmp_path, metric, title):
+    run = make_run(tmp_path)
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"pair_accuracy"', f'"{metric}"'))
+    page = report_text(run)
+    assert title in page and "Pair accuracy" not in page
