@@ -125,7 +125,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "folder": str(Path(config.folder).absolute()),
-            "model": config.model.model_copy(update={"path": local(config.model.path)}),
+            "model": config.model.model_copy(
+                update={"path": local(config.model.path), "config": local(config.model.config)}
+            ),
             "data": config.data.model_copy(update=data),
             "evaluation": config.evaluation.model_copy(update={"prompts": local(config.evaluation.prompts)}),
         }

@@ -126,11 +126,15 @@ class GroupData:
 
         An objective on ranks takes tied members as they stand; a fixed order would teach it to prefer one of them.
         """
-        if self.members is not None and count < self.members:
-            raise DataError(f"record {name!r}: has {count} members, and data.members asks for {self.members}")
         if self.members is None and (reward is None or len(reward.unique()) == count):
             return torch.arange(count)
-        drawn = torch.randperm(count, generator=seeded(self.seed, epoch, name, "members"))[: self.members]
+        drawn = torch.randperm(count, generator=seeded(self.seed, epoch, name, "members"))
+        if self.members is not None:
+            drawn = drawn if reward is None else drawn[~reward[drawn].isnan()]
+            if len(drawn) < self.members:
+                what = "members" if len(drawn) == count else "scored members"
+                raise DataError(f"record {name!r}: has {len(drawn)} {what}, and data.members asks for {self.members}")
+            drawn = drawn[: self.members]
         if reward is None:
             return drawn.sort().values
         falling = reward[drawn].nan_to_num(-torch.inf).argsort(descending=True, stable=True)

@@ -44,7 +44,7 @@ def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, st
     names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
     pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
     if pick_a_pic:
-        names |= {"prompt": "caption", "chosen": "jpg_0", "rejected": "jpg_1"}
+        names |= {"chosen": "jpg_0", "rejected": "jpg_1"} | ({} if "prompt" in columns else {"prompt": "caption"})
     name = _id_of(row, names, number)
     _need(row, names, _WANTED["pairs"], name)
     prompt = _prompt(row, names, name)

@@ -58,8 +58,10 @@ def labels_of(batch: GroupBatch) -> Tensor:
         signs = torch.full(batch.x0.shape[:2], -1.0, device=batch.x0.device)
         signs[:, 0] = 1.0
         return signs
-    reward = batch.reward
-    return torch.sign(reward - reward.nanmean(1, keepdim=True)).nan_to_num(0.0)
+    reward = batch.reward.double()
+    apart = (reward - reward.nanmean(1, keepdim=True)).nan_to_num(0.0)
+    noise = 1e-6 * reward.abs().nan_to_num(0.0).amax(1, keepdim=True)  # of a mean of float32 rewards
+    return torch.where(apart.abs() > noise, apart.sign(), 0.0).float()
 
 
 def pair_weight(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
@@ -34,9 +35,10 @@ def start_accelerator(config: RunConfig) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)  # or another device
     # one process draws the held-out pictures alone: a forward pass must not wait for the others' buffers
     alone = DistributedDataParallelKwargs(broadcast_buffers=False)
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one encodes what another run left, or draws
     try:
         accelerator = Accelerator(
-            mixed_precision=training.mixed_precision, cpu=device.type == "cpu", kwargs_handlers=[alone]
+            mixed_precision=training.mixed_precision, cpu=device.type == "cpu", kwargs_handlers=[alone, patience]
         )
     except ValueError as error:
         raise ConfigError(

@@ -55,7 +55,7 @@ def check_records(config: RunConfig, objective: Objective, data: GroupData) -> N
                 "docs/data.md for groups with rewards (for pairs: kind groups, members: 2)"
             )
     if batch.reward is not None:
-        if "valid" not in objective.params.optional and batch.members == 2:
+        if batch.members == 2 and (objective.params.layout == "pairs" or "label" in wanted):
             _refuse_unscored(config, data)
         _check_scale(config, data)
     if "preference" in wanted and config.data.reward_range is None:
@@ -122,20 +122,26 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
     Raises:
         ConfigError: most of them lie outside data.reward_range, or they are raw scores where a method cannot take these.
     """
-    objective, span = config.objective, config.data.reward_range
-    if span is not None and "reward" in objective.inputs():
+    objective, span, largest = config.objective, config.data.reward_range, math.inf
+    if isinstance(objective, FlowRWRParams) and objective.weighting == "exp":
+        largest = objective.temperature * _LARGEST_EXPONENT
+    if span is not None:
         seen = [value for _, reward in _rewards(data) for value in reward.tolist() if not math.isnan(value)]
         outside = sum(not span[0] <= value <= span[1] for value in seen)
         if outside > len(seen) / 2:
             raise ConfigError(
                 f"data.reward_range: {outside} of the {len(seen)} rewards of {config.data.path} are not in [{span[0]:g}, "
-                f"{span[1]:g}] and would count as its ends; they go from {min(seen):.4g} to {max(seen):.4g}: name a "
-                "range that most of them lie in"
+                f"{span[1]:g}], the ends of what counts as 0 and 1; they go from {min(seen):.4g} to {max(seen):.4g}: name "
+                "a range that most of them lie in"
+            )
+        if largest < 1.0:  # what the highest reward counts as
+            raise ConfigError(
+                f"objective.temperature: exp(1 / {largest / _LARGEST_EXPONENT:g}), the weight of the highest reward, "
+                f"is more than exp({_LARGEST_EXPONENT:g}); take a higher one, or weighting: softmax"
             )
         return
-    largest = math.inf
-    if isinstance(objective, FlowRWRParams) and objective.weighting == "exp":
-        largest = objective.temperature * _LARGEST_EXPONENT
+    if not objective.unit_rewards and largest == math.inf:
+        return
     for name, reward in _rewards(data):
         shown = ", ".join(f"{value:.4g}" for value in reward.tolist())
         if objective.unit_rewards and bool(((reward < 0) | (reward > 1)).any()):

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Of everything that turns (seed, epoch, record) into an error: draws, order of members, errors. Counted up by whoever
 # changes one of them, so that no bank of before is read.
 FORMAT = 2
+_BATCHES_PER_SAVE = 1000  # of each process: a fill that is killed loses at most so many
 
 
 class ReferenceBank:
@@ -81,16 +82,19 @@ class ReferenceBank:
             if rank == 0:
                 errors = self._load(epoch, errors)
             errors = broadcast(errors.to(device)).cpu()  # what the main process finds counts, also with disks apart
-            absent = [number for number in numbers if bool(errors[number].isnan().any())]
+            gone = errors.isnan().any(1).tolist()
+            absent = [number for number in numbers if gone[number]]
             if absent:
                 log.info("reference bank: epoch %d of %d, %d records", epoch + 1, self.epochs, len(absent))
-                found = torch.zeros(self._shape)
-                mine = absent[rank::world]
+            block = _BATCHES_PER_SAVE * batch * world
+            for first in range(0, len(absent), block):
+                wanted = absent[first : first + block]
+                found, mine = torch.zeros(self._shape), wanted[rank::world]
                 for start in range(0, len(mine), batch):
                     part = mine[start : start + batch]
                     found[part] = compute(epoch, part).float().cpu()
                 found = accelerator.reduce(found.to(device), "sum").cpu()
-                errors[absent] = found[absent]
+                errors[wanted] = found[wanted]
                 if rank == 0:
                     self._save(epoch, errors)
             self._errors.append(errors)

@@ -165,6 +165,17 @@ def test_more_members_than_there_are(tmp_path):
         data.batch([(0, 0)])
 
 
+def test_unscored_members_of_shipped_groups_are_not_drawn(tmp_path):
+    path = groups_file(tmp_path, [[3.0, 2.0, float("nan"), float("nan")]])
+    latents = ShippedLatents(path, "f")
+    data = GroupData(latents.records, latents, texts_of(latents.records, tmp_path), members=2)
+    batch = data.batch([(epoch, 0) for epoch in range(20)])
+    assert batch.reward is not None and batch.reward.tolist() == [[3.0, 2.0]] * 20
+    data = GroupData(latents.records, latents, texts_of(latents.records, tmp_path), members=3)
+    with pytest.raises(DataError, match=r"record .group-0.: has 2 scored members, and data\.members asks for 3"):
+        data.batch([(0, 0)])
+
+
 # ---------------------------------------------------------------- the hash of it all
 
 

@@ -104,6 +104,11 @@ def test_pick_a_pic(tmp_path, label, first):
     assert (record.prompt, record.items[0], record.metadata) == ("a cat", first, {"ranking_id": 7})
 
 
+def test_another_caption_of_pick_a_pic_is_taken_where_it_is_named(tmp_path):
+    row = {"jpg_0": A, "jpg_1": B, "label_0": 1.0, "caption": "a cat", "recaption": "a black cat"}
+    assert read_one(parquet(tmp_path / "x.parquet", [row]), columns={"prompt": "recaption"}).prompt == "a black cat"
+
+
 def test_pick_a_pic_ties_are_dropped_and_other_labels_refused(tmp_path):
     row = {"jpg_0": A, "jpg_1": B, "caption": "a cat"}
     counts = ReadCounts()

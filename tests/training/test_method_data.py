@@ -69,6 +69,7 @@ def test_groups_of_pictures_with_members_drawn(home, tmp_path):
     [
         ([1.0, None], {}, "compares two members, and record 'a' has one without a reward; set data.members: 2 and"),
         ([2.0, 1.0], {}, None),
+        ([1.0, None], {"objective": {"name": "sft"}}, None),
         (
             None,
             {"training": {"steps": 2, "groups": 1, "pair_weight": MARGIN}},
@@ -124,6 +125,13 @@ GROUPS = [[20.0, 21.0, 22.0], [23.0, 22.5, 20.5]]
         ({"name": "flow_rwr", "temperature": 0.2}, {}, "objective.weighting: exp.reward / temperature. of record 'g0'"),
         ({"name": "flow_rwr", "temperature": 0.2}, {"reward_range": [20, 23]}, None),
         ({"name": "flow_rwr", "temperature": 0.2, "weighting": "softmax"}, {}, None),
+        (
+            {"name": "flow_rwr", "temperature": 0.01},
+            {"reward_range": [20, 23]},
+            "objective.temperature: exp.1 / 0.01., the",
+        ),
+        ({"name": "smpo"}, {"reward_range": [100, 200], "members": 2}, "data.reward_range: 6 of the 6 rewards"),
+        ({"name": "smpo"}, {"reward_range": [20, 23], "members": 2}, None),
     ],
 )
 def test_scale_of_raw_rewards(home, tmp_path, objective, data, says):

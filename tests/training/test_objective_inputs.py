@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from diffalign.config.objectives import GDROParams
@@ -32,6 +33,13 @@ def batch_of(reward: list[list[float]], *, label: list[list[float]] | None = Non
 def test_labels_of_groups_are_the_sides_of_their_mean():
     batch = batch_of([[3.0, 2.0, 1.0, 0.0], [5.0, 1.0, NAN, NAN], [2.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     assert labels_of(batch).tolist() == [[1, 1, -1, -1], [1, -1, 0, 0], [1, 0, -1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("members", [3, 5, 6, 7, 8])
+def test_labels_of_tied_groups_are_not_rounding_noise(members):
+    for value in (0.9, 21.37, 0.1, -3.3):
+        assert labels_of(batch_of([[value] * members])).tolist() == [[0] * members]
+    assert labels_of(batch_of([[0.9, 0.6, 0.3]])).tolist() == [[1, 0, -1]]
 
 
 def test_labels_of_pairs_and_of_records_that_have_their_own():
