@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ from diffalign.config import RunConfig
 from diffalign.config.loading import list_configs
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
 from diffalign.config.rewards import REWARD_PARAMS
-from diffalign.config.run import FLOW_FAMILIES, ModelConfig
+from diffalign.config.run import FAMILIES, FLOW_FAMILIES
 from diffalign.config.samplers import DDIMParams, FlowEulerParams
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo
@@ -194,8 +194,7 @@ def _rewards() -> Rows:
 
 
 def _families() -> Rows:
-    names = get_args(ModelConfig.model_fields["family"].annotation)
-    return [{"name": name, "kind": "linear flow" if name in FLOW_FAMILIES else "diffusion"} for name in names]
+    return [{"name": name, "kind": "linear flow" if name in FLOW_FAMILIES else "diffusion"} for name in FAMILIES]
 
 
 def _samplers() -> Rows:

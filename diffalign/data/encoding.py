@@ -100,18 +100,18 @@ class CachedLatents:
         return content_key(*names, *map(str, self._said))
 
     def of(self, number: int, epoch: int, name: str) -> Tensor:
-        posterior = self._entries(number, epoch, name)
+        posterior = self._cache.stack(self._names(number, epoch, name))
         mean, log_variance = posterior["mean"].float(), posterior["log_variance"].float()
         noise = torch.randn(mean.shape, generator=seeded(self._seed, epoch, name, "posterior"))
         return mean + (log_variance / 2).exp() * noise
 
     def crops(self, number: int, epoch: int, name: str) -> Tensor:
-        return self._entries(number, epoch, name)["crop"]
+        return torch.stack([self._cache.get(key)["crop"] for key in self._names(number, epoch, name)])
 
-    def _entries(self, number: int, epoch: int, name: str) -> dict[str, Tensor]:
-        """What the cache has of a record's pictures, or of their mirror images."""
+    def _names(self, number: int, epoch: int, name: str) -> list[str]:
+        """The entries of a record's pictures, or of their mirror images."""
         mirrored = self._flip and bool(torch.rand((), generator=seeded(self._seed, epoch, name, "flip")) < 0.5)
-        return self._cache.stack([keys[mirrored] for keys in self._keys[number]])
+        return [keys[mirrored] for keys in self._keys[number]]
 
     def reward(self, number: int) -> Tensor | None:
         rewards = self._said[number].rewards

@@ -121,13 +121,13 @@ class GroupData:
             return Condition(leaves)
         return Condition(leaves | {self.crop_leaf: torch.stack(list(crops))}, per_member=frozenset({self.crop_leaf}))
 
-    def _members_of(self, count: int, reward: Tensor | None, epoch: int, name: str) -> Tensor:
+    def _members_of(self, count: int, reward: Tensor | None, epoch: int, name: str) -> Tensor | slice:
         """Which of a group's `count` members the epoch sees: in the group's order, tied ones in an order drawn anew.
 
         An objective on ranks takes tied members as they stand; a fixed order would teach it to prefer one of them.
         """
         if self.members is None and (reward is None or len(reward.unique()) == count):
-            return torch.arange(count)
+            return slice(None)
         drawn = torch.randperm(count, generator=seeded(self.seed, epoch, name, "members"))
         if self.members is not None:
             drawn = drawn if reward is None else drawn[~reward[drawn].isnan()]

@@ -89,12 +89,11 @@ class ReferenceBank:
             block = _BATCHES_PER_SAVE * batch * world
             for first in range(0, len(absent), block):
                 wanted = absent[first : first + block]
-                found, mine = torch.zeros(self._shape), wanted[rank::world]
+                found, mine = torch.zeros(len(wanted), self._shape[1]), range(rank, len(wanted), world)
                 for start in range(0, len(mine), batch):
-                    part = mine[start : start + batch]
-                    found[part] = compute(epoch, part).float().cpu()
-                found = accelerator.reduce(found.to(device), "sum").cpu()
-                errors[wanted] = found[wanted]
+                    rows = mine[start : start + batch]
+                    found[list(rows)] = compute(epoch, [wanted[row] for row in rows]).float().cpu()
+                errors[wanted] = accelerator.reduce(found.to(device), "sum").cpu()
                 if rank == 0:
                     self._save(epoch, errors)
             self._errors.append(errors)
