@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from diffalign.cli.progress import drawing_bar
-from diffalign.config.run import Precision
+from diffalign.config.model import Precision
 from diffalign.data import read_prompts
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator, draw_pictures

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from diffalign.config import RunConfig
 from diffalign.config.loading import list_configs
+from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
 from diffalign.config.rewards import REWARD_PARAMS
-from diffalign.config.run import FAMILIES, FLOW_FAMILIES
 from diffalign.config.samplers import DDIMParams, FlowEulerParams
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,69 +14,14 @@ from pydantic import (
     model_validator,
 )
 
+from diffalign.config.data import COLUMNS, DataConfig
+from diffalign.config.fields import LocalPath, ShareBelowOne
+from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, T5_FAMILIES, ModelConfig
 from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, RewardParams
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
 from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-LocalPath = Annotated[
-    str, AfterValidator(os.path.expanduser)
-]  # a path, or a name of another kind; ~ is the home folder
-Family = Literal["sd", "sdxl", "sd3", "flux"]
-FAMILIES: tuple[str, ...] = get_args(Family)
-FLOW_FAMILIES = ("sd3", "flux")
-T5_FAMILIES = ("sd3", "flux")  # whose prompts have a second, longer part
-GUIDED_FAMILIES = ("flux",)  # whose networks may be told a guidance scale
-Precision = Literal["fp32", "bf16", "fp16"]
-Column = Literal[
-    "prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences", "items", "rewards", "item", "label"
-]  # fmt: skip
-_ANY = ("id", "source", "condition", "votes", "preferences")
-COLUMNS: dict[str, tuple[str, ...]] = {  # data.kind -> the columns that it has
-    "pairs": ("prompt", "chosen", "rejected", *_ANY),
-    "groups": ("prompt", "items", "rewards", *_ANY),
-    "labelled": ("prompt", "item", "label", *_ANY),
-}
-
-
-class LoRAConfig(Params):
-    rank: PositiveInt = 8  # diffusers' Diffusion-DPO command: rank = alpha = 8
-    alpha: PositiveFloat = 8.0
-    dropout: ShareBelowOne = 0.0
-    targets: tuple[str, ...] | None = None  # None: the family's attention projections
-    init: Literal["gaussian", "default"] = "gaussian"
-
-
-class ModelConfig(Params):
-    family: Family
-    path: LocalPath  # zoo://name, a local folder in diffusers' format, a single .safetensors file or a hub id
-    config: LocalPath | None = None  # of a single file: a folder or hub id with its settings and tokenizers
-    precision: Precision = "fp32"  # of the frozen weights; trained LoRA weights are always fp32
-    gradient_checkpointing: bool = False
-    max_sequence_length: PositiveInt | None = None  # of T5: sd3 (None: 256) and flux (None: 512)
-    guidance: NonNegativeFloat | None = None  # flux: scale that FLUX.1-dev is told in training; None: 1
-    lora: LoRAConfig = LoRAConfig()
-
-
-class DataConfig(Params):
-    kind: Literal["pairs", "groups", "labelled"] = "pairs"
-    members: PositiveInt | None = None  # of kind groups: how many of a group an epoch sees, drawn anew; None: all
-    path: LocalPath  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
-    resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
-    flip: bool = False  # mirror all members of a record together
-    pairs_per_group: PositiveInt | None = None  # of pairs taken from a zoo set: how many at most; None: all
-    # rewards that count as 0 and 1, for methods on rewards (cut to that range) and for soft preferences; None: as they are
-    reward_range: tuple[float, float] | None = None
-    empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt, encoded as any other
-    on_bad: Literal["error", "skip"] = "error"
-    cache: LocalPath | None = None  # folder of text and latent cache; None: beside the run folders
-    encode_batch: PositiveInt = (
-        8  # pictures in one call of the autoencoder; 8 times as many prompts of the text encoders
-    )
-    columns: dict[Column, str] = {}  # our column name -> theirs
 
 
 class OptimizerConfig(Params):

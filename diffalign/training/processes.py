@@ -14,7 +14,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import get_objective
-from diffalign.training.build import build_backbone, build_data, build_time
+from diffalign.training.build import build_backbone, build_time
+from diffalign.training.build_data import build_data
 from diffalign.training.devices import check_device, choose_device
 from diffalign.training.offline import OfflineTrainer
 

@@ -11,18 +11,18 @@ import torch
 
 from diffalign.backbones import Backbone, recover_folders
 from diffalign.config import RunConfig, load_config
-from diffalign.config.run import Precision
+from diffalign.config.model import Precision
 from diffalign.data import Share
 from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted
 from diffalign.objectives import get_objective
 from diffalign.pipelines import ImageGenerator
 from diffalign.training.build import (
     build_backbone,
-    build_data,
     build_generator,
     build_time,
     held_out_prompts,
 )
+from diffalign.training.build_data import build_data
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor

@@ -16,7 +16,8 @@ from diffalign.cli.app import app
 from diffalign.config import parse_config
 from diffalign.config.yaml_values import write_yaml
 from diffalign.training import load_run, train
-from diffalign.training.build import build_backbone, build_data, build_time
+from diffalign.training.build import build_backbone, build_time
+from diffalign.training.build_data import build_data
 from tests.backbones.models import OPTIONS, diffusers_pictures, diffusers_pipeline, folder_of, path_of
 from tests.data.pictures import picture_file, write_rows
 from tests.training.tiny import adapter, rows, tiny, tiny_settings

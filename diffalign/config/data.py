@@ -1,0 +1,38 @@
+"""The section `data`: which records are trained on, and how they are read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from diffalign.config.fields import LocalPath, Share
+from diffalign.config.params import Params
+
+Column = Literal[
+    "prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences", "items", "rewards", "item", "label"
+]  # fmt: skip
+_ANY = ("id", "source", "condition", "votes", "preferences")
+COLUMNS: dict[str, tuple[str, ...]] = {  # data.kind -> the columns that it has
+    "pairs": ("prompt", "chosen", "rejected", *_ANY),
+    "groups": ("prompt", "items", "rewards", *_ANY),
+    "labelled": ("prompt", "item", "label", *_ANY),
+}
+
+
+class DataConfig(Params):
+    kind: Literal["pairs", "groups", "labelled"] = "pairs"
+    members: PositiveInt | None = None  # of kind groups: how many of a group an epoch sees, drawn anew; None: all
+    path: LocalPath  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
+    resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
+    flip: bool = False  # mirror all members of a record together
+    pairs_per_group: PositiveInt | None = None  # of pairs taken from a zoo set: how many at most; None: all
+    # rewards that count as 0 and 1, for methods on rewards (cut to that range) and for soft preferences; None: as they are
+    reward_range: tuple[float, float] | None = None
+    empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt, encoded as any other
+    on_bad: Literal["error", "skip"] = "error"
+    cache: LocalPath | None = None  # folder of text and latent cache; None: beside the run folders
+    encode_batch: PositiveInt = (
+        8  # pictures in one call of the autoencoder; 8 times as many prompts of the text encoders
+    )
+    columns: dict[Column, str] = {}  # our column name -> theirs
