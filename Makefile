@@ -5,11 +5,13 @@
 #   TORCH_INDEX  an index to look for torch in, besides pip's own. PyPI's torch for Linux is a CUDA build of several GB, so
 #                where Linux has no NVIDIA driver this is PyTorch's index of CPU builds (200 MB), if it can be reached.
 #                For your CUDA:  make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130     none:  TORCH_INDEX=
+#   WORKERS      how many processes the tests are spread over (one thread each); WORKERS=0 runs them in one, for a debugger
 #   PYTEST_ARGS  what pytest gets, for example PYTEST_ARGS="tests/objectives -x"
 
 SHELL := bash
 PYTHON ?= python3
 TORCH_INDEX ?= $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev/null && echo https://download.pytorch.org/whl/cpu)
+WORKERS ?= logical
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -17,6 +19,8 @@ BIN := $(VENV)/bin
 CONSTRAINTS := constraints-cpu.txt
 TORCH := $(shell sed -n '/^torch==/p' $(CONSTRAINTS))
 # pip without its fifty lines per install: downloads of a megabyte or more are shown, and all of stderr
+# a core each: threads of several processes would fight for them
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --maxprocesses 8
 INSTALL := set -o pipefail; $(BIN)/python -m pip install --no-input --disable-pip-version-check --progress-bar off
 SHOW := | { grep --line-buffered -E '^ *(Downloading|Using cached) .*[0-9] MB' | cut -c1-110 || true; }
 
@@ -30,10 +34,10 @@ demo: $(VENV)/.core  ## Install (2-5 minutes the first time), then Diffusion-DPO
 	$(BIN)/diffalign train --config quickstart/diffusion_dpo.yaml
 
 test: $(VENV)/.dev  ## The tests that need no network, no GPU and little time
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## The slow tests: whole trainings on the zoo (CPU, many minutes)
-	$(BIN)/pytest -m "slow and not gpu and not weights" $(PYTEST_ARGS)
+	$(PYTEST) -m "slow and not gpu and not weights" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## Style: ruff's rules and its formatting (seconds)
 	$(BIN)/ruff check .
