@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from diffalign.backbones.adapter import Backbone, Trained, View
+from diffalign.backbones.adapter_files import refuse_pickles
 from diffalign.backbones.autoencoder import Posterior
 from diffalign.backbones.distilled import check_trainable
 from diffalign.backbones.flux import FluxBackbone
@@ -40,6 +41,7 @@ __all__ = [
     "load_backbone",
     "load_network",
     "recover_folders",
+    "refuse_pickles",
     "replace_folder",
 ]
 

@@ -195,7 +195,7 @@ class Backbone(LatentSpace, ABC):
             return FrozenWeights(self.network)
         if isinstance(trained, FullSettings):
             return FullWeights(self.network, trained, self._unlearnable())
-        return LoRAWeights(self.network, trained, self.lora_targets, self._unlearnable())
+        return LoRAWeights(self.pipeline, self.network_name, trained, self.lora_targets, self._unlearnable())
 
     # ------------------------------------------------------------ text
 

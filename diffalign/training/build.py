@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network
+from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network, refuse_pickles
 from diffalign.config import RunConfig
 from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
@@ -33,7 +33,6 @@ from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,7 +49,15 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
         model,
         model.path,
         device,
-        lora=LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed),
+        lora=LoRASettings(
+            lora.rank,
+            lora.alpha,
+            lora.targets,
+            lora.init,
+            lora.dropout,
+            config.seed,
+            None if lora.start is None else Path(lora.start),
+        ),
     )
 
 
@@ -122,7 +129,7 @@ def build_inference(
         raise ConfigError(f"--adapter: no such file or folder: {adapter}")
     backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
     if adapter is not None:
-        _refuse_pickles(adapter)
+        refuse_pickles(adapter, "--adapter")
         try:
             backbone.pipeline.load_lora_weights(adapter, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -130,23 +137,6 @@ def build_inference(
                 f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
             ) from None
     return backbone
-
-
-def _refuse_pickles(adapter: Path) -> None:
-    """A pickle runs whatever code is in it when it is opened.
-
-    Raises:
-        ConfigError: a file of another format than safetensors, or a folder with pickles alone.
-    """
-    files = sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
-    if any(path.suffix == ".safetensors" for path in files):
-        return
-    pickles = [path.name for path in files if adapter.is_file() or path.suffix in _PICKLES]
-    if pickles:
-        raise ConfigError(
-            f"--adapter: {adapter}: {', '.join(pickles)} is not a .safetensors file; other formats can run code when they "
-            "are opened, so they are not read: ask for the LoRA in safetensors, or convert it where you trust it"
-        )
 
 
 def build_time(config: RunConfig, backbone: Backbone) -> SampleTime:
