@@ -77,7 +77,6 @@ def put_adapter(
     """Put a LoRA of any format that diffusers reads (its own, kohya's) into a network, as its adapter `name`.
 
     Args:
-        network: real, or on the meta device, where only the adapter's own tensors are made.
         pipeline, part: as `write_adapter` takes them.
         path: a folder or a .safetensors file.
         setting: what asked for it, for messages.

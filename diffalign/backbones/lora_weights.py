@@ -89,8 +89,8 @@ class LoRAWeights(Weights):
         load_adapter_state(self.network, name, state)
         self._empty.discard(name)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
-        write_adapter(folder, type(pipeline), part, self.network, name)
+    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
+        write_adapter(folder, type(pipeline), part, self.network, name, card)
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
         state, alpha = read_adapter(folder, type(pipeline), part)
@@ -120,7 +120,7 @@ def _config_of(network: nn.Module, settings: LoRASettings) -> LoraConfig:
     Raises:
         ConfigError: `settings` ask for another rank or alpha.
     """
-    config: LoraConfig = copy.deepcopy(network.peft_config[REFERENCE])  # type: ignore[index,union-attr]
+    config: LoraConfig = copy.deepcopy(network.peft_config[REFERENCE])  # type: ignore[index]
     for name, wanted, found in (("rank", settings.rank, config.r), ("alpha", settings.alpha, config.lora_alpha)):
         if wanted is not None and wanted != found:
             raise ConfigError(

@@ -93,7 +93,7 @@ def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
 
 
 def _load(model: ModelConfig, path: str, device: torch.device, **trained: Any) -> Backbone:
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if model.family in T5_FAMILIES:
         options["max_sequence_length"] = model.max_sequence_length
     if model.family in GUIDED_FAMILIES:
@@ -117,24 +117,26 @@ def build_inference(
     device: str | None,
     precision: Precision = "fp32",
     config: str | None = None,
+    *,
+    setting: str = "--adapter",
 ) -> Backbone:
     """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
 
-    `config` is of a model in a single file, as `model.config` in a run's settings.
+    `config` is of a model in a single file, as `model.config` in a run's settings; `setting` names the adapter in messages.
 
     Raises:
         ConfigError: the model or the adapter cannot be loaded.
     """
     if adapter is not None and not adapter.exists():
-        raise ConfigError(f"--adapter: no such file or folder: {adapter}")
+        raise ConfigError(f"{setting}: no such file or folder: {adapter}")
     backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
     if adapter is not None:
-        refuse_pickles(adapter, "--adapter")
+        refuse_pickles(adapter, setting)
         try:
             backbone.pipeline.load_lora_weights(adapter, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
-                f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
+                f"{setting}: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
             ) from None
     return backbone
 
