@@ -70,7 +70,8 @@ def build_trained(config: RunConfig, run: Path, device: torch.device, precision:
         ConfigError: the run has none yet, or it or its model cannot be loaded.
     """
     if precision is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
+        asked = {"precision": precision, "quantise": None}
+        config = config.model_copy(update={"model": config.model.model_copy(update=asked)})
     model, folder = config.model, run / config.model.result
     if not folder.is_dir():
         raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
@@ -105,6 +106,7 @@ def _load(model: ModelConfig, path: str, device: torch.device, **trained: Any) -
         dtype=_DTYPES[model.precision],
         gradient_checkpointing=model.gradient_checkpointing,
         config=model.config,
+        quantise=model.quantise,
         **trained,
         **options,
     )

@@ -29,6 +29,7 @@ from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
+from diffalign.training.optimizer import check_optimizer
 from diffalign.training.processes import from_main, part, start_accelerator
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
 
@@ -125,6 +126,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
     if folder is None:
         check_folder(config)
     check_trackers(config)
+    check_optimizer(config.optimizer)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = build_backbone(config, accelerator.device)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
