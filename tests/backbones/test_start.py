@@ -59,7 +59,7 @@ def test_training_moves_the_policy_alone_and_one_lora_is_saved(family, begun, tm
 
 
 def test_the_reference_is_what_its_fingerprint_says(family, begun):
-    before, folder = begun
+    _before, folder = begun
     backbone = go_on(family, folder)
     prints = {load(family).fingerprint("network"), backbone.fingerprint("network")}
     assert len(prints) == 2
