@@ -20,6 +20,13 @@ CHECKOUT = Path(__file__).parents[1]
         (("step_overhead.py", "--groups", "2", "--steps", "2"), r"median [\d.]+"),
         (("reference_bank.py", "--groups", "64", "--steps", "2"), r"bank / live: median [\d.]+"),
         (("two_passes.py", "--groups", "1", "--members", "2"), r"2 members: one pass +\d+ MB"),
+        (("paper_way.py", "--groups", "1", "--steps", "2"), r"paper's way / ours: median [\d.]+"),
+        (("loading.py", "--pairs", "2", "--repeats", "1"), r"loader / step: [\d.]+"),
+        (("utilisation.py", "--groups", "1", "--steps", "1"), r"utilisation \d+%"),
+        (
+            ("utilisation.py", "--model", "sdxl", "--width", "0.1", "--resolution", "64", "--groups", "1", "--steps", "1"),
+            r"utilisation \d+%",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
