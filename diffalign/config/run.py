@@ -25,6 +25,7 @@ from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
 class OptimizerConfig(Params):
+    name: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes' (extra eightbit, CUDA)
     learning_rate: PositiveFloat
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
@@ -139,6 +140,7 @@ class RunConfig(Params):
         family, sampler = self.model.family, self.evaluation.sampler
         flow = family in FLOW_FAMILIES
         yield from method_problems(self.objective.name, family)
+        yield from self.model.problems()
         if isinstance(sampler, FlowEulerParams) and not flow:
             yield (
                 f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "

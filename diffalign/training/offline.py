@@ -27,6 +27,8 @@ from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
+from diffalign.training.model_card import model_card
+from diffalign.training.optimizer import build_optimizer
 from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
 from diffalign.training.step_metrics import with_reward_spread
@@ -68,15 +70,9 @@ class OfflineTrainer:
         self._objective = objective
         self._sample_time = sample_time
         check_records(config, objective, data)
+        self._hold_views()
         self._parameters = backbone.trained_parameters()
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            eps=settings.epsilon,
-        )
+        optimizer = build_optimizer(config.optimizer, self._parameters)
         backbone.prepare(accelerator.prepare)
         # the schedule first: it wraps `step`, and with a gradient scaler accelerate puts back the one that it found
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config))
@@ -84,6 +80,15 @@ class OfflineTrainer:
         self._loss_scale = LossScale(accelerator.scaler)
         self._loss = GroupLoss(config, backbone, objective, accelerator)
         self._bank = self._filled_bank() if config.training.reference_bank is not None else None
+        if self._bank is not None:
+            backbone.release("reference")
+
+    def _hold_views(self) -> None:
+        """Make room for the networks that the method compares with, and for no other."""
+        if {"reference", "reference_residual"} & set(self.config.objective.inputs()):
+            self.backbone.hold("reference")
+        if self.config.training.ema_decay is not None:
+            self.backbone.hold("ema")
 
     # ------------------------------------------------------------ one optimizer step
 
@@ -272,7 +277,9 @@ class OfflineTrainer:
         return "ema" if averaged else "policy"
 
     def save_adapter(self, run: Path) -> None:
-        self.backbone.save_adapter(run / "adapter", self.final_view)
+        """Write what was trained into the run folder: adapter/, or model/ of full fine-tuning."""
+        card = model_card(self.config, run)
+        self.backbone.save_adapter(run / self.config.model.result, self.final_view, card=card)
 
 
 def _refuse_invalid(batch: GroupBatch) -> None:
