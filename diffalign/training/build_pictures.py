@@ -76,7 +76,9 @@ def _sizes(config: RunConfig, backbone: Backbone, resolution: int) -> tuple[tupl
     told = config.data.buckets
     if told is None:
         return None
-    smallest, largest = told.smallest or resolution // 2, told.largest or 2 * resolution
+    smallest, largest = told.smallest or resolution // 2, told.largest
+    if largest is None:
+        largest = min(2 * resolution, backbone.largest_side or 2 * resolution)
     if not smallest <= resolution <= largest:
         raise ConfigError(
             f"data.buckets: smallest <= data.resolution <= largest must hold, got {smallest}, {resolution} and {largest}"
