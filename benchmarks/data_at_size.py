@@ -51,9 +51,7 @@ GROUPS = 32
 
 def write_rows(path: Path, rows: int) -> None:
     """Pairs with rewards: each picture 8 pixels square, made of its own number."""
-    schema = pa.schema(
-        [("prompt", pa.string()), ("items", pa.list_(pa.binary())), ("rewards", pa.list_(pa.float32()))]
-    )
+    schema = pa.schema([("prompt", pa.string()), ("items", pa.list_(pa.binary())), ("rewards", pa.list_(pa.float32()))])
     with pq.ParquetWriter(path, schema) as writer:
         for first in range(0, rows, 10_000):
             numbers = range(first, min(first + 10_000, rows))
@@ -130,7 +128,11 @@ def encode_texts(prompts: list[str]) -> dict[str, torch.Tensor]:
 
 
 def fill(home: Path, steps: int) -> None:
-    counts, encoding, source = ReadCounts(), PictureEncoding("f", posterior, 8, batch=256), Source(home / "rows.parquet")
+    counts, encoding, source = (
+        ReadCounts(),
+        PictureEncoding("f", posterior, 8, batch=256),
+        Source(home / "rows.parquet"),
+    )
     encode_records(
         read_records(source, "groups", counts=counts),
         TensorCache(home / "latents"),

@@ -49,7 +49,7 @@ class Record:
     rewards: tuple[float, ...] | None = None
     label: int | None = None
     votes: Mapping[str, int] | None = None
-    preferences: Mapping[str, str] | None = None
+    preferences: Mapping[str, Any] | None = None
     source: str | None = None
     condition: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)

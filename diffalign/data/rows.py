@@ -178,7 +178,7 @@ def _dimension_share(preferences: Any, dimension: str, column: str, name: str) -
         )
     if isinstance(value, dict):
         return _share(value, name)
-    if value not in _CHOICES:
+    if not isinstance(value, str) or value not in _CHOICES:
         raise DataError(f"record {name!r}: {column}.{dimension} must be 'a', 'b' or 'tie', or votes, got {value!r}")
     return _CHOICES[value]
 

@@ -125,9 +125,7 @@ def test_what_many_records_say_at_once(tmp_path, monkeypatch):
 def test_a_list_that_is_not_kept_leaves_no_file(tmp_path):
     room = Room(pairs_folder(tmp_path / "data"))
     cache = TensorCache(tmp_path / "cache")
-    kept, latents = encode_records(
-        room.read(), cache, room.encoding, seed=0, on_bad="error", counts=ReadCounts()
-    )
+    kept, latents = encode_records(room.read(), cache, room.encoding, seed=0, on_bad="error", counts=ReadCounts())
     assert len(kept) == 3 and latents.of(2, 0, "r2").shape == (2, 3, 8, 8)
     assert [path.suffix for path in sorted((tmp_path / "cache").iterdir())] == [".json", ".safetensors"]
     with pytest.raises(DataError):

@@ -162,9 +162,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(pairs, tmp_p
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_reference_bank_gives_the_same_errors(pairs, tmp_path, epochs):
-    live, bank = (
-        trainer_of(tmp_path, pairs, steps=12, reference_bank=each) for each in (None, epochs)
-    )
+    live, bank = (trainer_of(tmp_path, pairs, steps=12, reference_bank=each) for each in (None, epochs))
     for _ in range(3):  # within the first epoch
         one, two = live.train_step().metrics, bank.train_step().metrics
         assert two["reference_winner_error"] == pytest.approx(one["reference_winner_error"], rel=1e-4)
@@ -192,7 +190,10 @@ def test_too_few_of_a_shape(pairs, tmp_path, caplog):
     ("data", "says"),
     [
         ({"buckets": {"step": 6}}, r"data\.buckets: step 6 makes sides that this model does not take: .*multiple of 4"),
-        ({"buckets": {"smallest": 40}}, r"data\.buckets: smallest <= data\.resolution <= largest must hold, got 40, 32 and 64"),
+        (
+            {"buckets": {"smallest": 40}},
+            r"data\.buckets: smallest <= data\.resolution <= largest must hold, got 40, 32 and 64",
+        ),
         ({"path": "zoo://shapes-sd/preferences", "flip": False}, "data.buckets: .* holds latents, not pictures"),
     ],
 )
