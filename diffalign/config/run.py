@@ -180,6 +180,8 @@ class RunConfig(Params):
                 f"data.columns.{other[0]}: is no column of data.kind: {self.data.kind}, which has "
                 f"{', '.join(COLUMNS[self.data.kind])}"
             )
+        if self.data.dimension is not None and self.data.kind != "pairs":
+            yield f"data.dimension: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if self.data.pairs_per_group is not None and self.data.kind != "pairs":
             yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if training.two_pass and objective.first != "policy":
