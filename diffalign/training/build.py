@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from diffalign.backbones import Backbone, LoRASettings, load_backbone
+from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network
 from diffalign.config import RunConfig
-from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, Precision
+from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
@@ -36,13 +38,54 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
-    """Load the model with a fresh adapter, seeded by the run's seed.
+    """Load the model with what is trained of it as it starts: a fresh adapter, seeded by the run's seed, or the network.
 
     Raises:
         ConfigError: there is no such model, or its layers are not those that the adapter is for.
     """
     model, lora = config.model, config.model.lora
-    settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
+    if model.train == "full":
+        return _load(model, model.path, device, full=_full_settings(model, torch.float32))
+    return _load(
+        model,
+        model.path,
+        device,
+        lora=LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed),
+    )
+
+
+def build_trained(config: RunConfig, run: Path, device: torch.device, precision: Precision | None = None) -> Backbone:
+    """Load what a run has trained, as its "policy"; its "reference" is the base model.
+
+    `precision` is of the frozen weights, and of a network that was trained as a whole; None is what the run had.
+
+    Raises:
+        ConfigError: the run has none yet, or it or its model cannot be loaded.
+    """
+    if precision is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
+    model, folder = config.model, run / config.model.result
+    if not folder.is_dir():
+        raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
+    if model.train == "full":
+        dtype = torch.float32 if precision is None else _DTYPES[precision]
+        return _load(model.model_copy(update={"config": None}), str(folder), device, full=_full_settings(model, dtype))
+    backbone = build_backbone(config, device)
+    backbone.load_adapter(folder)
+    return backbone
+
+
+def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
+    reference = model.reference
+    return FullSettings(
+        dtype,
+        None if reference.precision is None else _DTYPES[reference.precision],
+        reference.device,
+        partial(load_network, model.family, model.path, dtype=dtype, config=model.config),
+    )
+
+
+def _load(model: ModelConfig, path: str, device: torch.device, **trained: Any) -> Backbone:
     options: dict[str, object] = {}
     if model.family in T5_FAMILIES:
         options["max_sequence_length"] = model.max_sequence_length
@@ -50,12 +93,12 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
         options["guidance"] = model.guidance
     return load_backbone(
         model.family,
-        model.path,
+        path,
         device=device,
         dtype=_DTYPES[model.precision],
-        lora=settings,
         gradient_checkpointing=model.gradient_checkpointing,
         config=model.config,
+        **trained,
         **options,
     )
 
