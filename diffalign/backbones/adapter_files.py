@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -15,14 +16,23 @@ from diffalign.backbones.lora import adapter_state
 from diffalign.exceptions import ConfigError
 
 
-def write_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str, network: nn.Module, name: str) -> None:
+def write_adapter(
+    folder: Path,
+    pipeline: type[DiffusionPipeline],
+    part: str,
+    network: nn.Module,
+    name: str,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the adapter `name` of a network, whole or not at all.
 
     Args:
         folder: replaced, if there is one.
         pipeline: the class that will read it.
         part: what that class calls the network ("unet", "transformer").
+        state: the adapter's tensors, where they had to be gathered; None: as they are in the network.
     """
+    tensors = adapter_state(network, name) if state is None else state
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     metadata = network.peft_config[name].to_dict()  # type: ignore[index,union-attr]
@@ -33,7 +43,7 @@ def write_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str, ne
     pipeline.save_lora_weights(
         draft,
         **{
-            f"{part}_lora_layers": {key: value.cpu() for key, value in adapter_state(network, name).items()},
+            f"{part}_lora_layers": {key: value.cpu() for key, value in tensors.items()},
             f"{part}_lora_adapter_metadata": metadata,
         },
     )

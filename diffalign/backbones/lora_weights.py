@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,10 @@ class LoRAWeights(Weights):
         load_adapter_state(self.network, name, state)
         self._empty.discard(name)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
-        write_adapter(folder, type(pipeline), part, self.network, name)
+    def write(
+        self, folder: Path, pipeline: Any, part: str, name: str, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        write_adapter(folder, type(pipeline), part, self.network, name, state)
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
         state, alpha = read_adapter(folder, type(pipeline), part)

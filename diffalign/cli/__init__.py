@@ -24,13 +24,20 @@ def main() -> None:
     try:
         app()
     except RunInterrupted as stop:
-        print(stop, file=sys.stderr)
+        _say(str(stop), stop)
         sys.exit(128 + stop.signal)
-    except (ConfigError, DataError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except DiffalignError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _say(f"error: {error}", error)
+        sys.exit(2 if isinstance(error, ConfigError | DataError | MissingExtraError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _say(text: str, error: DiffalignError) -> None:
+    """Tell the user, once: of several processes those that share a run have settled who speaks.
+
+    Before they do, a setting is wrong for all, and the first on each machine speaks.
+    """
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    if first_here if error.spoken_for is None else not error.spoken_for:
+        print(text, file=sys.stderr, flush=True)

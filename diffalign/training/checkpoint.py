@@ -10,10 +10,10 @@ A checkpoint is a folder `checkpoints/step-N/`:
 Of a run whose networks are in pieces (`training.sharding`), every process writes its own at the same time, and the tensors
 of the optimizer stand beside trainer.pt:
 
-    policy-00001-of-00002.safetensors, ...    ema-00001-of-00002.safetensors, ...    optimizer-00001-of-00002.safetensors, ...
+    policy-00001-of-00002.safetensors, ...    ema-00001-of-00002.safetensors, ...    optimizer-00001-of-00002...
 
-Any number of processes goes on from either kind. It is written under a temporary name, flushed to disk and put in its place;
-a folder without a matching manifest is not a checkpoint.
+Any number of processes goes on from either kind. It is written under a temporary name, flushed to disk and put in its
+place; a folder without a matching manifest is not a checkpoint.
 """
 
 from __future__ import annotations

@@ -141,6 +141,6 @@ def join_optimizer(state: dict[str, Any], pieces: Mapping[str, Tensor], paramete
         entry |= placed(mine, dict.fromkeys(mine, like)) if shape else {}
     found = placed(pieces, {key: parameters[int(key.partition(".")[0])] for key in pieces})
     for key, value in found.items():
-        number, _, name = key.partition(".")
-        joined[int(number)][name] = value
+        index, _, name = key.partition(".")
+        joined[int(index)][name] = value
     return state | {"state": joined}

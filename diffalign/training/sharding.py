@@ -1,8 +1,8 @@
 """FSDP2 for a network: every block's weights in pieces, one on each process, and put together while the block runs.
 
 Raw `torch.distributed.fsdp.fully_shard` over accelerate's processes: accelerate's own FSDP leaves a CPU's networks whole.
-The order is torchtitan's: gradient checkpointing first, then the blocks, then the root; the optimizer is made of the pieces.
-A piece is a `DTensor`, cut along its first dimension as `torch.chunk` does. A network that has no gradient (the reference of
+The order is torchtitan's: gradient checkpointing first, then the blocks, then the root; the optimizer is made of pieces. A
+piece is a `DTensor`, cut along its first dimension as `torch.chunk` does. A network that has no gradient (the reference of
 full fine-tuning) is cut the same way.
 """
 
@@ -18,10 +18,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
 
-_MIXED_GROUPS = (2, 9)  # from this torch on, a block may hold float32 LoRA weights beside frozen ones of another precision
+_MIXED_GROUPS = (
+    2,
+    9,
+)  # from this torch on, a block may hold float32 LoRA weights beside frozen ones of another precision
 
 
 def shards(config: RunConfig, accelerator: Accelerator) -> bool:
@@ -44,7 +48,28 @@ def check_sharding(config: RunConfig) -> None:
         )
 
 
-def sharder(config: RunConfig, accelerator: Accelerator) -> Callable[[nn.Module], nn.Module]:
+def hold_views(config: RunConfig, backbone: Backbone) -> None:
+    """Make room for the networks that the method compares with, and for no other."""
+    if {"reference", "reference_residual"} & set(config.objective.inputs()):
+        backbone.hold("reference")
+    if config.training.ema_decay is not None:
+        backbone.hold("ema")
+
+
+def shard_backbone(config: RunConfig, backbone: Backbone, accelerator: Accelerator) -> None:
+    """Cut the network that is trained, and those that are kept beside it, into pieces; an optimizer is made afterwards."""
+    hold_views(config, backbone)
+    shard = _sharder(config, accelerator)
+
+    def wrap(network: nn.Module) -> nn.Module:  # with accelerate's autocast, and no DDP
+        return shard(accelerator.prepare_model(network, device_placement=False, evaluation_mode=True))
+
+    backbone.prepare(wrap)
+    for network in backbone.kept_networks():
+        shard(network)
+
+
+def _sharder(config: RunConfig, accelerator: Accelerator) -> Callable[[nn.Module], nn.Module]:
     """What cuts a network into pieces, in place; it ends up on the process's own device, a block at a time."""
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     # inputs are not cast: times must stay float32, and autocast takes care of the rest
@@ -54,17 +79,17 @@ def sharder(config: RunConfig, accelerator: Accelerator) -> Callable[[nn.Module]
     )
 
     def shard(network: nn.Module) -> nn.Module:
-        accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)  # its autocast, and no DDP
         for block in reversed(blocks_of(network)):  # those inside others first
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         # the root too: after a forward without gradient its weights would stay whole, and a change of them be lost
-        return fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        return network
 
     return shard
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """What is gathered and let go of as one: the classes that diffusers keeps on one device, else the members of its lists."""
+    """What is gathered and let go of as one: the classes that diffusers keeps on one device, else members of its lists."""
     names = set(getattr(network, "_no_split_modules", None) or ())
     blocks = [module for module in network.modules() if type(module).__name__ in names]
     if blocks:
@@ -74,10 +99,13 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def gradient_sync(accelerator: Accelerator, wrapped: nn.Module, *, now: bool) -> Iterator[None]:
-    """Inside, a backward takes the mean of the gradients over the processes, or leaves that to a later one."""
+def gradient_sync(accelerator: Accelerator, wrapped: nn.Module, *, now: bool, in_pieces: bool) -> Iterator[None]:
+    """Inside, a backward takes the mean of the gradients over the processes, or leaves that to a later one.
+
+    Of a network in pieces, a backward that leaves it keeps whole gradients; with `in_pieces` none does.
+    """
     if isinstance(wrapped, FSDPModule):
-        wrapped.set_requires_gradient_sync(now)
+        wrapped.set_requires_gradient_sync(now or in_pieces)
         yield
     elif now:
         yield
