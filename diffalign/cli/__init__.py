@@ -8,11 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 
 from diffalign.cli.app import app
 from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
 
 __all__ = ["app", "main"]
+
+_PATIENCE = (
+    15.0  # seconds: processes on one machine read a config and import torch at the same time, but not at one pace
+)
 
 
 def main() -> None:
@@ -36,8 +41,10 @@ def main() -> None:
 def _say(text: str, error: DiffalignError) -> None:
     """Tell the user, once: of several processes those that share a run have settled who speaks.
 
-    Before they do, a setting is wrong for all, and the first on each machine speaks.
+    Before they do, what is wrong is mostly wrong for all, and the first on each machine speaks. The others give it time: as
+    soon as one has ended, the launcher ends the rest. Whoever is still there then speaks for itself.
     """
-    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-    if first_here if error.spoken_for is None else not error.spoken_for:
+    if error.spoken_for is None and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    if not error.spoken_for:
         print(text, file=sys.stderr, flush=True)

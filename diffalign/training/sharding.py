@@ -40,7 +40,8 @@ def check_sharding(config: RunConfig) -> None:
         ConfigError: it is too old.
     """
     release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if config.training.sharding == "fsdp2" and config.model.precision != "fp32" and release < _MIXED_GROUPS:
+    mixed = config.model.train == "lora" and config.model.precision != "fp32"
+    if config.training.sharding == "fsdp2" and mixed and release < _MIXED_GROUPS:
         wanted = ".".join(map(str, _MIXED_GROUPS))
         raise ConfigError(
             f"training.sharding: 'fsdp2' takes LoRA weights (float32) beside model.precision: {config.model.precision} "
