@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 from torch import nn
 
 from diffalign.backbones.adapter import Backbone, Trained, View
+from diffalign.backbones.adapter_files import put_adapter, refuse_pickles, write_adapter
 from diffalign.backbones.autoencoder import Posterior
 from diffalign.backbones.distilled import check_trainable
 from diffalign.backbones.flux import FluxBackbone
 from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.full_weights import FullSettings
+from diffalign.backbones.kohya import write_kohya
 from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.pipeline_files import write_pipeline
+from diffalign.backbones.quantise import Bits, check_bitsandbytes, check_quantisation, quantisation_of
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.backbones.sdxl import REFINER, SDXLBackbone
@@ -37,10 +42,17 @@ __all__ = [
     "SDBackbone",
     "SDXLBackbone",
     "View",
+    "check_bitsandbytes",
     "load_backbone",
     "load_network",
+    "load_skeleton",
+    "put_adapter",
     "recover_folders",
+    "refuse_pickles",
     "replace_folder",
+    "write_adapter",
+    "write_kohya",
+    "write_pipeline",
 ]
 
 log = logging.getLogger(__name__)
@@ -59,6 +71,7 @@ def load_backbone(
     full: FullSettings | None = None,
     gradient_checkpointing: bool = False,
     config: str | None = None,
+    quantise: Bits | None = None,
     **options: Any,
 ) -> Backbone:
     """Load a model.
@@ -72,13 +85,19 @@ def load_backbone(
         gradient_checkpointing: trade time for memory in the backward pass.
         config: of a single file: a folder or hub id in diffusers' format, whose settings, scheduler and tokenizers it is
             read with (the file holds weights alone); None: diffusers guesses it from the weights, and asks the hub.
+        quantise: the frozen network in 8 or 4 bit; not with `full`.
         options: what the family's adapter takes besides (sd3 and flux: max_sequence_length; flux: guidance).
 
     Raises:
-        ConfigError: no such family or model, the model is of another family, or it has no layer that `lora.targets` names.
+        ConfigError: no such family or model, the model is of another family, it has no layer that `lora.targets` names, or
+            it cannot be quantised here.
+        MissingExtraError: `quantise` without bitsandbytes.
     """
     kind = _kind_of(family)
-    pipeline = _load_pipeline(kind, path, dtype, config, dtype if full is None else full.dtype).to(device)
+    if quantise is not None:
+        check_quantisation(quantise, device)
+    network_dtype = dtype if full is None else full.dtype
+    pipeline = _load_pipeline(kind, path, dtype, config, network_dtype, quantise).to(device)
     pipeline.set_progress_bar_config(disable=True)
     trained: Trained | None = lora if full is None else full
     if trained is not None:
@@ -105,6 +124,30 @@ def load_network(family: str, path: str, *, dtype: torch.dtype = torch.float32, 
         raise ConfigError(f"model.path: cannot load the network of {path!r}: {str(error).splitlines()[0]}") from None
 
 
+def load_skeleton(family: str, path: str, *, config: str | None = None) -> nn.Module:
+    """The network of a model without its weights, to put an adapter in and write it out again.
+
+    Its tensors hold nothing; memory that nobody writes into is not taken.
+
+    Raises:
+        ConfigError: what `load_backbone` raises.
+    """
+    kind = _kind_of(family)
+    if path.endswith(".safetensors") and config is None:  # only its weights say what it is
+        return load_network(family, path)
+    named = config or path
+    source = str(locate(named)) if is_zoo(named) else named
+    try:
+        library, class_name = kind.pipeline_class.load_config(source)[kind.network_name]
+        found = getattr(importlib.import_module(library), class_name)
+        settings = found.load_config(source, subfolder=kind.network_name)
+        with init_empty_weights():
+            network: nn.Module = found.from_config(settings)
+        return network.to_empty(device="cpu")
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"model.path: cannot read what {path!r} is: {str(error).splitlines()[0]}") from None
+
+
 def _kind_of(family: str) -> type[Backbone]:
     if family not in FAMILIES:
         raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
@@ -112,7 +155,12 @@ def _kind_of(family: str) -> type[Backbone]:
 
 
 def _load_pipeline(
-    kind: type[Backbone], path: str, dtype: torch.dtype, config: str | None, network_dtype: torch.dtype
+    kind: type[Backbone],
+    path: str,
+    dtype: torch.dtype,
+    config: str | None,
+    network_dtype: torch.dtype,
+    quantise: Bits | None = None,
 ) -> DiffusionPipeline:
     source = str(locate(path)) if is_zoo(path) else path
     wanted = kind.pipeline_class
@@ -131,6 +179,8 @@ def _load_pipeline(
         # components that a checkpoint was saved without must be named as absent
         absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
         dtypes = {"default": dtype, kind.network_name: network_dtype}
+        if quantise is not None:
+            absent["quantization_config"] = quantisation_of(kind.network_name, quantise, network_dtype)
         return wanted.from_pretrained(source, dtype=dtypes, use_safetensors=True, **absent)  # never a foreign pickle
     except (OSError, ValueError, NotImplementedError, SafetensorError) as error:  # the third: a schedule without a name
         if isinstance(error, ConfigError):

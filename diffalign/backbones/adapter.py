@@ -199,7 +199,7 @@ class Backbone(LatentSpace, ABC):
             return FrozenWeights(self.network)
         if isinstance(trained, FullSettings):
             return FullWeights(self.network, trained, self._unlearnable())
-        return LoRAWeights(self.network, trained, self.lora_targets, self._unlearnable())
+        return LoRAWeights(self.pipeline, self.network_name, trained, self.lora_targets, self._unlearnable())
 
     # ------------------------------------------------------------ text
 
@@ -251,8 +251,15 @@ class Backbone(LatentSpace, ABC):
 
     # ------------------------------------------------------------ saving
 
-    def save_adapter(self, folder: Path, name: str = POLICY, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write a view, whole or not at all.
+    def save_adapter(
+        self,
+        folder: Path,
+        name: str = POLICY,
+        *,
+        card: str | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write a view, whole or not at all, with `card` as its README.md.
 
         A LoRA is written as `pipe.load_lora_weights(folder)` reads it, a network with all of its pipeline as
         `DiffusionPipeline.from_pretrained(folder)` does.
@@ -260,7 +267,7 @@ class Backbone(LatentSpace, ABC):
         Args:
             state: the view's whole tensors, where the network holds but pieces of them; None: as they are.
         """
-        self.weights.write(folder, self.pipeline, self.network_name, name, state)
+        self.weights.write(folder, self.pipeline, self.network_name, name, card, state)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.

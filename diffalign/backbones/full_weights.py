@@ -109,8 +109,8 @@ class FullWeights(Weights):
         self._empty.discard(name)
         for mine, new in zip(self._copies[name].parameters(), self.network.parameters(), strict=True):
             mine.lerp_(new, weight)
-        for mine, new in zip(self._copies[name].buffers(), self.network.buffers(), strict=True):
-            mine.copy_(new)
+        for buffer, other in zip(self._copies[name].buffers(), self.network.buffers(), strict=True):
+            buffer.copy_(other)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -127,10 +127,16 @@ class FullWeights(Weights):
         self._empty.discard(name)
 
     def write(
-        self, folder: Path, pipeline: Any, part: str, name: str, state: Mapping[str, Tensor] | None = None
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
         network = self.module(name) if state is None else _network_of(self.network, state)
-        write_pipeline(folder, pipeline, part, network)
+        write_pipeline(folder, pipeline, part, network, card)
 
     def kept_networks(self) -> list[nn.Module]:
         return list(self._copies.values())

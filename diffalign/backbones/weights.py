@@ -73,11 +73,18 @@ class Weights(ABC):
 
     @abstractmethod
     def write(
-        self, folder: Path, pipeline: Any, part: str, name: str, state: Mapping[str, Tensor] | None = None
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write a view as diffusers reads it, whole or not at all.
 
-        `part` is what the pipeline calls the network; `state` are the view's tensors where they had to be gathered.
+        `part` is what the pipeline calls the network, `card` the text of README.md; `state` are the view's tensors where
+        they had to be gathered.
         """
 
     @abstractmethod
@@ -134,7 +141,13 @@ class FrozenWeights(Weights):
         raise ValueError(self._REFUSAL)
 
     def write(
-        self, folder: Path, pipeline: Any, part: str, name: str, state: Mapping[str, Tensor] | None = None
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
         raise ValueError(self._REFUSAL)
 

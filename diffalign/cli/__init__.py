@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from diffalign.cli import export as _export  # noqa: F401 (its command joins the app)
 from diffalign.cli.app import app
 from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
 

@@ -25,6 +25,7 @@ from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
 class OptimizerConfig(Params):
+    name: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes' (extra eightbit, CUDA)
     learning_rate: PositiveFloat
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
@@ -169,6 +170,10 @@ class RunConfig(Params):
         if self.training.sharding == "fsdp2":
             if self.training.mixed_precision == "fp16":
                 yield "training.mixed_precision: 'fp16' cannot be used with training.sharding: fsdp2; set it to bf16 or no"
+            if self.model.quantise is not None:
+                yield "model.quantise: quantised weights cannot be cut into pieces (training.sharding: fsdp2); leave it out"
+            if self.optimizer.name == "adamw8bit":
+                yield "optimizer.name: 'adamw8bit' cannot be used with training.sharding: fsdp2; set it to adamw"
             if self.model.reference.device is not None:
                 yield "model.reference.device: with training.sharding: fsdp2 the reference is in pieces; leave it out"
         yield from self._objective_problems()

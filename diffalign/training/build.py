@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network
+from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network, refuse_pickles
 from diffalign.config import RunConfig
 from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
@@ -33,7 +33,6 @@ from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,7 +49,15 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
         model,
         model.path,
         device,
-        lora=LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed),
+        lora=LoRASettings(
+            lora.rank,
+            lora.alpha,
+            lora.targets,
+            lora.init,
+            lora.dropout,
+            config.seed,
+            None if lora.start is None else Path(lora.start),
+        ),
     )
 
 
@@ -63,7 +70,8 @@ def build_trained(config: RunConfig, run: Path, device: torch.device, precision:
         ConfigError: the run has none yet, or it or its model cannot be loaded.
     """
     if precision is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
+        asked = {"precision": precision, "quantise": None}
+        config = config.model_copy(update={"model": config.model.model_copy(update=asked)})
     model, folder = config.model, run / config.model.result
     if not folder.is_dir():
         raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
@@ -86,7 +94,7 @@ def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
 
 
 def _load(model: ModelConfig, path: str, device: torch.device, **trained: Any) -> Backbone:
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if model.family in T5_FAMILIES:
         options["max_sequence_length"] = model.max_sequence_length
     if model.family in GUIDED_FAMILIES:
@@ -98,6 +106,7 @@ def _load(model: ModelConfig, path: str, device: torch.device, **trained: Any) -
         dtype=_DTYPES[model.precision],
         gradient_checkpointing=model.gradient_checkpointing,
         config=model.config,
+        quantise=model.quantise,
         **trained,
         **options,
     )
@@ -110,43 +119,28 @@ def build_inference(
     device: str | None,
     precision: Precision = "fp32",
     config: str | None = None,
+    *,
+    setting: str = "--adapter",
 ) -> Backbone:
     """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
 
-    `config` is of a model in a single file, as `model.config` in a run's settings.
+    `config` is of a model in a single file, as `model.config` in a run's settings; `setting` names the adapter in messages.
 
     Raises:
         ConfigError: the model or the adapter cannot be loaded.
     """
     if adapter is not None and not adapter.exists():
-        raise ConfigError(f"--adapter: no such file or folder: {adapter}")
+        raise ConfigError(f"{setting}: no such file or folder: {adapter}")
     backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
     if adapter is not None:
-        _refuse_pickles(adapter)
+        refuse_pickles(adapter, setting)
         try:
             backbone.pipeline.load_lora_weights(adapter, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
-                f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
+                f"{setting}: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
             ) from None
     return backbone
-
-
-def _refuse_pickles(adapter: Path) -> None:
-    """A pickle runs whatever code is in it when it is opened.
-
-    Raises:
-        ConfigError: a file of another format than safetensors, or a folder with pickles alone.
-    """
-    files = sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
-    if any(path.suffix == ".safetensors" for path in files):
-        return
-    pickles = [path.name for path in files if adapter.is_file() or path.suffix in _PICKLES]
-    if pickles:
-        raise ConfigError(
-            f"--adapter: {adapter}: {', '.join(pickles)} is not a .safetensors file; other formats can run code when they "
-            "are opened, so they are not read: ask for the LoRA in safetensors, or convert it where you trust it"
-        )
 
 
 def build_time(config: RunConfig, backbone: Backbone) -> SampleTime:

@@ -27,6 +27,7 @@ from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
+from diffalign.training.optimizer import build_optimizer
 from diffalign.training.piece_files import join_optimizer, placed, split_optimizer
 from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
@@ -73,14 +74,7 @@ class OfflineTrainer:
         check_records(config, objective, data)
         hold_views(config, backbone)
         self._parameters = backbone.trained_parameters()
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            eps=settings.epsilon,
-        )
+        optimizer = build_optimizer(config.optimizer, self._parameters)
         if not shards(config, accelerator):  # in pieces, it is prepared already: the optimizer is made of them
             backbone.prepare(accelerator.prepare)
         # the schedule first: it wraps `step`, and with a gradient scaler accelerate puts back the one that it found

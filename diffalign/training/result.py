@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.exceptions import CheckpointError
+from diffalign.training.model_card import model_card
 from diffalign.training.sharding import gathered, shards
 from diffalign.training.team import Team
 
@@ -24,7 +25,7 @@ def write_result(run: Path, config: RunConfig, backbone: Backbone, view: str, ac
     team, folder = Team.of(accelerator), run / config.model.result
     state = gathered(backbone.state(view), keep=team.is_main) if shards(config, accelerator) else None
     try:
-        team.main_alone(lambda: backbone.save_adapter(folder, view, state))
+        team.main_alone(lambda: backbone.save_adapter(folder, view, card=model_card(config, run), state=state))
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be written ({error}); all that is in it is in the last checkpoint: make room, then "

@@ -30,6 +30,7 @@ from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
+from diffalign.training.optimizer import check_optimizer
 from diffalign.training.processes import one_voice, part, speak_once, start_accelerator, start_backbone
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
 from diffalign.training.sharding import shards
@@ -94,7 +95,7 @@ def resume(folder: Path, *, progress: bool = True, overrides: Sequence[str] = ()
         CheckpointError: its checkpoints are all damaged.
         And what `train` raises.
     """
-    return _run(_open(folder, overrides), folder, progress)
+    return _run(open_run(folder, overrides), folder, progress)
 
 
 def load_run(folder: Path, *, device: str | None = None, precision: Precision | None = None) -> Run:
@@ -108,7 +109,7 @@ def load_run(folder: Path, *, device: str | None = None, precision: Precision | 
     Raises:
         ConfigError: not a run folder, or nothing trained in it yet.
     """
-    config = _open(folder)
+    config = open_run(folder)
     backbone = build_trained(
         config, folder, choose_device(config) if device is None else find_device(device), precision
     )
@@ -116,8 +117,12 @@ def load_run(folder: Path, *, device: str | None = None, precision: Precision | 
     return Run(folder, config, backbone, "policy", max(steps, default=config.training.steps))
 
 
-def _open(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The settings of a run folder, with what a cut left in it mended."""
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The settings of a run folder, with what a cut left in it mended.
+
+    Raises:
+        ConfigError: it is none, or `overrides` change more than how the groups of a step are spread.
+    """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is not a run folder: it has no config.yaml; give the folder that train printed")
     recover_folders(folder)
@@ -150,6 +155,7 @@ def _run_on(
     if folder is None:
         check_folder(config)
     check_trackers(config)
+    check_optimizer(config.optimizer)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = start_backbone(config, accelerator)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
