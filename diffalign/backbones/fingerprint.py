@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _SET_BY_CALLS = ("truncation", "padding")
 
@@ -54,6 +55,8 @@ def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> 
 def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if isinstance(tensor, DTensor):  # in pieces: all processes ask for the fingerprint
+            tensor = tensor.full_tensor()
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
