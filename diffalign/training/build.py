@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -41,23 +42,23 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
     Raises:
         ConfigError: there is no such model, or its layers are not those that the adapter is for.
     """
+    return load_backbone(config.model.family, config.model.path, device=device, **model_arguments(config))
+
+
+def model_arguments(config: RunConfig) -> dict[str, Any]:
+    """What the section `model` says, as `load_backbone` takes it."""
     model, lora = config.model, config.model.lora
-    settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
-    options: dict[str, object] = {}
+    given: dict[str, Any] = {
+        "dtype": _DTYPES[model.precision],
+        "lora": LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed),
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "config": model.config,
+    }
     if model.family in T5_FAMILIES:
-        options["max_sequence_length"] = model.max_sequence_length
+        given["max_sequence_length"] = model.max_sequence_length
     if model.family in GUIDED_FAMILIES:
-        options["guidance"] = model.guidance
-    return load_backbone(
-        model.family,
-        model.path,
-        device=device,
-        dtype=_DTYPES[model.precision],
-        lora=settings,
-        gradient_checkpointing=model.gradient_checkpointing,
-        config=model.config,
-        **options,
-    )
+        given["guidance"] = model.guidance
+    return given
 
 
 def build_inference(

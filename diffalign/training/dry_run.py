@@ -1,0 +1,201 @@
+"""A run's own code on a network of fake tensors: what it would hold in memory at its peak, without holding it.
+
+The trainer's loss, backward and optimizer, the encoders and the autoencoder are called as in a run. Latents, text states and
+errors are real (they are small); the network and what it computes are fake. Fake tensors are of the CPU, whose fused attention
+keeps no matrix of tokens by tokens, as that of CUDA does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from diffalign.backbones import Backbone
+from diffalign.training.memory_ledger import GRADIENTS, MemoryLedger
+
+Use = dict[str, int]  # kind of use -> bytes
+# what CUDA's autocast gives float32 and the CPU's does not (pytorch.org/docs/stable/amp.html), as far as our networks call it
+_WIDE = {
+    torch.nn.functional.group_norm,
+    torch.nn.functional.layer_norm,
+    torch.nn.functional.softmax,
+    torch.softmax,
+    torch.pow,
+    torch.Tensor.pow,
+    torch.rsqrt,
+    torch.exp,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where fake networks run: the fake tensors' mode, the ledger, and whether the card's rules of autocast hold."""
+
+    mode: FakeTensorMode
+    ledger: MemoryLedger
+    cuda: bool
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Inside, operations are on fake tensors and their results are entered."""
+        with ExitStack() as stack:
+            stack.enter_context(self.mode)
+            stack.enter_context(self.ledger.watch())
+            if self.cuda:
+                stack.enter_context(_CudaAutocast())
+            yield
+
+    def fake(self, tensor: Tensor) -> Tensor:
+        """Its fake twin; the real one is counted already."""
+        with self.mode:
+            twin = torch.empty(tensor.shape, dtype=tensor.dtype)
+        self.ledger.add([twin], None)
+        return twin
+
+
+class Crossing(nn.Module):
+    """In the place of a network: it takes real tensors and answers real zeros; in between the network runs on fake ones."""
+
+    def __init__(self, network: nn.Module, stage: Stage) -> None:
+        super().__init__()
+        self.network = network
+        self.stage = stage
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        args, kwargs = tree_map(
+            lambda each: self.stage.fake(each) if isinstance(each, Tensor) else each, (args, kwargs)
+        )
+
+        def call() -> Tensor:
+            with self.stage.inside():
+                answer: Tensor = self.network(*args, **kwargs)[0]
+            return answer
+
+        if not torch.is_grad_enabled():
+            return (self.answer(call()),)
+        return (_Differentiable.apply(torch.zeros((), requires_grad=True), self, call),)
+
+    def answer(self, fake: Tensor) -> Tensor:
+        zeros = torch.zeros(fake.shape, dtype=fake.dtype)
+        self.stage.ledger.add([zeros], None)  # the fake one is counted
+        return zeros
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, crossing: Crossing, call: Callable[[], Tensor]) -> Tensor:
+        with torch.enable_grad():
+            ctx.answer = call()
+        ctx.crossing = crossing
+        return crossing.answer(ctx.answer)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        answer, ctx.answer = ctx.answer, None
+        with ctx.crossing.stage.inside():
+            torch.autograd.backward(answer, torch.empty_like(answer))  # Tensor.backward would leave the modes
+        return None, None, None
+
+
+class _CudaAutocast(TorchFunctionMode):
+    """Casts to float32 where autocast does so on CUDA alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _WIDE and torch.is_autocast_enabled("cpu"):
+            args = tree_map(_widened, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _widened(value: Any) -> Any:
+    is_narrow = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if is_narrow else value
+
+
+def enter_parts(ledger: MemoryLedger, parts: Mapping[str, nn.Module], kind: str) -> None:
+    """Enter the weights of modules as being of one use."""
+    for module in parts.values():
+        ledger.add([*module.parameters(), *module.buffers()], kind)
+
+
+def enter_network(ledger: MemoryLedger, backbone: Backbone) -> None:
+    """Enter the network's weights: frozen, trained, and the snapshots' adapters."""
+    for name, parameter in [*backbone.network.named_parameters(), *backbone.network.named_buffers()]:
+        if parameter.requires_grad:
+            kind = "trained weights"
+        else:
+            kind = "average" if ".lora_" in name else "frozen weights"
+        ledger.add([parameter], kind)
+
+
+def primed_optimizer(stage: Stage, parameters: list[nn.Parameter], make: Callable[..., Any]) -> torch.optim.Optimizer:
+    """An optimizer that has stepped once, so that it holds what it keeps between steps."""
+    optimizer: torch.optim.Optimizer = make(parameters)
+    with stage.mode:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    for state in optimizer.state.values():
+        stage.ledger.add([each for each in state.values() if isinstance(each, Tensor)], "optimizer")
+    return optimizer
+
+
+def step_peak(
+    stage: Stage,
+    backbone: Backbone,
+    optimizer: torch.optim.Optimizer,
+    backward: Callable[[], object],
+    *,
+    accumulates: bool,
+    max_grad_norm: float,
+) -> Use:
+    """What is held at the peak of one optimizer step, of `backward` and of the step itself.
+
+    Args:
+        backward: forward and backward of one micro-batch.
+        accumulates: whether it is not the first one: gradients are there already.
+    """
+    parameters = backbone.trained_parameters()
+    hooks = stage.ledger.add_gradients(parameters)
+    if accumulates:
+        with stage.mode:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+        stage.ledger.add([parameter.grad for parameter in parameters if parameter.grad is not None], GRADIENTS)
+    stage.ledger.mark()
+    with stage.ledger.watch():
+        backward()
+    with stage.inside():
+        torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        optimizer.step()
+    peak = dict(stage.ledger.peak)
+    optimizer.zero_grad(set_to_none=True)
+    for hook in hooks:
+        hook.remove()
+    return peak
+
+
+@contextmanager
+def crossing(stage: Stage, backbone: Backbone) -> Iterator[None]:
+    """Inside, the backbone's network is called across."""
+    backbone.prepare(lambda network: Crossing(network, stage))
+    try:
+        yield
+    finally:
+        backbone.prepare(lambda network: network)
+
+
+def peak_of(stage: Stage, call: Callable[[], object], *, fake: bool) -> Use:
+    """What is held at the peak of a call without gradient."""
+    stage.ledger.mark()
+    with torch.no_grad(), stage.inside() if fake else nullcontext():
+        call()
+    return dict(stage.ledger.peak)
