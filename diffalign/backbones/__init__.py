@@ -11,12 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
+from torch import nn
 
-from diffalign.backbones.adapter import Backbone, View
+from diffalign.backbones.adapter import Backbone, Trained, View
 from diffalign.backbones.autoencoder import Posterior
 from diffalign.backbones.distilled import check_trainable
 from diffalign.backbones.flux import FluxBackbone
 from diffalign.backbones.folder_swap import recover_folders, replace_folder
+from diffalign.backbones.full_weights import FullSettings
 from diffalign.backbones.lora import LoRASettings
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
@@ -28,6 +30,7 @@ __all__ = [
     "FAMILIES",
     "Backbone",
     "FluxBackbone",
+    "FullSettings",
     "LoRASettings",
     "Posterior",
     "SD3Backbone",
@@ -35,6 +38,7 @@ __all__ = [
     "SDXLBackbone",
     "View",
     "load_backbone",
+    "load_network",
     "recover_folders",
     "replace_folder",
 ]
@@ -52,6 +56,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     lora: LoRASettings | None = None,
+    full: FullSettings | None = None,
     gradient_checkpointing: bool = False,
     config: str | None = None,
     **options: Any,
@@ -62,7 +67,8 @@ def load_backbone(
         family: a key of `FAMILIES`.
         path: `zoo://name`, a local folder in diffusers' format, a single .safetensors file, or a hub id.
         device, dtype: of the frozen weights; LoRA weights are always float32.
-        lora: the adapter to train; None for inference only.
+        lora: the adapter to train; None, and no `full`, for inference only.
+        full: how to train the whole network.
         gradient_checkpointing: trade time for memory in the backward pass.
         config: of a single file: a folder or hub id in diffusers' format, whose settings, scheduler and tokenizers it is
             read with (the file holds weights alone); None: diffusers guesses it from the weights, and asks the hub.
@@ -71,23 +77,49 @@ def load_backbone(
     Raises:
         ConfigError: no such family or model, the model is of another family, or it has no layer that `lora.targets` names.
     """
+    kind = _kind_of(family)
+    pipeline = _load_pipeline(kind, path, dtype, config, dtype if full is None else full.dtype).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    trained: Trained | None = lora if full is None else full
+    if trained is not None:
+        check_trainable(pipeline, path)
+    return kind(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing, **options)
+
+
+def load_network(family: str, path: str, *, dtype: torch.dtype = torch.float32, config: str | None = None) -> nn.Module:
+    """The network of a model alone, as `load_backbone` would load it.
+
+    Raises:
+        ConfigError: what `load_backbone` raises.
+    """
+    kind = _kind_of(family)
+    if path.endswith(".safetensors"):
+        network: nn.Module = getattr(_load_pipeline(kind, path, dtype, config, dtype), kind.network_name)
+        return network
+    source = str(locate(path)) if is_zoo(path) else path
+    try:
+        library, class_name = kind.pipeline_class.load_config(source)[kind.network_name]
+        found = getattr(importlib.import_module(library), class_name)
+        return found.from_pretrained(source, subfolder=kind.network_name, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"model.path: cannot load the network of {path!r}: {str(error).splitlines()[0]}") from None
+
+
+def _kind_of(family: str) -> type[Backbone]:
     if family not in FAMILIES:
         raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
-    kind = FAMILIES[family]
-    pipeline = _load_pipeline(kind, path, dtype, config).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    if lora is not None:
-        check_trainable(pipeline, path)
-    return kind(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing, **options)
+    return FAMILIES[family]
 
 
-def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: str | None) -> DiffusionPipeline:
+def _load_pipeline(
+    kind: type[Backbone], path: str, dtype: torch.dtype, config: str | None, network_dtype: torch.dtype
+) -> DiffusionPipeline:
     source = str(locate(path)) if is_zoo(path) else path
     wanted = kind.pipeline_class
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
-            return _load_single_file(kind, source, dtype, config, absent)
+            return _in_dtypes(_load_single_file(kind, source, network_dtype, config, absent), kind.network_name, dtype)
         index = wanted.load_config(source)
         found = index.get("_class_name")
         if found == "StableDiffusionXLImg2ImgPipeline" and index.get("requires_aesthetics_score"):
@@ -98,13 +130,22 @@ def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: 
             )
         # components that a checkpoint was saved without must be named as absent
         absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
-        return wanted.from_pretrained(source, dtype=dtype, use_safetensors=True, **absent)  # never a foreign pickle
+        dtypes = {"default": dtype, kind.network_name: network_dtype}
+        return wanted.from_pretrained(source, dtype=dtypes, use_safetensors=True, **absent)  # never a foreign pickle
     except (OSError, ValueError, NotImplementedError, SafetensorError) as error:  # the third: a schedule without a name
         if isinstance(error, ConfigError):
             raise
         local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"model.path: cannot load {path!r}{local}: {first}") from None
+
+
+def _in_dtypes(pipeline: DiffusionPipeline, network: str, dtype: torch.dtype) -> DiffusionPipeline:
+    """All but the network in the other dtype."""
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and name != network and part.dtype != dtype:
+            part.to(dtype)
+    return pipeline
 
 
 def _load_single_file(

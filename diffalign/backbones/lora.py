@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from diffalign.backbones.weights import check_fit
 from diffalign.exceptions import ConfigError
 
 
@@ -131,13 +132,7 @@ def load_adapter_state(network: nn.Module, name: str, state: dict[str, Tensor]) 
     Raises:
         ValueError: they are not of this adapter's shape or names.
     """
-    expected = adapter_state(network, name)
-    if expected.keys() != state.keys():
-        missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        raise ValueError(f"not this adapter: missing {missing[:3]}, unexpected {extra[:3]}")
-    wrong = [key for key in expected if expected[key].shape != state[key].shape]
-    if wrong:
-        raise ValueError(f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {tuple(expected[wrong[0]].shape)}")
+    check_fit(adapter_state(network, name), state, "adapter")
     set_peft_model_state_dict(network, state, adapter_name=name)
 
 

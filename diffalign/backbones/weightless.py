@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffalign.backbones.adapter import POLICY, Backbone
+from diffalign.backbones import FAMILIES
+from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.lora import LoRASettings
 from diffalign.backbones.published import PUBLISHED, Part
 from diffalign.exceptions import ConfigError
@@ -23,28 +26,35 @@ _ROUGHLY = "the settings of a model are model_index.json and the config.json of 
 
 
 def load_weightless(
-    kind: type[Backbone],
+    family: str,
     path: str,
     mode: FakeTensorMode,
     *,
+    views: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     lora: LoRASettings | None = None,
+    full: FullSettings | None = None,
     gradient_checkpointing: bool = False,
     config: str | None = None,
-    views: Sequence[str] = (),
     **options: Any,
 ) -> Backbone:
-    """A backbone whose parameters are fake tensors of `mode`, with snapshots `views`; other arguments as of `load_backbone`.
+    """A backbone whose parameters are fake tensors of `mode`; arguments but `views` are those of `load_backbone`.
 
     Its tokenizers give ids of the right number, all alike. Only settings are read: of a checkpoint in `PUBLISHED` none, of a
-    folder its own, of another hub id what the hub has; of a single file those of `config`.
+    folder its own, of another hub id what the hub has; of a single file those of `config`. A reference for another device is
+    made like any other.
+
+    Args:
+        views: that are held.
 
     Raises:
         ConfigError: the settings are not here and cannot be had, or are of another family.
     """
+    kind = FAMILIES[family]
     modules: dict[str, Any] = {}
     for name, part in _describe(kind, path, config).items():
-        modules[name] = None if part is None else _build(part, dtype)
+        wanted = full.dtype if full is not None and name == kind.network_name else dtype
+        modules[name] = None if part is None else _build(part, wanted)
         if name.startswith("text_encoder") and part is not None:
             places = getattr(modules[name].config, "max_position_embeddings", 512)  # T5 has none: the pipeline says
             modules[name.replace("text_encoder", "tokenizer")] = _Tokenizer(places)
@@ -53,15 +63,19 @@ def load_weightless(
     plain = {"requires_safety_checker": False} if "requires_safety_checker" in taken else {}
     pipeline = kind.pipeline_class(**{name: each for name, each in modules.items() if name in taken}, **absent, **plain)
     backbone = kind(pipeline, gradient_checkpointing=gradient_checkpointing, **options)
-    if lora is not None:
-        backbone._lora = lora
-        with torch.device("meta"):
-            backbone._add(POLICY)
-            for view in views:
-                backbone.snapshot(view)
-    for module in parts_of(backbone).values():
+    trained = lora if full is None else replace(full, reference_device=None)
+    with torch.device("meta"):
+        backbone.weights = backbone._weights_of(trained)
+        for view in views:
+            backbone.hold(view)
+    for module in [*parts_of(backbone).values(), *copies_of(backbone).values()]:
         _make_fake(module, mode)
     return backbone
+
+
+def copies_of(backbone: Backbone) -> dict[str, nn.Module]:
+    """The frozen networks that full fine-tuning holds, by view."""
+    return backbone.weights.copies if isinstance(backbone.weights, FullWeights) else {}
 
 
 def _has_default(parameter: inspect.Parameter) -> bool:

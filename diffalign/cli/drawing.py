@@ -81,7 +81,7 @@ def _load(
         if adapter is not None or family is not None:
             raise ConfigError("--run brings its own model and adapter; leave out --family and --adapter")
         loaded = load_run(run, device=device, precision=weights)
-        about = {"view": loaded.view, "source": run.resolve().name, "adapter": run / "adapter"}
+        about = {"view": loaded.view, "source": run.resolve().name, "adapter": run / loaded.config.model.result}
         with _as_options(wishes):
             return ImageGenerator.create(loaded.backbone, like=loaded.generator, **wishes), about
     assert model is not None

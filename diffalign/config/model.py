@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -25,12 +26,33 @@ class LoRAConfig(Params):
     init: Literal["gaussian", "default"] = "gaussian"
 
 
+class ReferenceConfig(Params):
+    """Of the frozen copy that full fine-tuning compares with; a LoRA's reference is its own base."""
+
+    precision: Precision | None = None  # None: fp32, as the network that is trained
+    device: Literal["cpu"] | None = None  # cpu: kept and run there, which spares GPU memory and takes time
+
+
 class ModelConfig(Params):
     family: Family
     path: LocalPath  # zoo://name, a local folder in diffusers' format, a single .safetensors file or a hub id
     config: LocalPath | None = None  # of a single file: a folder or hub id with its settings and tokenizers
-    precision: Precision = "fp32"  # of the frozen weights; trained LoRA weights are always fp32
+    train: Literal["lora", "full"] = "lora"  # an adapter, or every weight of the network
+    precision: Precision = "fp32"  # of the frozen weights; what is trained is always fp32
     gradient_checkpointing: bool = False
     max_sequence_length: PositiveInt | None = None  # of T5: sd3 (None: 256) and flux (None: 512)
     guidance: NonNegativeFloat | None = None  # flux: scale that FLUX.1-dev is told in training; None: 1
     lora: LoRAConfig = LoRAConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together, with dotted paths."""
+        if self.train == "full" and self.lora != LoRAConfig():
+            yield "model.lora: is of model.train: lora, and that is 'full'; leave it out"
+        if self.train == "lora" and self.reference != ReferenceConfig():
+            yield "model.reference: is of model.train: full (a LoRA's reference is its own base, at no cost); leave it out"
+
+    @property
+    def result(self) -> str:
+        """The folder of a run that what was trained is saved in."""
+        return "adapter" if self.train == "lora" else "model"

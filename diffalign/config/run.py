@@ -139,6 +139,7 @@ class RunConfig(Params):
         family, sampler = self.model.family, self.evaluation.sampler
         flow = family in FLOW_FAMILIES
         yield from method_problems(self.objective.name, family)
+        yield from self.model.problems()
         if isinstance(sampler, FlowEulerParams) and not flow:
             yield (
                 f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from diffalign.backbones import Backbone, LoRASettings, load_backbone
+from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network
 from diffalign.config import RunConfig
-from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, Precision
+from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
@@ -37,7 +38,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
-    """Load the model with a fresh adapter, seeded by the run's seed.
+    """Load the model with what is trained of it as it starts: a fresh adapter, seeded by the run's seed, or the network.
 
     Raises:
         ConfigError: there is no such model, or its layers are not those that the adapter is for.
@@ -46,11 +47,50 @@ def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:
-    """What the section `model` says, as `load_backbone` takes it."""
+    """What the section `model` says of how to load the model that is to be trained, as `load_backbone` takes it."""
     model, lora = config.model, config.model.lora
+    if model.train == "full":
+        return _arguments(model) | {"full": _full_settings(model, torch.float32)}
+    adapter = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
+    return _arguments(model) | {"lora": adapter}
+
+
+def build_trained(config: RunConfig, run: Path, device: torch.device, precision: Precision | None = None) -> Backbone:
+    """Load what a run has trained, as its "policy"; its "reference" is the base model.
+
+    `precision` is of the frozen weights, and of a network that was trained as a whole; None is what the run had.
+
+    Raises:
+        ConfigError: the run has none yet, or it or its model cannot be loaded.
+    """
+    if precision is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
+    model, folder = config.model, run / config.model.result
+    if not folder.is_dir():
+        raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
+    if model.train == "full":
+        dtype = torch.float32 if precision is None else _DTYPES[precision]
+        given = _arguments(model) | {"config": None, "full": _full_settings(model, dtype)}
+        return load_backbone(model.family, str(folder), device=device, **given)
+    backbone = build_backbone(config, device)
+    backbone.load_adapter(folder)
+    return backbone
+
+
+def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
+    reference = model.reference
+    return FullSettings(
+        dtype,
+        None if reference.precision is None else _DTYPES[reference.precision],
+        reference.device,
+        partial(load_network, model.family, model.path, dtype=dtype, config=model.config),
+    )
+
+
+def _arguments(model: ModelConfig) -> dict[str, Any]:
+    """All but what is trained."""
     given: dict[str, Any] = {
         "dtype": _DTYPES[model.precision],
-        "lora": LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed),
         "gradient_checkpointing": model.gradient_checkpointing,
         "config": model.config,
     }

@@ -7,7 +7,7 @@ keeps no matrix of tokens by tokens, as that of CUDA does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -61,22 +61,34 @@ class Stage:
         return twin
 
 
-class Crossing(nn.Module):
-    """In the place of a network: it takes real tensors and answers real zeros; in between the network runs on fake ones."""
+@contextmanager
+def crossing(stage: Stage, networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, these networks take real tensors and answer real zeros; in between they run on fake ones."""
+    networks = list(networks)
+    for network in networks:
+        vars(network)["forward"] = _Crossing(network.forward, stage)
+    try:
+        yield
+    finally:
+        for network in networks:
+            del vars(network)["forward"]
 
-    def __init__(self, network: nn.Module, stage: Stage) -> None:
-        super().__init__()
-        self.network = network
+
+class _Crossing:
+    """In the place of a network's `forward`."""
+
+    def __init__(self, forward: Callable[..., Any], stage: Stage) -> None:
+        self._forward = forward
         self.stage = stage
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         args, kwargs = tree_map(
             lambda each: self.stage.fake(each) if isinstance(each, Tensor) else each, (args, kwargs)
         )
 
         def call() -> Tensor:
             with self.stage.inside():
-                answer: Tensor = self.network(*args, **kwargs)[0]
+                answer: Tensor = self._forward(*args, **kwargs)[0]
             return answer
 
         if not torch.is_grad_enabled():
@@ -91,16 +103,16 @@ class Crossing(nn.Module):
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, crossing: Crossing, call: Callable[[], Tensor]) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, crossing: _Crossing, call: Callable[[], Tensor]) -> Tensor:
         with torch.enable_grad():
             ctx.answer = call()
-        ctx.crossing = crossing
+        ctx.stage = crossing.stage
         return crossing.answer(ctx.answer)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         answer, ctx.answer = ctx.answer, None
-        with ctx.crossing.stage.inside():
+        with ctx.stage.inside():
             torch.autograd.backward(answer, torch.empty_like(answer))  # Tensor.backward would leave the modes
         return None, None, None
 
@@ -119,20 +131,17 @@ def _widened(value: Any) -> Any:
     return value.float() if is_narrow else value
 
 
-def enter_parts(ledger: MemoryLedger, parts: Mapping[str, nn.Module], kind: str) -> None:
-    """Enter the weights of modules as being of one use."""
+def enter_parts(ledger: MemoryLedger, parts: Mapping[str, nn.Module], kind: str | None) -> None:
+    """Enter the weights of modules as being of one use; None: they are elsewhere."""
     for module in parts.values():
         ledger.add([*module.parameters(), *module.buffers()], kind)
 
 
 def enter_network(ledger: MemoryLedger, backbone: Backbone) -> None:
-    """Enter the network's weights: frozen, trained, and the snapshots' adapters."""
-    for name, parameter in [*backbone.network.named_parameters(), *backbone.network.named_buffers()]:
-        if parameter.requires_grad:
-            kind = "trained weights"
-        else:
-            kind = "average" if ".lora_" in name else "frozen weights"
-        ledger.add([parameter], kind)
+    """Enter the policy's network: what is frozen in it, what is trained, and the snapshots' adapters."""
+    for name, tensor in [*backbone.network.named_parameters(), *backbone.network.named_buffers()]:
+        kind = "trained weights" if tensor.requires_grad else "average" if ".lora_" in name else "frozen weights"
+        ledger.add([tensor], kind)
 
 
 def primed_optimizer(stage: Stage, parameters: list[nn.Parameter], make: Callable[..., Any]) -> torch.optim.Optimizer:
@@ -181,16 +190,6 @@ def step_peak(
     for hook in hooks:
         hook.remove()
     return peak
-
-
-@contextmanager
-def crossing(stage: Stage, backbone: Backbone) -> Iterator[None]:
-    """Inside, the backbone's network is called across."""
-    backbone.prepare(lambda network: Crossing(network, stage))
-    try:
-        yield
-    finally:
-        backbone.prepare(lambda network: network)
 
 
 def peak_of(stage: Stage, call: Callable[[], object], *, fake: bool) -> Use:

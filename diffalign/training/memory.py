@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,8 @@ import torch
 from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffalign.backbones import FAMILIES, Backbone
-from diffalign.backbones.weightless import load_weightless, parts_of
+from diffalign.backbones import Backbone
+from diffalign.backbones.weightless import copies_of, load_weightless, parts_of
 from diffalign.config import RunConfig
 from diffalign.data import read_records
 from diffalign.denoising import NoiseDraw
@@ -104,12 +105,13 @@ class MemoryEstimator:
         return MemoryEstimate(stages, latents, texts, allowance)
 
     def _backbone(self, config: RunConfig) -> tuple[Backbone, FakeTensorMode]:
-        views = ("ema",) if config.training.ema_decay is not None else ()
+        views = tuple(_views(config))
         key = f"{config.model.model_dump_json()} {views}"
         if self._model is None or self._model[0] != key:
+            self._model = None  # two at a time are one too many
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            kind = FAMILIES[config.model.family]
-            backbone = load_weightless(kind, config.model.path, mode, views=views, **model_arguments(config))
+            arguments = model_arguments(config)
+            backbone = load_weightless(config.model.family, config.model.path, mode, views=views, **arguments)
             self._model = (key, backbone, mode)
         return self._model[1:]
 
@@ -119,8 +121,7 @@ class MemoryEstimator:
         self, config: RunConfig, backbone: Backbone, mode: FakeTensorMode
     ) -> tuple[dict[str, torch.Tensor], Use, int, int]:
         """The text leaves of one prompt, the peak while caches are filled, and bytes on disk of a record and a prompt."""
-        stage = self._stage(mode)
-        enter_network(stage.ledger, backbone)
+        stage = self._stage(config, backbone, mode)
         parts = parts_of(backbone)
         enter_parts(stage.ledger, {name: each for name, each in parts.items() if name.startswith("text_")}, "text encoders")
         enter_parts(stage.ledger, {"vae": parts["vae"]}, "autoencoder")
@@ -142,13 +143,12 @@ class MemoryEstimator:
         self, config: RunConfig, backbone: Backbone, mode: FakeTensorMode, leaves: dict[str, torch.Tensor]
     ) -> Use:
         training, settings = config.training, config.optimizer
-        stage = self._stage(mode)
-        enter_network(stage.ledger, backbone)
+        stage = self._stage(config, backbone, mode)
         if config.samples.every is not None:
             enter_parts(stage.ledger, {"vae": parts_of(backbone)["vae"]}, "autoencoder")
         make = partial(torch.optim.AdamW, lr=settings.learning_rate, foreach=self._cuda)
         optimizer = primed_optimizer(stage, backbone.trained_parameters(), make)
-        with crossing(stage, backbone):
+        with crossing(stage, [backbone.network, *copies_of(backbone).values()]):
             loss = GroupLoss(config, backbone, get_objective(config.objective.name), start_accelerator(config))
             return step_peak(
                 stage,
@@ -163,8 +163,7 @@ class MemoryEstimator:
         self, config: RunConfig, backbone: Backbone, mode: FakeTensorMode, leaves: dict[str, torch.Tensor]
     ) -> Use:
         """One network call and the decoding of one batch; while training, with what the optimizer keeps."""
-        stage = self._stage(mode)
-        enter_network(stage.ledger, backbone)
+        stage = self._stage(config, backbone, mode)
         enter_parts(stage.ledger, {"vae": parts_of(backbone)["vae"]}, "autoencoder")
         optimizer = None
         if config.samples.every is not None:
@@ -179,7 +178,7 @@ class MemoryEstimator:
         shape = (asked, *backbone.sample_shape(config.data.resolution))
 
         def draw() -> None:
-            with crossing(stage, backbone):
+            with crossing(stage, [backbone.network, *copies_of(backbone).values()]):
                 denoiser(torch.zeros(shape), torch.full((asked,), 0.5), Condition(rows, rows))
 
         peaks = [peak_of(stage, draw, fake=False)]
@@ -187,8 +186,23 @@ class MemoryEstimator:
         del optimizer
         return max(peaks, key=lambda uses: sum(uses.values()))
 
-    def _stage(self, mode: FakeTensorMode) -> Stage:
-        return Stage(mode, MemoryLedger(), self._cuda)
+    def _stage(self, config: RunConfig, backbone: Backbone, mode: FakeTensorMode) -> Stage:
+        """Where all networks are that training holds."""
+        stage = Stage(mode, MemoryLedger(), self._cuda)
+        enter_network(stage.ledger, backbone)
+        for name, copied in copies_of(backbone).items():
+            elsewhere = name == "reference" and config.model.reference.device is not None and self._cuda
+            enter_parts(stage.ledger, {name: copied}, "average" if name == "ema" else None if elsewhere else "reference")
+        return stage
+
+
+def _views(config: RunConfig) -> Iterator[str]:
+    """What is held beside the policy, as the trainer holds it."""
+    compares = {"reference", "reference_residual"} & set(config.objective.inputs())
+    if compares and config.training.reference_bank is None:  # a bank, once filled, takes its place
+        yield "reference"
+    if config.training.ema_decay is not None:
+        yield "ema"
 
 
 def _micro_batch(config: RunConfig, backbone: Backbone, leaves: dict[str, torch.Tensor]) -> MicroBatch:

@@ -68,6 +68,7 @@ class OfflineTrainer:
         self._objective = objective
         self._sample_time = sample_time
         check_records(config, objective, data)
+        self._hold_views()
         self._parameters = backbone.trained_parameters()
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
@@ -84,6 +85,15 @@ class OfflineTrainer:
         self._loss_scale = LossScale(accelerator.scaler)
         self._loss = GroupLoss(config, backbone, objective, accelerator)
         self._bank = self._filled_bank() if config.training.reference_bank is not None else None
+        if self._bank is not None:
+            backbone.release("reference")
+
+    def _hold_views(self) -> None:
+        """Make room for the networks that the method compares with, and for no other."""
+        if {"reference", "reference_residual"} & set(self.config.objective.inputs()):
+            self.backbone.hold("reference")
+        if self.config.training.ema_decay is not None:
+            self.backbone.hold("ema")
 
     # ------------------------------------------------------------ one optimizer step
 
@@ -272,7 +282,8 @@ class OfflineTrainer:
         return "ema" if averaged else "policy"
 
     def save_adapter(self, run: Path) -> None:
-        self.backbone.save_adapter(run / "adapter", self.final_view)
+        """Write what was trained into the run folder: adapter/, or model/ of full fine-tuning."""
+        self.backbone.save_adapter(run / self.config.model.result, self.final_view)
 
 
 def _refuse_invalid(batch: GroupBatch) -> None:

@@ -20,6 +20,7 @@ from diffalign.training.build import (
     build_backbone,
     build_generator,
     build_time,
+    build_trained,
     held_out_prompts,
 )
 from diffalign.training.build_data import build_data
@@ -39,9 +40,9 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: config.yaml, metrics.jsonl, samples/, checkpoints/, adapter/.
+        folder: config.yaml, metrics.jsonl, samples/, checkpoints/, adapter/ (or model/, of full fine-tuning).
         config: the resolved settings.
-        backbone: the model with the trained adapter in it.
+        backbone: the model with what was trained in it.
         view: the view of the backbone that the run was for ("policy", or "ema" where an average is kept).
         steps: optimizer steps done.
     """
@@ -87,23 +88,20 @@ def resume(folder: Path, *, progress: bool = True) -> Run:
 
 
 def load_run(folder: Path, *, device: str | None = None, precision: Precision | None = None) -> Run:
-    """Load the model and the adapter of a run, without training.
+    """Load the model of a run with what it has trained, without training.
 
     Args:
         folder: the run folder.
         device: where to load it; None is what the run's config says.
-        precision: of the frozen weights; None is what the run's config says.
+        precision: of the frozen weights, and of a network that was trained as a whole; None is what the run had.
 
     Raises:
-        ConfigError: not a run folder, or no adapter in it yet.
+        ConfigError: not a run folder, or nothing trained in it yet.
     """
     config = _open(folder)
-    if precision is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
-    if not (folder / "adapter").is_dir():
-        raise ConfigError(f"{folder} has no adapter yet: finish it with diffalign train --resume {folder}")
-    backbone = build_backbone(config, choose_device(config) if device is None else find_device(device))
-    backbone.load_adapter(folder / "adapter")
+    backbone = build_trained(
+        config, folder, choose_device(config) if device is None else find_device(device), precision
+    )
     steps = [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder)]
     return Run(folder, config, backbone, "policy", max(steps, default=config.training.steps))
 
@@ -141,7 +139,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True
-        if trainer.step >= config.training.steps and (folder / "adapter").is_dir():
+        if trainer.step >= config.training.steps and (folder / config.model.result).is_dir():
             log.info("%s: this run is finished (%d steps); nothing left to train", folder, trainer.step)
             return _finished(folder, config, trainer)
     else:
@@ -165,4 +163,5 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
 
 def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:
     part(trainer)
+    trainer.backbone.release("reference")  # perhaps in lower precision, or on the CPU: to draw with, it is read anew
     return Run(folder, config, trainer.backbone, trainer.final_view, trainer.step)

@@ -88,7 +88,7 @@ def load(
     family: str, lora: LoRASettings | None = LORA, *, dtype: torch.dtype = torch.float32, **options: Any
 ) -> Backbone:
     first = _first(family, dtype)
-    return type(first)(_copy(first.pipeline, first.network_name), lora=lora, **OPTIONS[family], **options)
+    return type(first)(_copy(first.pipeline, first.network_name), trained=lora, **OPTIONS[family], **options)
 
 
 @functools.cache
