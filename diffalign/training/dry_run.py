@@ -8,31 +8,21 @@ keeps no matrix of tokens by tokens, as that of CUDA does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from diffalign.backbones import Backbone
 from diffalign.training.memory_ledger import GRADIENTS, MemoryLedger
 
 Use = dict[str, int]  # kind of use -> bytes
-# what CUDA's autocast gives float32 and the CPU's does not (pytorch.org/docs/stable/amp.html), as far as our networks call it
-_WIDE = {
-    torch.nn.functional.group_norm,
-    torch.nn.functional.layer_norm,
-    torch.nn.functional.softmax,
-    torch.softmax,
-    torch.pow,
-    torch.Tensor.pow,
-    torch.rsqrt,
-    torch.exp,
-}
+# what CUDA's autocast works out in float32 and the CPU's does not (pytorch.org/docs/stable/amp.html), of what networks have
+_WIDE = (nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -46,11 +36,7 @@ class Stage:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Inside, operations are on fake tensors and their results are entered."""
-        with ExitStack() as stack:
-            stack.enter_context(self.mode)
-            stack.enter_context(self.ledger.watch())
-            if self.cuda:
-                stack.enter_context(_CudaAutocast())
+        with self.mode, self.ledger.watch():
             yield
 
     def fake(self, tensor: Tensor) -> Tensor:
@@ -65,11 +51,16 @@ class Stage:
 def crossing(stage: Stage, networks: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, these networks take real tensors and answer real zeros; in between they run on fake ones."""
     networks = list(networks)
+    hooks = []
     for network in networks:
         vars(network)["forward"] = _Crossing(network.forward, stage)
+        wide = [each for each in network.modules() if stage.cuda and isinstance(each, _WIDE)]
+        hooks += [each.register_forward_pre_hook(_normalised_wide) for each in wide]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for network in networks:
             del vars(network)["forward"]
 
@@ -113,17 +104,13 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         answer, ctx.answer = ctx.answer, None
         with ctx.stage.inside():
-            torch.autograd.backward(answer, torch.empty_like(answer))  # Tensor.backward would leave the modes
+            answer.backward(torch.empty_like(answer))
         return None, None, None
 
 
-class _CudaAutocast(TorchFunctionMode):
-    """Casts to float32 where autocast does so on CUDA alone."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _WIDE and torch.is_autocast_enabled("cpu"):
-            args = tree_map(_widened, args)
-        return func(*args, **(kwargs or {}))
+def _normalised_wide(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The inputs of a norm as CUDA's autocast takes them; the CPU's takes them as they are."""
+    return tuple(map(_widened, inputs)) if torch.is_autocast_enabled("cpu") else None
 
 
 def _widened(value: Any) -> Any:
