@@ -43,23 +43,22 @@ class MemoryEstimate:
         stages: "caching", "training" and, where pictures are drawn, "drawing": use -> bytes at that stage's peak.
         latent_bytes: on disk, of the latents of one record; 0 where they come with the data.
         text_bytes: on disk, of the text states of one prompt.
-        allowance: what is added to the tensors' peak on a card; a guess.
+        on_card: whether a card's allowance is added to what the tensors take; it is a guess.
     """
 
     stages: dict[str, Use]
     latent_bytes: int
     text_bytes: int
-    allowance: int
+    on_card: bool
 
-    @property
-    def peak(self) -> int:
-        """Of tensors, over all stages."""
-        return max(sum(uses.values()) for uses in self.stages.values())
+    def tensors(self, stage: str | None = None) -> int:
+        """The tensors' peak in a stage; None: in the largest."""
+        return max(sum(uses.values()) for name, uses in self.stages.items() if stage in (None, name))
 
-    @property
-    def needed(self) -> int:
-        """What a card must have free."""
-        return self.peak + self.allowance
+    def needed(self, stage: str | None = None) -> int:
+        """What a device must have free for a stage; None: for all."""
+        tensors = self.tensors(stage)
+        return tensors + CONTEXT_BYTES + round(LOOSE_SHARE * tensors) if self.on_card else tensors
 
 
 class MemoryEstimator:
@@ -81,28 +80,34 @@ class MemoryEstimator:
             ConfigError: the model's settings cannot be had, it cannot work as asked, or the records must say how many
                 members a group has.
         """
-        key = config.model_dump_json()
-        if key not in self._seen:
-            self._seen[key] = self._estimate(config)
-        found: MemoryEstimate = self._seen[key]
-        return found
-
-    def _estimate(self, config: RunConfig) -> MemoryEstimate:
         # the dry run is one process on the CPU; fp16 has the sizes of bf16
         mixed = "no" if config.training.mixed_precision == "no" else "bf16"
         training = config.training.model_copy(update={"processes": 1, "mixed_precision": mixed})
         here = config.model_copy(update={"device": "cpu", "training": training})
-        backbone, mode = self._backbone(config)
-        leaves, encoding, latents, texts = self._caching(here, backbone, mode)
-        stages = {"caching": encoding, "training": self._training(here, backbone, mode, leaves)}
-        if config.training.processes > 1:
-            bucket = "gradient buckets"  # DistributedDataParallel copies all gradients into them
-            stages["training"][bucket] = sum(each.nbytes for each in backbone.trained_parameters())
-        if config.samples.every is not None or config.evaluation.prompts is not None:
-            stages["drawing"] = self._drawing(here, backbone, mode, leaves)
-        peak = max(sum(uses.values()) for uses in stages.values())
-        allowance = CONTEXT_BYTES + round(LOOSE_SHARE * peak) if self._cuda else 0
-        return MemoryEstimate(stages, latents, texts, allowance)
+        draws = config.samples.every is not None or config.evaluation.prompts is not None
+        leaves, caching, latents, texts = self._once("caching", here, "model", "data")
+        stages: dict[str, Use] = {"caching": caching}
+        stages["training"] = self._once("training", here, *RunConfig.model_fields)
+        if draws:
+            stages["drawing"] = self._once("drawing", here, "model", "data", "evaluation", "samples")
+        if config.training.processes > 1:  # DistributedDataParallel copies all gradients into buckets
+            own = sum(each.nbytes for each in self._backbone(here)[0].trained_parameters())
+            stages["training"] = stages["training"] | {"gradient buckets": own}
+        del leaves
+        return MemoryEstimate(stages, latents, texts, self._cuda)
+
+    def _once(self, stage: str, config: RunConfig, *sections: str) -> Any:
+        """What a stage takes, worked out anew where one of the sections that it depends on is another."""
+        key = repr((stage, tuple(_views(config)), [(name, getattr(config, name)) for name in sections]))
+        if key not in self._seen:
+            backbone, mode = self._backbone(config)
+            if stage == "caching":
+                self._seen[key] = self._caching(config, backbone, mode)
+            else:
+                leaves = self._once("caching", config, "model", "data")[0]
+                run = self._training if stage == "training" else self._drawing
+                self._seen[key] = run(config, backbone, mode, leaves)
+        return self._seen[key]
 
     def _backbone(self, config: RunConfig) -> tuple[Backbone, FakeTensorMode]:
         views = tuple(_views(config))
