@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 from torch import nn
 
 from diffalign.backbones.adapter import Backbone, Trained, View
+from diffalign.backbones.adapter_files import put_adapter, refuse_pickles, write_adapter
 from diffalign.backbones.autoencoder import Posterior
 from diffalign.backbones.distilled import check_trainable
 from diffalign.backbones.flux import FluxBackbone
 from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.full_weights import FullSettings
+from diffalign.backbones.kohya import write_kohya
 from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.pipeline_files import write_pipeline
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.backbones.sdxl import REFINER, SDXLBackbone
@@ -39,8 +43,14 @@ __all__ = [
     "View",
     "load_backbone",
     "load_network",
+    "load_skeleton",
+    "put_adapter",
     "recover_folders",
+    "refuse_pickles",
     "replace_folder",
+    "write_adapter",
+    "write_kohya",
+    "write_pipeline",
 ]
 
 log = logging.getLogger(__name__)
@@ -103,6 +113,30 @@ def load_network(family: str, path: str, *, dtype: torch.dtype = torch.float32, 
         return found.from_pretrained(source, subfolder=kind.network_name, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"model.path: cannot load the network of {path!r}: {str(error).splitlines()[0]}") from None
+
+
+def load_skeleton(family: str, path: str, *, config: str | None = None) -> nn.Module:
+    """The network of a model without its weights, to put an adapter in and write it out again.
+
+    Its tensors hold nothing; memory that nobody writes into is not taken.
+
+    Raises:
+        ConfigError: what `load_backbone` raises.
+    """
+    kind = _kind_of(family)
+    if path.endswith(".safetensors") and config is None:  # only its weights say what it is
+        return load_network(family, path)
+    named = config or path
+    source = str(locate(named)) if is_zoo(named) else named
+    try:
+        library, class_name = kind.pipeline_class.load_config(source)[kind.network_name]
+        found = getattr(importlib.import_module(library), class_name)
+        settings = found.load_config(source, subfolder=kind.network_name)
+        with init_empty_weights():
+            network: nn.Module = found.from_config(settings)
+        return network.to_empty(device="cpu")
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"model.path: cannot read what {path!r} is: {str(error).splitlines()[0]}") from None
 
 
 def _kind_of(family: str) -> type[Backbone]:

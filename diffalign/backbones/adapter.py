@@ -195,7 +195,7 @@ class Backbone(LatentSpace, ABC):
             return FrozenWeights(self.network)
         if isinstance(trained, FullSettings):
             return FullWeights(self.network, trained, self._unlearnable())
-        return LoRAWeights(self.network, trained, self.lora_targets, self._unlearnable())
+        return LoRAWeights(self.pipeline, self.network_name, trained, self.lora_targets, self._unlearnable())
 
     # ------------------------------------------------------------ text
 
@@ -247,13 +247,13 @@ class Backbone(LatentSpace, ABC):
 
     # ------------------------------------------------------------ saving
 
-    def save_adapter(self, folder: Path, name: str = POLICY) -> None:
-        """Write a view, whole or not at all.
+    def save_adapter(self, folder: Path, name: str = POLICY, *, card: str | None = None) -> None:
+        """Write a view, whole or not at all, with `card` as its README.md.
 
         A LoRA is written as `pipe.load_lora_weights(folder)` reads it, a network with all of its pipeline as
         `DiffusionPipeline.from_pretrained(folder)` does.
         """
-        self.weights.write(folder, self.pipeline, self.network_name, name)
+        self.weights.write(folder, self.pipeline, self.network_name, name, card)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.

@@ -27,11 +27,13 @@ def fingerprint_of(
 
 
 def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> str:
-    """Of the frozen weights, whatever adapters lie on them, and of the process and prediction that they are for."""
+    """Of the frozen weights, whatever adapters are trained on them, and of the process and prediction that they are for."""
     settings = [sorted(_plain(each.config).items()) for each in (network, scheduler)]
     digest = hashlib.sha256(f"network {prediction} {settings!r}".encode())
     frozen = {
-        key.replace(".base_layer.", "."): tensor for key, tensor in network.state_dict().items() if ".lora_" not in key
+        key.replace(".base_layer.", "."): tensor
+        for key, tensor in network.state_dict().items()
+        if ".lora_" not in key or ".reference." in key  # a LoRA that training starts from is part of the reference
     }
     _add_tensors(digest, "", frozen)
     return digest.hexdigest()[:32]

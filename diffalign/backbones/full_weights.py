@@ -113,8 +113,8 @@ class FullWeights(Weights):
         self._empty.discard(name)
         for mine, new in zip(self._copies[name].parameters(), self.network.parameters(), strict=True):
             mine.lerp_(new, weight)
-        for mine, new in zip(self._copies[name].buffers(), self.network.buffers(), strict=True):
-            mine.copy_(new)
+        for buffer, other in zip(self._copies[name].buffers(), self.network.buffers(), strict=True):
+            buffer.copy_(other)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -130,8 +130,8 @@ class FullWeights(Weights):
         self.module(name).load_state_dict(state)
         self._empty.discard(name)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
-        write_pipeline(folder, pipeline, part, self.module(name))
+    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
+        write_pipeline(folder, pipeline, part, self.module(name), card)
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
         self.load_state(name, read_network(folder, type(self.network), part))

@@ -14,13 +14,20 @@ from diffalign.backbones.folder_swap import recover_folder, replace_folder
 from diffalign.exceptions import ConfigError
 
 
-def write_pipeline(folder: Path, pipeline: Any, part: str, network: nn.Module) -> None:
-    """Write a pipeline with `network` in the place of its `part` ("unet", "transformer"), whole or not at all."""
+def write_pipeline(folder: Path, pipeline: Any, part: str, network: nn.Module, card: str | None = None) -> None:
+    """Write a pipeline with `network` in the place of its `part` ("unet", "transformer"), whole or not at all.
+
+    Args:
+        folder: replaced, if there is one.
+        card: the text of README.md.
+    """
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     whole = copy.copy(pipeline)
     setattr(whole, part, network)
     whole.save_pretrained(draft, safe_serialization=True)
+    if card is not None:
+        (draft / "README.md").write_text(card, encoding="utf-8")
     replace_folder(draft, folder)
 
 

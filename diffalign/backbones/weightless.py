@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffalign.backbones import FAMILIES
-from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.adapter import Backbone, Trained
 from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.lora import LoRASettings
 from diffalign.backbones.published import PUBLISHED, Part
@@ -63,7 +63,9 @@ def load_weightless(
     plain = {"requires_safety_checker": False} if "requires_safety_checker" in taken else {}
     pipeline = kind.pipeline_class(**{name: each for name, each in modules.items() if name in taken}, **absent, **plain)
     backbone = kind(pipeline, gradient_checkpointing=gradient_checkpointing, **options)
-    trained = lora if full is None else replace(full, reference_device=None)
+    trained: Trained | None = None if full is None else replace(full, reference_device=None)
+    if lora is not None:
+        trained = replace(lora, start=None)
     with torch.device("meta"):
         backbone.weights = backbone._weights_of(trained)
         for view in views:

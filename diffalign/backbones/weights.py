@@ -72,8 +72,11 @@ class Weights(ABC):
         """
 
     @abstractmethod
-    def write(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
-        """Write a view as diffusers reads it, whole or not at all; `part` is what the pipeline calls the network."""
+    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
+        """Write a view as diffusers reads it, whole or not at all.
+
+        `part` is what the pipeline calls the network, `card` the text of README.md.
+        """
 
     @abstractmethod
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
@@ -124,7 +127,7 @@ class FrozenWeights(Weights):
     def load_state(self, name: str, state: dict[str, Tensor]) -> None:
         raise ValueError(self._REFUSAL)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
+    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
         raise ValueError(self._REFUSAL)
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:

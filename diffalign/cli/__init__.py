@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 
+from diffalign.cli import export as _export  # noqa: F401 (its command joins the app)
 from diffalign.cli.app import app
 from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
 

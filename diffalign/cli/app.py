@@ -58,7 +58,7 @@ def train(
         )
     if resume is None:
         settings = load_config(_need_config(config), overrides or ())
-    _quiet_libraries()
+    quiet_libraries()
     import diffalign.training as training
     from diffalign.evaluation import check_quality
 
@@ -94,7 +94,7 @@ def evaluate(
             raise ConfigError(
                 f"--set {override}: eval changes how a finished run is judged; give a setting that starts with evaluation."
             )
-    _quiet_libraries()
+    quiet_libraries()
     from diffalign.evaluation import check_quality
     from diffalign.training import load_run
 
@@ -187,7 +187,7 @@ def generate(
 
     With --run, the run's own sampler, steps, guidance, resolution and precision are taken where none is given here.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from diffalign.cli.drawing import draw
 
     draw(
@@ -211,7 +211,7 @@ def generate(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine and environment can do, and what to mend. Exit code 1 when something is wrong."""
-    _quiet_libraries()
+    quiet_libraries()
     from diffalign.cli.doctor import examine
 
     if not examine(as_json=as_json):
@@ -238,11 +238,13 @@ def _evaluate(run: Run, *, as_json: bool) -> None:
     from diffalign.cli.progress import drawing_bar
     from diffalign.evaluation import evaluate as compare
     from diffalign.reports import evaluation_table
+    from diffalign.training import refresh_card
     from diffalign.training.build import held_out_prompts
 
     prompts = held_out_prompts(run.config)
     with drawing_bar(2 * len(prompts)) as progress:
         summary = compare(run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress)
+    refresh_card(run.folder, run.config)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
@@ -274,7 +276,7 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Model libraries talk a lot while they load; their errors still come through."""
     import contextlib
     import os

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.params import Params
@@ -19,11 +19,28 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class LoRAConfig(Params):
-    rank: PositiveInt = 8  # diffusers' Diffusion-DPO command: rank = alpha = 8
-    alpha: PositiveFloat = 8.0
+    rank: PositiveInt | None = 8  # diffusers' Diffusion-DPO command: rank = alpha = 8; None: that of `start`
+    alpha: PositiveFloat | None = 8.0
     dropout: ShareBelowOne = 0.0
-    targets: tuple[str, ...] | None = None  # None: the family's attention projections
+    targets: tuple[str, ...] | None = None  # None: the family's attention projections, or those of `start`
     init: Literal["gaussian", "default"] = "gaussian"
+    # a LoRA to go on with, a folder or .safetensors file of diffusers' or kohya's format; the reference is base + it
+    start: LocalPath | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_brings_its_own(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("start") is not None:
+            return {"rank": None, "alpha": None, **given}
+        return given
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together, with dotted paths."""
+        for name in ("rank", "alpha"):
+            if self.start is None and getattr(self, name) is None:
+                yield f"model.lora.{name}: must be a number where there is no model.lora.start that brings one"
+        if self.start is not None and self.targets is not None:
+            yield "model.lora.targets: model.lora.start brings its own; leave them out"
 
 
 class ReferenceConfig(Params):
@@ -47,6 +64,7 @@ class ModelConfig(Params):
 
     def problems(self) -> Iterator[str]:
         """What does not fit together, with dotted paths."""
+        yield from self.lora.problems()
         if self.train == "full" and self.lora != LoRAConfig():
             yield "model.lora: is of model.train: lora, and that is 'full'; leave it out"
         if self.train == "lora" and self.reference != ReferenceConfig():

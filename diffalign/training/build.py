@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network
+from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network, refuse_pickles
 from diffalign.config import RunConfig
 from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
@@ -33,7 +33,6 @@ from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,7 +50,8 @@ def model_arguments(config: RunConfig) -> dict[str, Any]:
     model, lora = config.model, config.model.lora
     if model.train == "full":
         return _arguments(model) | {"full": _full_settings(model, torch.float32)}
-    adapter = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
+    start = None if lora.start is None else Path(lora.start)
+    adapter = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed, start)
     return _arguments(model) | {"lora": adapter}
 
 
@@ -108,43 +108,28 @@ def build_inference(
     device: str | None,
     precision: Precision = "fp32",
     config: str | None = None,
+    *,
+    setting: str = "--adapter",
 ) -> Backbone:
     """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
 
-    `config` is of a model in a single file, as `model.config` in a run's settings.
+    `config` is of a model in a single file, as `model.config` in a run's settings; `setting` names the adapter in messages.
 
     Raises:
         ConfigError: the model or the adapter cannot be loaded.
     """
     if adapter is not None and not adapter.exists():
-        raise ConfigError(f"--adapter: no such file or folder: {adapter}")
+        raise ConfigError(f"{setting}: no such file or folder: {adapter}")
     backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
     if adapter is not None:
-        _refuse_pickles(adapter)
+        refuse_pickles(adapter, setting)
         try:
             backbone.pipeline.load_lora_weights(adapter, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
-                f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
+                f"{setting}: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
             ) from None
     return backbone
-
-
-def _refuse_pickles(adapter: Path) -> None:
-    """A pickle runs whatever code is in it when it is opened.
-
-    Raises:
-        ConfigError: a file of another format than safetensors, or a folder with pickles alone.
-    """
-    files = sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
-    if any(path.suffix == ".safetensors" for path in files):
-        return
-    pickles = [path.name for path in files if adapter.is_file() or path.suffix in _PICKLES]
-    if pickles:
-        raise ConfigError(
-            f"--adapter: {adapter}: {', '.join(pickles)} is not a .safetensors file; other formats can run code when they "
-            "are opened, so they are not read: ask for the LoRA in safetensors, or convert it where you trust it"
-        )
 
 
 def build_time(config: RunConfig, backbone: Backbone) -> SampleTime:

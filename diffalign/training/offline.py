@@ -27,6 +27,7 @@ from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
+from diffalign.training.model_card import model_card
 from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
 from diffalign.training.step_metrics import with_reward_spread
@@ -283,7 +284,8 @@ class OfflineTrainer:
 
     def save_adapter(self, run: Path) -> None:
         """Write what was trained into the run folder: adapter/, or model/ of full fine-tuning."""
-        self.backbone.save_adapter(run / self.config.model.result, self.final_view)
+        card = model_card(self.config, run)
+        self.backbone.save_adapter(run / self.config.model.result, self.final_view, card=card)
 
 
 def _refuse_invalid(batch: GroupBatch) -> None:

@@ -84,7 +84,7 @@ def resume(folder: Path, *, progress: bool = True) -> Run:
         CheckpointError: its checkpoints are all damaged.
         And what `train` raises.
     """
-    return _run(_open(folder), folder, progress)
+    return _run(open_run(folder), folder, progress)
 
 
 def load_run(folder: Path, *, device: str | None = None, precision: Precision | None = None) -> Run:
@@ -98,7 +98,7 @@ def load_run(folder: Path, *, device: str | None = None, precision: Precision | 
     Raises:
         ConfigError: not a run folder, or nothing trained in it yet.
     """
-    config = _open(folder)
+    config = open_run(folder)
     backbone = build_trained(
         config, folder, choose_device(config) if device is None else find_device(device), precision
     )
@@ -106,8 +106,12 @@ def load_run(folder: Path, *, device: str | None = None, precision: Precision | 
     return Run(folder, config, backbone, "policy", max(steps, default=config.training.steps))
 
 
-def _open(folder: Path) -> RunConfig:
-    """The settings of a run folder, with what a cut left in it mended."""
+def open_run(folder: Path) -> RunConfig:
+    """The settings of a run folder, with what a cut left in it mended.
+
+    Raises:
+        ConfigError: it is none.
+    """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is not a run folder: it has no config.yaml; give the folder that train printed")
     recover_folders(folder)
