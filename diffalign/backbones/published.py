@@ -42,7 +42,13 @@ _T5_XXL: dict[str, Any] = {
 _NOISE: Part = (
     "diffusers",
     "DDIMScheduler",
-    {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "clip_sample": False},
+    {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+        "clip_sample": False,
+    },
 )
 
 
@@ -107,7 +113,11 @@ _SD35_MEDIUM: dict[str, Part] = {
     "scheduler": _flow(3.0),
 }
 _FLUX_DEV: dict[str, Part] = {
-    "transformer": ("diffusers", "FluxTransformer2DModel", {"guidance_embeds": True}),  # diffusers' defaults are FLUX.1's
+    "transformer": (
+        "diffusers",
+        "FluxTransformer2DModel",
+        {"guidance_embeds": True},
+    ),  # diffusers' defaults are FLUX.1's
     "vae": ("diffusers", "AutoencoderKL", _VAE_16 | {"scaling_factor": 0.3611, "shift_factor": 0.1159}),
     "text_encoder": ("transformers", "CLIPTextModel", _CLIP_L),
     "text_encoder_2": ("transformers", "T5EncoderModel", _T5_XXL),

@@ -22,7 +22,9 @@ from diffalign.backbones.published import PUBLISHED, Part
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import is_zoo, locate
 
-_ROUGHLY = "the settings of a model are model_index.json and the config.json of each of its parts; weights are not needed"
+_ROUGHLY = (
+    "the settings of a model are model_index.json and the config.json of each of its parts; weights are not needed"
+)
 
 
 def load_weightless(
@@ -95,7 +97,9 @@ def _describe(kind: type[Backbone], path: str, config: str | None) -> dict[str, 
     if source in PUBLISHED and not Path(source).exists():
         described: dict[str, Part | None] = {**PUBLISHED[source]}
         if kind.network_name not in described or f"{kind.family}" != _family_of(source):
-            raise ConfigError(f"model.path: {path} is of family {_family_of(source)!r}, and model.family is {kind.family!r}")
+            raise ConfigError(
+                f"model.path: {path} is of family {_family_of(source)!r}, and model.family is {kind.family!r}"
+            )
         return described
     try:
         return _read(kind, source, path)
@@ -153,7 +157,9 @@ def _build(part: Part, dtype: torch.dtype) -> Any:
     if name.endswith("Scheduler"):
         return made.from_config(settings)
     with torch.device("meta"):
-        module = made(made.config_class.from_dict(settings)) if library == "transformers" else made.from_config(settings)
+        module = (
+            made(made.config_class.from_dict(settings)) if library == "transformers" else made.from_config(settings)
+        )
     wide = (getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()  # T5 overflows
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point():

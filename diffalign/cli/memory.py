@@ -111,7 +111,9 @@ def _print_fit(console: Console, facts: dict[str, Any]) -> None:
     if facts["fits_then"]:
         console.print("fits with all of these:")
     elif changes:
-        console.print(f"nothing that check knows makes it fit in {limit} GB; the least that it found is with all of these:")
+        console.print(
+            f"nothing that check knows makes it fit in {limit} GB; the least that it found is with all of these:"
+        )
     else:
         console.print(f"nothing that check knows makes it fit in {limit} GB")
     if changes:

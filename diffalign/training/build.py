@@ -36,13 +36,18 @@ log = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
+def build_backbone(config: RunConfig, device: torch.device, *, network_waits: bool = False) -> Backbone:
     """Load the model with what is trained of it as it starts: a fresh adapter, seeded by the run's seed, or the network.
+
+    `network_waits` is as in `load_backbone`.
 
     Raises:
         ConfigError: there is no such model, or its layers are not those that the adapter is for.
     """
-    return load_backbone(config.model.family, config.model.path, device=device, **model_arguments(config))
+    model = config.model
+    return load_backbone(
+        model.family, model.path, device=device, network_waits=network_waits, **model_arguments(config)
+    )
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:

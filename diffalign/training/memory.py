@@ -23,7 +23,16 @@ from diffalign.exceptions import ConfigError
 from diffalign.objectives import get_objective
 from diffalign.samplers import ClassifierFree
 from diffalign.training.build import model_arguments
-from diffalign.training.dry_run import Stage, Use, crossing, enter_network, enter_parts, peak_of, primed_optimizer, step_peak
+from diffalign.training.dry_run import (
+    Stage,
+    Use,
+    crossing,
+    enter_network,
+    enter_parts,
+    peak_of,
+    primed_optimizer,
+    step_peak,
+)
 from diffalign.training.memory_ledger import MemoryLedger
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
 from diffalign.training.processes import start_accelerator
@@ -126,9 +135,13 @@ class MemoryEstimator:
         self, config: RunConfig, backbone: Backbone, mode: FakeTensorMode
     ) -> tuple[dict[str, torch.Tensor], Use, int, int]:
         """The text leaves of one prompt, the peak while caches are filled, and bytes on disk of a record and a prompt."""
-        stage = self._stage(config, backbone, mode)
+        stage = Stage(mode, MemoryLedger(), self._cuda)
+        if not self._cuda:  # elsewhere the network comes to the device when this is done
+            enter_network(stage.ledger, backbone)
         parts = parts_of(backbone)
-        enter_parts(stage.ledger, {name: each for name, each in parts.items() if name.startswith("text_")}, "text encoders")
+        enter_parts(
+            stage.ledger, {name: each for name, each in parts.items() if name.startswith("text_")}, "text encoders"
+        )
         enter_parts(stage.ledger, {"vae": parts["vae"]}, "autoencoder")
         batch, side = config.data.encode_batch, backbone.checked_resolution(config.data.resolution)
         peaks = [peak_of(stage, lambda: backbone.text(["a prompt"] * 8 * batch), fake=True)]
@@ -197,7 +210,9 @@ class MemoryEstimator:
         enter_network(stage.ledger, backbone)
         for name, copied in copies_of(backbone).items():
             elsewhere = name == "reference" and config.model.reference.device is not None and self._cuda
-            enter_parts(stage.ledger, {name: copied}, "average" if name == "ema" else None if elsewhere else "reference")
+            enter_parts(
+                stage.ledger, {name: copied}, "average" if name == "ema" else None if elsewhere else "reference"
+            )
         return stage
 
 

@@ -27,6 +27,7 @@ from diffalign.training.build_data import build_data
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
+from diffalign.training.held_out_texts import know_held_out_texts
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.processes import from_main, part, start_accelerator
@@ -126,10 +127,14 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
         check_folder(config)
     check_trackers(config)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
-    backbone = build_backbone(config, accelerator.device)
+    backbone = build_backbone(config, accelerator.device, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
     share = Share(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
+    if accelerator.is_main_process:  # the others draw nothing
+        know_held_out_texts(config, backbone, data.texts, prompts)
+    backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
+    backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
