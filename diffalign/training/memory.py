@@ -172,7 +172,7 @@ class MemoryEstimator:
                 stage,
                 backbone,
                 optimizer,
-                lambda: loss.backward(_micro_batch(config, backbone, leaves), nullcontext, None),
+                lambda: loss.backward(example_batch(config, backbone, leaves), nullcontext, None),
                 accumulates=training.accumulation > 1,
                 max_grad_norm=settings.max_grad_norm,
             )
@@ -225,7 +225,7 @@ def _views(config: RunConfig) -> Iterator[str]:
         yield "ema"
 
 
-def _micro_batch(config: RunConfig, backbone: Backbone, leaves: dict[str, torch.Tensor]) -> MicroBatch:
+def example_batch(config: RunConfig, backbone: Backbone, leaves: dict[str, torch.Tensor]) -> MicroBatch:
     """A batch of the run's shapes, with all that an objective may ask of records."""
     groups, members = config.training.groups, members_of(config)
     shape = backbone.sample_shape(config.data.resolution)
