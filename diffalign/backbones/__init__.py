@@ -26,6 +26,7 @@ from diffalign.backbones.full_weights import FullSettings
 from diffalign.backbones.kohya import write_kohya
 from diffalign.backbones.lora import LoRASettings
 from diffalign.backbones.pipeline_files import write_pipeline
+from diffalign.backbones.quantise import Bits, check_bitsandbytes, check_quantisation, quantisation_of
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.backbones.sdxl import REFINER, SDXLBackbone
@@ -43,6 +44,7 @@ __all__ = [
     "SDBackbone",
     "SDXLBackbone",
     "View",
+    "check_bitsandbytes",
     "load_backbone",
     "load_network",
     "load_skeleton",
@@ -72,6 +74,7 @@ def load_backbone(
     gradient_checkpointing: bool = False,
     config: str | None = None,
     network_waits: bool = False,
+    quantise: Bits | None = None,
     **options: Any,
 ) -> Backbone:
     """Load a model.
@@ -87,16 +90,25 @@ def load_backbone(
             read with (the file holds weights alone); None: diffusers guesses it from the weights, and asks the hub.
         network_waits: leave the network in main memory, so that the encoders have the device for themselves, until
             `backbone.network.to(device)`.
+        quantise: the frozen network in 8 or 4 bit; not with `full`.
         options: what the family's adapter takes besides (sd3 and flux: max_sequence_length; flux: guidance).
 
     Raises:
-        ConfigError: no such family or model, the model is of another family, or it has no layer that `lora.targets` names.
+        ConfigError: no such family or model, the model is of another family, it has no layer that `lora.targets` names, or
+            it cannot be quantised here.
+        MissingExtraError: `quantise` without bitsandbytes.
     """
     kind = _kind_of(family)
-    pipeline = _load_pipeline(kind, path, dtype, config, dtype if full is None else full.dtype)
-    for name, part in pipeline.components.items():
-        if isinstance(part, nn.Module) and not (network_waits and name == kind.network_name):
-            part.to(device)
+    if quantise is not None:
+        check_quantisation(quantise, device)
+    network_dtype = dtype if full is None else full.dtype
+    pipeline = _load_pipeline(kind, path, dtype, config, network_dtype, quantise)
+    if network_waits and quantise is None:  # what is quantised is made so on its way to the device
+        for name, part in pipeline.components.items():
+            if isinstance(part, nn.Module) and name != kind.network_name:
+                part.to(device)
+    else:
+        pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     trained: Trained | None = lora if full is None else full
     if trained is not None:
@@ -156,7 +168,12 @@ def _kind_of(family: str) -> type[Backbone]:
 
 
 def _load_pipeline(
-    kind: type[Backbone], path: str, dtype: torch.dtype, config: str | None, network_dtype: torch.dtype | None
+    kind: type[Backbone],
+    path: str,
+    dtype: torch.dtype,
+    config: str | None,
+    network_dtype: torch.dtype | None,
+    quantise: Bits | None = None,
 ) -> DiffusionPipeline:
     """With its network in `network_dtype`; None: of a folder without it."""
     source = str(locate(path)) if is_zoo(path) else path
@@ -179,6 +196,8 @@ def _load_pipeline(
         if network_dtype is None:
             absent[kind.network_name] = None
         dtypes = {"default": dtype, kind.network_name: network_dtype or dtype}
+        if quantise is not None:
+            absent["quantization_config"] = quantisation_of(kind.network_name, quantise, network_dtype or dtype)
         return wanted.from_pretrained(source, dtype=dtypes, use_safetensors=True, **absent)  # never a foreign pickle
     except (OSError, ValueError, NotImplementedError, SafetensorError) as error:  # the third: a schedule without a name
         if isinstance(error, ConfigError):

@@ -91,6 +91,7 @@ def hollow(module: nn.Module) -> nn.Module:
 
 
 def is_hollow(module: nn.Module) -> bool:
+    """Whether it came from `hollow`."""
     return any(parameter.is_meta for parameter in module.parameters())
 
 

@@ -38,13 +38,14 @@ def load_weightless(
     full: FullSettings | None = None,
     gradient_checkpointing: bool = False,
     config: str | None = None,
+    quantise: object = None,
     **options: Any,
 ) -> Backbone:
     """A backbone whose parameters are fake tensors of `mode`; arguments but `views` are those of `load_backbone`.
 
-    Its tokenizers give ids of the right number, all alike. Only settings are read: of a checkpoint in `PUBLISHED` none, of a
-    folder its own, of another hub id what the hub has; of a single file those of `config`. A reference for another device is
-    made like any other.
+    Its tokenizers give ids of the right number, all alike. Only settings are read: of a checkpoint in `PUBLISHED` none, of
+    a folder its own, of another hub id what the hub has; of a single file those of `config`. A reference for another device
+    is made like any other, and what is to be quantised is as wide as the rest.
 
     Args:
         views: that are held.
@@ -67,7 +68,7 @@ def load_weightless(
     backbone = kind(pipeline, gradient_checkpointing=gradient_checkpointing, **options)
     trained: Trained | None = None if full is None else replace(full, reference_device=None)
     if lora is not None:
-        trained = replace(lora, start=None)
+        trained = replace(lora, start=None, rank=lora.rank or 8, alpha=lora.alpha or 8.0)  # `start` is not read
     with torch.device("meta"):
         backbone.weights = backbone._weights_of(trained)
         for view in views:

@@ -56,6 +56,7 @@ class ModelConfig(Params):
     config: LocalPath | None = None  # of a single file: a folder or hub id with its settings and tokenizers
     train: Literal["lora", "full"] = "lora"  # an adapter, or every weight of the network
     precision: Precision = "fp32"  # of the frozen weights; what is trained is always fp32
+    quantise: Literal["8bit", "4bit"] | None = None  # the frozen base of a LoRA, by bitsandbytes (extra eightbit, CUDA)
     gradient_checkpointing: bool = False
     max_sequence_length: PositiveInt | None = None  # of T5: sd3 (None: 256) and flux (None: 512)
     guidance: NonNegativeFloat | None = None  # flux: scale that FLUX.1-dev is told in training; None: 1
@@ -67,6 +68,10 @@ class ModelConfig(Params):
         yield from self.lora.problems()
         if self.train == "full" and self.lora != LoRAConfig():
             yield "model.lora: is of model.train: lora, and that is 'full'; leave it out"
+        if self.train == "full" and self.quantise is not None:
+            yield "model.quantise: is for the frozen base of model.train: lora, and that is 'full'; leave it out"
+        if self.quantise is not None and self.path.endswith(".safetensors"):
+            yield "model.quantise: needs a model in diffusers' format, and model.path is a single file; leave it out"
         if self.train == "lora" and self.reference != ReferenceConfig():
             yield "model.reference: is of model.train: full (a LoRA's reference is its own base, at no cost); leave it out"
 

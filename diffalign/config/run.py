@@ -25,6 +25,7 @@ from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
 class OptimizerConfig(Params):
+    name: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes' (extra eightbit, CUDA)
     learning_rate: PositiveFloat
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01

@@ -69,7 +69,8 @@ def build_trained(config: RunConfig, run: Path, device: torch.device, precision:
         ConfigError: the run has none yet, or it or its model cannot be loaded.
     """
     if precision is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
+        asked = {"precision": precision, "quantise": None}
+        config = config.model_copy(update={"model": config.model.model_copy(update=asked)})
     model, folder = config.model, run / config.model.result
     if not folder.is_dir():
         raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
@@ -98,6 +99,7 @@ def _arguments(model: ModelConfig) -> dict[str, Any]:
         "dtype": _DTYPES[model.precision],
         "gradient_checkpointing": model.gradient_checkpointing,
         "config": model.config,
+        "quantise": model.quantise,
     }
     if model.family in T5_FAMILIES:
         given["max_sequence_length"] = model.max_sequence_length

@@ -1,8 +1,8 @@
 """A run's own code on a network of fake tensors: what it would hold in memory at its peak, without holding it.
 
-The trainer's loss, backward and optimizer, the encoders and the autoencoder are called as in a run. Latents, text states and
-errors are real (they are small); the network and what it computes are fake. Fake tensors are of the CPU, whose fused attention
-keeps no matrix of tokens by tokens, as that of CUDA does not.
+The trainer's loss, backward and optimizer, the encoders and the autoencoder are called as in a run. Latents, text states
+and errors are real (they are small); the network and what it computes are fake. Fake tensors are of the CPU, whose fused
+attention keeps no matrix of tokens by tokens, as that of CUDA does not.
 """
 
 from __future__ import annotations
@@ -131,9 +131,34 @@ def enter_network(ledger: MemoryLedger, backbone: Backbone) -> None:
         ledger.add([tensor], kind)
 
 
-def primed_optimizer(stage: Stage, parameters: list[nn.Parameter], make: Callable[..., Any]) -> torch.optim.Optimizer:
-    """An optimizer that has stepped once, so that it holds what it keeps between steps."""
-    optimizer: torch.optim.Optimizer = make(parameters)
+def pack_linear_layers(stage: Stage, network: nn.Module, bytes_per_weight: float) -> Tensor:
+    """Count the frozen linear layers as packed; the ledger counts what is returned, as long as it lives."""
+    names = [name for name, each in network.named_modules() if isinstance(each, nn.Linear) and ".lora_" not in name]
+    weights = [network.get_submodule(name).weight for name in names]
+    stage.ledger.add(weights, None)
+    with stage.mode:
+        packed = torch.empty(round(bytes_per_weight * sum(each.numel() for each in weights)), dtype=torch.uint8)
+    stage.ledger.add([packed], "frozen weights")
+    return packed
+
+
+class EightBitAdamW(torch.optim.Optimizer):
+    """The memory of bitsandbytes' AdamW: two bytes for each weight of a tensor of 4096 or more, else two float32."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            if not self.state[parameter]:
+                dtype = torch.uint8 if parameter.numel() >= 4096 else torch.float32
+                self.state[parameter] = {
+                    name: torch.empty(parameter.shape, dtype=dtype) for name in ("state1", "state2")
+                }
+
+
+def prime(stage: Stage, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Step once, so that the optimizer holds what it keeps between steps."""
     with stage.mode:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -141,7 +166,6 @@ def primed_optimizer(stage: Stage, parameters: list[nn.Parameter], make: Callabl
         optimizer.zero_grad(set_to_none=True)
     for state in optimizer.state.values():
         stage.ledger.add([each for each in state.values() if isinstance(each, Tensor)], "optimizer")
-    return optimizer
 
 
 def step_peak(

@@ -149,7 +149,7 @@ def _facts(config: RunConfig) -> dict[str, str]:
     return {
         "ss_sd_model_name": Path(config.model.path).name,
         "ss_learning_rate": f"{config.optimizer.learning_rate:g}",
-        "ss_optimizer": "torch.optim.AdamW",
+        "ss_optimizer": config.optimizer.name,
         "ss_max_train_steps": str(config.training.steps),
         "ss_seed": str(config.seed),
         "ss_training_comment": f"diffalign {config.objective.name}",

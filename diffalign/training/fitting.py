@@ -59,6 +59,8 @@ def propose(
                 break
             made |= changes
             config, now = changed, then
+            if found and found[-1].why == why:  # one step further the same way
+                changes = found.pop().changes | changes
             found.append(Proposal(why, changes, then))
     return found
 
@@ -124,6 +126,19 @@ def _distant_reference(config: RunConfig) -> Iterator[Changes]:
         yield {"model.reference.device": "cpu"}
 
 
+def _quantised(bits: str) -> Callable[[RunConfig], Iterator[Changes]]:
+    def step(config: RunConfig) -> Iterator[Changes]:
+        if config.model.train == "lora" and config.model.quantise in (None, "8bit") and config.model.quantise != bits:
+            yield {"model.quantise": bits}
+
+    return step
+
+
+def _narrow_optimizer(config: RunConfig) -> Iterator[Changes]:
+    if config.optimizer.name == "adamw":
+        yield {"optimizer.name": "adamw8bit"}
+
+
 def _adapter(config: RunConfig) -> Iterator[Changes]:
     if config.model.train == "full":
         yield {
@@ -149,7 +164,10 @@ _STEPS: list[tuple[str, str, Callable[[RunConfig], Iterator[Changes]]]] = [
     ("caching", "encoders and autoencoder in bf16: less precision", _narrow_weights),
     ("training", "the frozen copy in bf16", _narrow_reference),
     ("training", "the frozen copy on the CPU: its forward takes long", _distant_reference),
+    ("training", "the optimizer's state in 8 bit: bitsandbytes", _narrow_optimizer),
     ("training", "an adapter in the place of all weights", _adapter),
+    ("training", "frozen weights in 8 bit: bitsandbytes, less precision", _quantised("8bit")),
+    ("training", "frozen weights in 4 bit: bitsandbytes, less precision", _quantised("4bit")),
     ("training", "smaller pictures", _smaller),
     ("caching", "smaller pictures", _smaller),
     ("drawing", "smaller pictures", _smaller),

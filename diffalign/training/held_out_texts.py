@@ -12,7 +12,7 @@ from diffalign.data import Texts
 
 
 def know_held_out_texts(config: RunConfig, backbone: Backbone, texts: Texts, prompts: Sequence[str]) -> None:
-    """Encode what the cache lacks of them, and of the empty prompt that guidance compares with; the backbone asks it first."""
+    """Encode what the cache lacks of them and of the empty prompt; from then on the backbone asks the cache first."""
     if not prompts:
         return
     wanted = {*prompts, ""}

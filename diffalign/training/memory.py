@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,23 +23,30 @@ from diffalign.objectives import get_objective
 from diffalign.samplers import ClassifierFree
 from diffalign.training.build import model_arguments
 from diffalign.training.dry_run import (
+    EightBitAdamW,
     Stage,
     Use,
     crossing,
     enter_network,
     enter_parts,
+    pack_linear_layers,
     peak_of,
-    primed_optimizer,
+    prime,
     step_peak,
 )
 from diffalign.training.memory_ledger import MemoryLedger
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
+from diffalign.training.optimizer import build_optimizer
 from diffalign.training.processes import start_accelerator
 from diffalign.types import Condition, GroupBatch
 from diffalign.zoo import is_zoo, locate
 
 Device = Literal["cuda", "cpu"]
 CONTEXT_BYTES = 800_000_000  # CUDA context, cuDNN and cuBLAS workspaces: a guess, they differ by card and driver
+_PACKED = {
+    "8bit": 1.0,
+    "4bit": 0.516,
+}  # bytes per weight: int8 rows; nf4, its scales quantised again (Dettmers et al. 2023)
 LOOSE_SHARE = 0.05  # of the tensors' peak, lost to the allocator's rounding and fragmentation: a guess too
 
 
@@ -79,6 +85,7 @@ class MemoryEstimator:
 
     def __init__(self, device: Device = "cuda") -> None:
         self._cuda = device == "cuda"
+        self._packed: torch.Tensor | None = None
         self._model: tuple[str, Backbone, FakeTensorMode] | None = None
         self._seen: dict[str, Any] = {}
 
@@ -94,7 +101,7 @@ class MemoryEstimator:
         training = config.training.model_copy(update={"processes": 1, "mixed_precision": mixed})
         here = config.model_copy(update={"device": "cpu", "training": training})
         draws = config.samples.every is not None or config.evaluation.prompts is not None
-        leaves, caching, latents, texts = self._once("caching", here, "model", "data")
+        _, caching, latents, texts = self._once("caching", here, "model", "data")
         stages: dict[str, Use] = {"caching": caching}
         stages["training"] = self._once("training", here, *RunConfig.model_fields)
         if draws:
@@ -102,7 +109,6 @@ class MemoryEstimator:
         if config.training.processes > 1:  # DistributedDataParallel copies all gradients into buckets
             own = sum(each.nbytes for each in self._backbone(here)[0].trained_parameters())
             stages["training"] = stages["training"] | {"gradient buckets": own}
-        del leaves
         return MemoryEstimate(stages, latents, texts, self._cuda)
 
     def _once(self, stage: str, config: RunConfig, *sections: str) -> Any:
@@ -136,8 +142,8 @@ class MemoryEstimator:
     ) -> tuple[dict[str, torch.Tensor], Use, int, int]:
         """The text leaves of one prompt, the peak while caches are filled, and bytes on disk of a record and a prompt."""
         stage = Stage(mode, MemoryLedger(), self._cuda)
-        if not self._cuda:  # elsewhere the network comes to the device when this is done
-            enter_network(stage.ledger, backbone)
+        if not self._cuda or config.model.quantise is not None:  # else it comes to the device when this is done
+            stage = self._stage(config, backbone, mode)
         parts = parts_of(backbone)
         enter_parts(
             stage.ledger, {name: each for name, each in parts.items() if name.startswith("text_")}, "text encoders"
@@ -164,8 +170,7 @@ class MemoryEstimator:
         stage = self._stage(config, backbone, mode)
         if config.samples.every is not None:
             enter_parts(stage.ledger, {"vae": parts_of(backbone)["vae"]}, "autoencoder")
-        make = partial(torch.optim.AdamW, lr=settings.learning_rate, foreach=self._cuda)
-        optimizer = primed_optimizer(stage, backbone.trained_parameters(), make)
+        optimizer = self._optimizer(config, stage, backbone)
         with crossing(stage, [backbone.network, *copies_of(backbone).values()]):
             loss = GroupLoss(config, backbone, get_objective(config.objective.name), start_accelerator(config))
             return step_peak(
@@ -185,8 +190,7 @@ class MemoryEstimator:
         enter_parts(stage.ledger, {"vae": parts_of(backbone)["vae"]}, "autoencoder")
         optimizer = None
         if config.samples.every is not None:
-            make = partial(torch.optim.AdamW, foreach=self._cuda)
-            optimizer = primed_optimizer(stage, backbone.trained_parameters(), make)
+            optimizer = self._optimizer(config, stage, backbone)
         count = config.evaluation.batch
         asked = min(count, config.samples.count) if config.evaluation.prompts is None else count
         rows = {name: leaf.expand(asked, *leaf.shape) for name, leaf in leaves.items()}
@@ -208,12 +212,25 @@ class MemoryEstimator:
         """Where all networks are that training holds."""
         stage = Stage(mode, MemoryLedger(), self._cuda)
         enter_network(stage.ledger, backbone)
+        if config.model.quantise is not None:
+            self._packed = pack_linear_layers(stage, backbone.network, _PACKED[config.model.quantise])
         for name, copied in copies_of(backbone).items():
             elsewhere = name == "reference" and config.model.reference.device is not None and self._cuda
             enter_parts(
                 stage.ledger, {name: copied}, "average" if name == "ema" else None if elsewhere else "reference"
             )
         return stage
+
+    def _optimizer(self, config: RunConfig, stage: Stage, backbone: Backbone) -> torch.optim.Optimizer:
+        parameters = backbone.trained_parameters()
+        if config.optimizer.name == "adamw8bit":  # where bitsandbytes need not be
+            optimizer: torch.optim.Optimizer = EightBitAdamW(parameters)
+        else:
+            optimizer = build_optimizer(config.optimizer, parameters)
+            for group in optimizer.param_groups:
+                group["foreach"] = self._cuda  # torch's default there
+        prime(stage, optimizer, parameters)
+        return optimizer
 
 
 def _views(config: RunConfig) -> Iterator[str]:
@@ -270,7 +287,7 @@ def members_of(config: RunConfig) -> int:
         first = []
     if not first:
         raise ConfigError(
-            f"data.members: groups may have any number of members and no record of {config.data.path} can be read here; say "
-            "how many to reckon with: --set data.members=4"
+            f"data.members: groups may have any number of members and no record of {config.data.path} can be read here; "
+            "say how many to reckon with: --set data.members=4"
         )
     return max(first)

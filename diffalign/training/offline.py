@@ -28,6 +28,7 @@ from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
 from diffalign.training.model_card import model_card
+from diffalign.training.optimizer import build_optimizer
 from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
 from diffalign.training.step_metrics import with_reward_spread
@@ -71,14 +72,7 @@ class OfflineTrainer:
         check_records(config, objective, data)
         self._hold_views()
         self._parameters = backbone.trained_parameters()
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            eps=settings.epsilon,
-        )
+        optimizer = build_optimizer(config.optimizer, self._parameters)
         backbone.prepare(accelerator.prepare)
         # the schedule first: it wraps `step`, and with a gradient scaler accelerate puts back the one that it found
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config))

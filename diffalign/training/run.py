@@ -30,6 +30,7 @@ from diffalign.training.health import HealthMonitor
 from diffalign.training.held_out_texts import know_held_out_texts
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
+from diffalign.training.optimizer import check_optimizer
 from diffalign.training.processes import from_main, part, start_accelerator
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
 
@@ -126,6 +127,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
     if folder is None:
         check_folder(config)
     check_trackers(config)
+    check_optimizer(config.optimizer)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = build_backbone(config, accelerator.device, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
@@ -134,7 +136,8 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
     if accelerator.is_main_process:  # the others draw nothing
         know_held_out_texts(config, backbone, data.texts, prompts)
     backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
-    backbone.network.to(accelerator.device)
+    if backbone.device != accelerator.device:
+        backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
