@@ -191,8 +191,7 @@ class MemoryEstimator:
         optimizer = None
         if config.samples.every is not None:
             optimizer = self._optimizer(config, stage, backbone)
-        count = config.evaluation.batch
-        asked = min(count, config.samples.count) if config.evaluation.prompts is None else count
+        asked = min(config.evaluation.batch, config.evaluation.count or config.evaluation.batch)
         rows = {name: leaf.expand(asked, *leaf.shape) for name, leaf in leaves.items()}
         view = backbone.view("policy")
         scale = config.evaluation.guidance_scale
@@ -205,8 +204,12 @@ class MemoryEstimator:
 
         peaks = [peak_of(stage, draw, fake=False)]
         peaks.append(peak_of(stage, lambda: backbone.decode(torch.empty(shape)), fake=True))
-        del optimizer
-        return max(peaks, key=lambda uses: sum(uses.values()))
+        most = max(peaks, key=lambda uses: sum(uses.values()))
+        if (
+            optimizer is None and config.model.train == "full"
+        ):  # after training the base is read anew, as wide as what it made
+            most["reference"] = sum(each.nbytes for each in backbone.network.parameters())
+        return most
 
     def _stage(self, config: RunConfig, backbone: Backbone, mode: FakeTensorMode) -> Stage:
         """Where all networks are that training holds."""
