@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffalign.backbones.encoders import Encoders
 from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint
 from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.latent_space import LatentSpace
@@ -60,6 +61,7 @@ class Backbone(LatentSpace, ABC):
         pipeline: the diffusers pipeline, with the policy in it.
         network: its denoiser.
         weights: the networks behind the views.
+        encoders: text encoders and autoencoder, which may be let go of and come back when they are needed.
     """
 
     family: ClassVar[str]
@@ -77,6 +79,9 @@ class Backbone(LatentSpace, ABC):
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
+        self.encoders = Encoders(pipeline)
+        self._prints: dict[str, str] = {}  # of encoders that were let go of
+        self._known_texts: Callable[[Sequence[str]], dict[str, Tensor] | None] | None = None
         self.weights = self._weights_of(trained)
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
@@ -130,7 +135,8 @@ class Backbone(LatentSpace, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.device
+        """Of the network."""
+        return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -190,6 +196,10 @@ class Backbone(LatentSpace, ABC):
         """Let accelerate wrap the network; all views of what is trained go through the wrapped one."""
         self.weights.prepare(wrap)
 
+    def kept_networks(self) -> list[nn.Module]:
+        """The frozen networks that are kept beside the one that is trained (none with a LoRA)."""
+        return self.weights.kept_networks()
+
     def _weights_of(self, trained: Trained | None) -> Weights:
         if trained is None:
             return FrozenWeights(self.network)
@@ -205,7 +215,22 @@ class Backbone(LatentSpace, ABC):
 
         The empty prompt is encoded like any other.
         """
+        known = None if self._known_texts is None else self._known_texts(prompts)
+        if known is not None:
+            return {name: leaf.to(self.device) for name, leaf in known.items()}
+        self.encoders.need("text")
         return self._encode_prompts(prompts)
+
+    def know_texts(self, known: Callable[[Sequence[str]], dict[str, Tensor] | None]) -> None:
+        """Ask `known` first for what `text` gives; it returns None where it lacks one of the prompts."""
+        self._known_texts = known
+
+    def free_encoders(self, *parts: str) -> None:
+        """Let go of the text encoders ("text") and the autoencoder ("vae"): they are read again when they are needed."""
+        for part in parts:
+            if self.encoders.has(part):
+                self._prints[part] = self.fingerprint(part)
+                self.encoders.free(part)
 
     def condition(self, prompts: Sequence[str], *, guidance: float | None = None) -> Condition:
         """Text conditions [prompts, ...], with what guidance compares with beside them.
@@ -228,13 +253,12 @@ class Backbone(LatentSpace, ABC):
         return Condition(given, null)
 
     def fingerprint(self, part: str) -> str:
-        """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen network ("network").
-
-        It changes when they would.
-        """
+        """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen "network"."""
         if part == "network":
             told = self.prediction.value + self._network_options()
             return network_fingerprint(self.network, self.pipeline.scheduler, told)
+        if not self.encoders.has(part):
+            return self._prints[part]
         if part == "vae":
             return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
         parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
@@ -247,13 +271,23 @@ class Backbone(LatentSpace, ABC):
 
     # ------------------------------------------------------------ saving
 
-    def save_adapter(self, folder: Path, name: str = POLICY, *, card: str | None = None) -> None:
+    def save_adapter(
+        self,
+        folder: Path,
+        name: str = POLICY,
+        *,
+        card: str | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a view, whole or not at all, with `card` as its README.md.
 
         A LoRA is written as `pipe.load_lora_weights(folder)` reads it, a network with all of its pipeline as
         `DiffusionPipeline.from_pretrained(folder)` does.
+
+        Args:
+            state: the view's whole tensors, where the network holds but pieces of them; None: as they are.
         """
-        self.weights.write(folder, self.pipeline, self.network_name, name, card)
+        self.weights.write(folder, self.encoders.whole(), self.network_name, name, card, state)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.

@@ -32,7 +32,7 @@ from diffalign.rewards._scene_grammar import parse_caption
 from diffalign.rewards._scene_renderer import render_scene
 from diffalign.types import Condition
 from diffalign.zoo import locate
-from tests.backbones.random_pipelines import SIDE, save_flux, save_sdxl
+from makers.tiny_pipelines import SIDE, save_flux, save_sdxl
 
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
 ZOO_FAMILIES = ("sd", "sd3")
