@@ -16,6 +16,7 @@ from diffalign.training.checkpoint import list_checkpoints
 from diffalign.training.processes import build_trainer
 from tests.training.tiny import assert_equal, rows, timeless, tiny, trainer_state
 
+QUICK = {"sampler": {"name": "ddim", "steps": 2}}
 LORA = {"rank": 8, "alpha": 8}  # the section's defaults: a full run has none
 
 
@@ -50,7 +51,7 @@ def test_a_run_leaves_a_model_that_diffusers_reads(tmp_path, family):
 
 
 def test_a_run_is_loaded_and_drawn_with(tmp_path):
-    run = train(full(tmp_path, training={"steps": 2}), progress=False)
+    run = train(full(tmp_path, training={"steps": 2}, evaluation=QUICK), progress=False)
     loaded = load_run(run.folder)
     assert_equal(loaded.backbone.state("policy"), run.backbone.state("policy"))
     assert loaded.backbone.weights._copies == {}  # drawing with the aligned model needs no base
@@ -133,9 +134,10 @@ def test_two_passes_and_accumulation_give_the_same_gradient(tmp_path):
 
 def test_a_run_that_starts_from_another_runs_lora(tmp_path, monkeypatch):
     lora = {"rank": 2, "alpha": 4}
-    first = train(tiny(tmp_path, model={"lora": lora}, training={"steps": 2}), progress=False)
+    first = train(tiny(tmp_path, model={"lora": lora}, training={"steps": 2}, evaluation=QUICK), progress=False)
     monkeypatch.chdir(first.folder)
-    config = tiny(tmp_path, model={"lora": {"start": "adapter"}}, training={"steps": 2, "ema_decay": 0.5})
+    training = {"steps": 2, "ema_decay": 0.5}
+    config = tiny(tmp_path, model={"lora": {"start": "adapter"}}, training=training, evaluation=QUICK)
     second = train(config, progress=False)
     assert rows(second.folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     monkeypatch.chdir(tmp_path)  # the resolved config names the LoRA from anywhere
