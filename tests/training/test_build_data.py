@@ -195,7 +195,7 @@ def test_the_first_wrong_record_is_named_wherever_it_stands(tmp_path, backbone, 
         tmp_path, data={"path": str(home), "resolution": 16, "kind": "groups"}, objective={"name": "rank_dpo"}
     )
     data = build_data(config, backbone)
-    with pytest.raises(ConfigError, match="record 'g9' has 1.5, 0.5"):
+    with pytest.raises(ConfigError, match=r"record 'g9' has 1\.5, 0\.5"):
         check_records(config, get_objective("rank_dpo"), data)
 
 
