@@ -276,7 +276,8 @@ class Backbone(LatentSpace, ABC):
         A LoRA is written as `pipe.load_lora_weights(folder)` reads it, a network with all of its pipeline as
         `DiffusionPipeline.from_pretrained(folder)` does.
         """
-        self.weights.write(folder, self.encoders.whole(), self.network_name, name, card)
+        pipeline = self.encoders.whole() if isinstance(self.weights, FullWeights) else self.pipeline
+        self.weights.write(folder, pipeline, self.network_name, name, card)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.
