@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +196,10 @@ class Backbone(LatentSpace, ABC):
         """Let accelerate wrap the network; all views of what is trained go through the wrapped one."""
         self.weights.prepare(wrap)
 
+    def kept_networks(self) -> list[nn.Module]:
+        """The frozen networks that are kept beside the one that is trained (none with a LoRA)."""
+        return self.weights.kept_networks()
+
     def _weights_of(self, trained: Trained | None) -> Weights:
         if trained is None:
             return FrozenWeights(self.network)
@@ -211,7 +215,11 @@ class Backbone(LatentSpace, ABC):
 
         The empty prompt is encoded like any other.
         """
-        known = None if self._known_texts is None else self._known_texts(prompts)
+        ask, self._known_texts = self._known_texts, None  # what it cannot read, it asks for here
+        try:
+            known = None if ask is None else ask(prompts)
+        finally:
+            self._known_texts = ask
         if known is not None:
             return {name: leaf.to(self.device) for name, leaf in known.items()}
         self.encoders.need("text")
@@ -270,14 +278,24 @@ class Backbone(LatentSpace, ABC):
 
     # ------------------------------------------------------------ saving
 
-    def save_adapter(self, folder: Path, name: str = POLICY, *, card: str | None = None) -> None:
+    def save_adapter(
+        self,
+        folder: Path,
+        name: str = POLICY,
+        *,
+        card: str | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a view, whole or not at all, with `card` as its README.md.
 
         A LoRA is written as `pipe.load_lora_weights(folder)` reads it, a network with all of its pipeline as
         `DiffusionPipeline.from_pretrained(folder)` does.
+
+        Args:
+            state: the view's whole tensors, where the network holds but pieces of them; None: as they are.
         """
         pipeline = self.encoders.whole() if isinstance(self.weights, FullWeights) else self.pipeline
-        self.weights.write(folder, pipeline, self.network_name, name, card)
+        self.weights.write(folder, pipeline, self.network_name, name, card, state)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.

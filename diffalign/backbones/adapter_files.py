@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -24,6 +25,7 @@ def write_adapter(
     network: nn.Module,
     name: str,
     card: str | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the adapter `name` of a network, whole or not at all.
 
@@ -32,7 +34,9 @@ def write_adapter(
         pipeline: the class that will read it.
         part: what that class calls the network ("unet", "transformer").
         card: the text of README.md.
+        state: the adapter's tensors, where they had to be gathered; None: as they are in the network.
     """
+    tensors = adapter_state(network, name) if state is None else state
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     metadata = network.peft_config[name].to_dict()  # type: ignore[index,union-attr]
@@ -43,7 +47,7 @@ def write_adapter(
     pipeline.save_lora_weights(
         draft,
         **{
-            f"{part}_lora_layers": {key: value.cpu() for key, value in adapter_state(network, name).items()},
+            f"{part}_lora_layers": {key: value.cpu() for key, value in tensors.items()},
             f"{part}_lora_adapter_metadata": metadata,
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from diffalign.backbones.pipeline_files import read_network, write_pipeline
 from diffalign.backbones.weights import POLICY, REFERENCE, Weights, check_fit, no_view
@@ -130,11 +131,32 @@ class FullWeights(Weights):
         self.module(name).load_state_dict(state)
         self._empty.discard(name)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
-        write_pipeline(folder, pipeline, part, self.module(name), card)
+    def write(
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        network = self.module(name) if state is None else _network_of(self.network, state)
+        write_pipeline(folder, pipeline, part, network, card)
+
+    def kept_networks(self) -> list[nn.Module]:
+        return list(self._copies.values())
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
         self.load_state(name, read_network(folder, type(self.network), part))
+
+
+def _network_of(network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    """A network of the same kind that holds these tensors themselves, where `network` holds pieces."""
+    kind: Any = next(each for each in type(network).__mro__ if not issubclass(each, FSDPModule))
+    with torch.device("meta"):
+        bare: nn.Module = kind.from_config(network.config)
+    bare.load_state_dict(dict(state), assign=True)
+    return bare
 
 
 def frozen_copy(network: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> nn.Module:

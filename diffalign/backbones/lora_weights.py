@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,16 @@ class LoRAWeights(Weights):
         load_adapter_state(self.network, name, state)
         self._empty.discard(name)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
-        write_adapter(folder, type(pipeline), part, self.network, name, card)
+    def write(
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        write_adapter(folder, type(pipeline), part, self.network, name, card, state)
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:
         state, alpha = read_adapter(folder, type(pipeline), part)

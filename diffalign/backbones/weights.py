@@ -72,10 +72,19 @@ class Weights(ABC):
         """
 
     @abstractmethod
-    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
+    def write(
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a view as diffusers reads it, whole or not at all.
 
-        `part` is what the pipeline calls the network, `card` the text of README.md.
+        `part` is what the pipeline calls the network, `card` the text of README.md; `state` are the view's tensors where
+        they had to be gathered.
         """
 
     @abstractmethod
@@ -89,6 +98,10 @@ class Weights(ABC):
     def prepare(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Let accelerate wrap the network that is trained."""
         self.called = wrap(self.network)
+
+    def kept_networks(self) -> list[nn.Module]:
+        """The frozen networks beside the one that is trained."""
+        return []
 
 
 class FrozenWeights(Weights):
@@ -127,7 +140,15 @@ class FrozenWeights(Weights):
     def load_state(self, name: str, state: dict[str, Tensor]) -> None:
         raise ValueError(self._REFUSAL)
 
-    def write(self, folder: Path, pipeline: Any, part: str, name: str, card: str | None) -> None:
+    def write(
+        self,
+        folder: Path,
+        pipeline: Any,
+        part: str,
+        name: str,
+        card: str | None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         raise ValueError(self._REFUSAL)
 
     def read(self, folder: Path, pipeline: Any, part: str, name: str) -> None:

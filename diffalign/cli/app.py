@@ -46,16 +46,18 @@ def train(
     overrides: SetOption = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", help="Go on with this run folder, to the bit; takes no --config and no --set."),
+        typer.Option(
+            "--resume",
+            help="Go on with this run folder, to the bit. Of its config --set may change only how the groups of a step "
+            "are spread: training.processes, training.accumulation, training.groups.",
+        ),
     ] = None,
 ) -> None:
     """Train, compare base with aligned on held-out prompts, write report.html; the run folder is printed last."""
     from diffalign.config import load_config
 
-    if resume is not None and (config is not None or overrides):
-        raise ConfigError(
-            "--resume goes on with the run's own config; leave out --config and --set, or start a new run"
-        )
+    if resume is not None and config is not None:
+        raise ConfigError("--resume goes on with the run's own config; leave out --config, or start a new run")
     if resume is None:
         settings = load_config(_need_config(config), overrides or ())
     quiet_libraries()
@@ -66,7 +68,10 @@ def train(
         check_quality(settings.evaluation)
     folders = [] if resume is None else [resume]
     try:
-        run = training.resume(resume) if resume is not None else training.train(settings, announce=folders.append)
+        if resume is not None:
+            run = training.resume(resume, overrides=overrides or ())
+        else:
+            run = training.train(settings, announce=folders.append)
     except (DivergenceError, HealthStop, RunInterrupted):
         if folders and _is_main_process():
             _report_stopped(folders[0])
