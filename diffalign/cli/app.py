@@ -140,7 +140,7 @@ def check(
     if limit is None and not memory:
         describe_config(settings, as_json=as_json)
         return
-    _quiet_libraries()
+    quiet_libraries()
     facts = estimate_memory(
         settings, limit, lambda more: load_config(_need_config(config), [*(overrides or ()), *more])
     )
