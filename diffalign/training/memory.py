@@ -35,6 +35,7 @@ from diffalign.training.dry_run import (
     step_peak,
 )
 from diffalign.training.memory_ledger import MemoryLedger
+from diffalign.training.memory_of_processes import of_one_process
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
 from diffalign.training.optimizer import build_optimizer
 from diffalign.training.processes import start_accelerator
@@ -106,9 +107,12 @@ class MemoryEstimator:
         stages["training"] = self._once("training", here, *RunConfig.model_fields)
         if draws:
             stages["drawing"] = self._once("drawing", here, "model", "data", "evaluation", "samples")
-        if config.training.processes > 1:  # DistributedDataParallel copies all gradients into buckets
-            own = sum(each.nbytes for each in self._backbone(here)[0].trained_parameters())
-            stages["training"] = stages["training"] | {"gradient buckets": own}
+        if config.training.processes > 1:
+            backbone = self._backbone(here)[0]
+            stages = {
+                name: uses if name == "caching" else of_one_process(uses, config, backbone, trains=name == "training")
+                for name, uses in stages.items()
+            }
         return MemoryEstimate(stages, latents, texts, self._cuda)
 
     def _once(self, stage: str, config: RunConfig, *sections: str) -> Any:

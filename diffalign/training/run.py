@@ -163,8 +163,7 @@ def _run_on(
     team = Team.of(accelerator)
     share = Share(team.rank, team.world, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
-    if accelerator.is_main_process or shards(config, accelerator):  # other processes draw nothing
-        know_held_out_texts(config, backbone, data.texts, prompts)
+    know_held_out_texts(config, backbone, data.texts, prompts)
     backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
     if backbone.device != accelerator.device:
         backbone.network.to(accelerator.device)

@@ -171,7 +171,7 @@ def test_cache_on_disk_of_a_record_and_a_prompt(tmp_path):
     [
         (
             ["model.path=nobody/such-model"],
-            "model.path: the settings of 'nobody/such-model' are not here and cannot be had",
+            "the settings of 'nobody/such-model' are not here and cannot be had",
         ),
         (["model.path=some.safetensors"], "model.config: some.safetensors is a single file"),
         (["model.path=black-forest-labs/FLUX.1-dev"], "is of family 'flux', and model.family is 'sd'"),
