@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from safetensors import SafetensorError
 
 from diffalign.backbones.adapter import Backbone, View
 from diffalign.backbones.autoencoder import Posterior
@@ -18,6 +17,7 @@ from diffalign.backbones.distilled import check_trainable
 from diffalign.backbones.flux import FluxBackbone
 from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.model_files import check_index, check_parts, why
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.backbones.sdxl import REFINER, SDXLBackbone
@@ -74,7 +74,9 @@ def load_backbone(
     if family not in FAMILIES:
         raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
     kind = FAMILIES[family]
-    pipeline = _load_pipeline(kind, path, dtype, config).to(device)
+    pipeline = _load_pipeline(kind, path, dtype, config)
+    check_parts(path, pipeline)
+    pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         check_trainable(pipeline, path)
@@ -82,13 +84,16 @@ def load_backbone(
 
 
 def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: str | None) -> DiffusionPipeline:
-    source = str(locate(path)) if is_zoo(path) else path
+    try:
+        source = str(locate(path)) if is_zoo(path) else path
+    except ConfigError as error:
+        raise ConfigError(f"model.path: {error}") from None
     wanted = kind.pipeline_class
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
             return _load_single_file(kind, source, dtype, config, absent)
-        index = wanted.load_config(source)
+        index = check_index(path, source, wanted.load_config(source), absent)
         found = index.get("_class_name")
         if found == "StableDiffusionXLImg2ImgPipeline" and index.get("requires_aesthetics_score"):
             raise ConfigError(REFINER)
@@ -99,12 +104,11 @@ def _load_pipeline(kind: type[Backbone], path: str, dtype: torch.dtype, config: 
         # components that a checkpoint was saved without must be named as absent
         absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
         return wanted.from_pretrained(source, dtype=dtype, use_safetensors=True, **absent)  # never a foreign pickle
-    except (OSError, ValueError, NotImplementedError, SafetensorError) as error:  # the third: a schedule without a name
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except Exception as error:  # on damaged files the libraries raise nearly anything
         local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"model.path: cannot load {path!r}{local}: {first}") from None
+        raise ConfigError(f"model.path: cannot load {path!r}{local}: {why(source, error)}") from None
 
 
 def _load_single_file(
@@ -128,9 +132,8 @@ def _load_single_file(
         return wanted.from_single_file(source, dtype=dtype, config=config, **absent)
     except (OSError, SingleFileComponentError) as error:
         if config is None:
-            first = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"model.path: cannot load {source!r} by itself: {first} Name a folder or hub id with the settings and "
+                f"model.path: cannot load {source!r} by itself: {why(source, error)} Name a folder or hub id with the settings and "
                 f"parts of a {wanted.__name__} in model.config"
             ) from None
         if isinstance(error, OSError):

@@ -53,7 +53,8 @@ def add_adapter(
     """Add a float32 adapter that changes nothing yet (B is 0), to all targets but the `excluded` layers.
 
     Raises:
-        ConfigError: no layer has one of the names in `settings.targets`, or one that has is of no kind that peft adapts.
+        ConfigError: no layer has one of the names in `settings.targets`, or one that has is of no kind that peft adapts;
+            or there is no memory for `settings.rank`.
     """
     if settings.targets is not None:
         _check_targets(network, settings.targets)
@@ -72,6 +73,9 @@ def add_adapter(
             network.add_adapter(config, adapter_name=name)  # type: ignore[operator]
         except ValueError as error:
             raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"model.lora.rank: no adapter of rank {settings.rank} can be made: {first}") from None
     generator = torch.Generator().manual_seed(settings.seed)
     for layer in lora_layers(network):
         if name not in layer.lora_A:

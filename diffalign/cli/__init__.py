@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 
 from diffalign.cli.app import app
 from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
 
 __all__ = ["app", "main"]
+
+_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_LESS_MEMORY = (
+    "take fewer training.groups with more training.accumulation, training.max_batch: 1, training.two_pass or "
+    "model.gradient_checkpointing (docs/training.md); of pictures, a smaller evaluation.batch"
+)
 
 
 def main() -> None:
@@ -34,3 +41,9 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError, and so is the CPU's
+        if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        print(f"error: out of memory ({first[:200]}); {_LESS_MEMORY}", file=sys.stderr)
+        sys.exit(1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.params import Params
@@ -21,7 +21,7 @@ class LoRAConfig(Params):
     rank: PositiveInt = 8  # diffusers' Diffusion-DPO command: rank = alpha = 8
     alpha: PositiveFloat = 8.0
     dropout: ShareBelowOne = 0.0
-    targets: tuple[str, ...] | None = None  # None: the family's attention projections
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: the family's attention projections
     init: Literal["gaussian", "default"] = "gaussian"
 
 

@@ -113,7 +113,7 @@ def method_problems(name: object, family: object) -> Iterator[str]:
 
 
 class RunConfig(Params):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
     seed: NonNegativeInt = 0
     folder: LocalPath = "runs"  # run folders are made in here
     device: str | None = None  # None: CUDA, then MPS, then CPU

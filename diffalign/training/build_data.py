@@ -38,7 +38,10 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         DataError: the data cannot be used; names the record.
     """
     data, share = config.data, share or Share()
-    path = locate(data.path) if is_zoo(data.path) else Path(data.path)
+    try:
+        path = locate(data.path) if is_zoo(data.path) else Path(data.path)
+    except ConfigError as error:
+        raise ConfigError(f"data.path: {error}") from None
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     text_print, image_print = backbone.fingerprint("text"), backbone.fingerprint("vae")
     counts = ReadCounts()
