@@ -64,7 +64,7 @@ def picture_bytes(source: PictureSource, record: str) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:
-        raise DataError(f"record {record!r}: cannot read {source}: {error.strerror}") from None
+        raise DataError(f"record {record!r}: cannot read {str(source):.300}: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class OpenedPicture:
 def open_picture(content: bytes, record: str, resolution: int) -> OpenedPicture:
     """Decode, turn upright, resize the shorter side to `resolution` (bilinear, antialiased), crop the centre.
 
-    What a transparent picture hides is shown, as diffusers does.
+    What a transparent picture hides is shown, as diffusers does; of an animation, the first picture counts.
 
     Raises:
         DataError: not a picture, or a damaged one; names the record.
@@ -106,7 +106,7 @@ def open_picture(content: bytes, record: str, resolution: int) -> OpenedPicture:
     try:
         picture: Image.Image = Image.open(io.BytesIO(content))
         picture.load()
-        picture = ImageOps.exif_transpose(picture).convert("RGB")  # cameras note how they were held
+        picture = _rgb(ImageOps.exif_transpose(picture))  # cameras note how they were held
     except UnidentifiedImageError:
         raise DataError(
             f"record {record!r}: not a readable picture (of no known format); {len(content)} bytes"
@@ -123,3 +123,12 @@ def open_picture(content: bytes, record: str, resolution: int) -> OpenedPicture:
     picture = picture.crop((left, top, left + resolution, top + resolution))
     pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
     return OpenedPicture(pixels, original, resized, (top, left))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """As RGB of 8 bits: of grey pictures with more, Pillow would take all that is above 255 for white."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture, dtype=np.float32) / 257).round().astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"mode {picture.mode}: 32 bits without a known white; save it with 8 or 16 bits")
+    return picture.convert("RGB")

@@ -22,7 +22,7 @@ from diffalign.data import (
     encode_share,
     read_records,
 )
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,19 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         share: of several processes, which pictures and prompts this one encodes; None: it encodes all.
 
     Raises:
-        DataError: the data cannot be used; names the record.
+        DataError: the data cannot be used; names the record, or data.path.
     """
-    data, share = config.data, share or Share()
     try:
-        path = locate(data.path) if is_zoo(data.path) else Path(data.path)
-    except ConfigError as error:
-        raise ConfigError(f"data.path: {error}") from None
+        return _build_data(config, backbone, share)
+    except (ConfigError, DataError) as error:
+        if str(error).startswith(("record ", "data.")):
+            raise
+        raise type(error)(f"data.path: {error}") from None
+
+
+def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:
+    data, share = config.data, share or Share()
+    path = locate(data.path) if is_zoo(data.path) else Path(data.path)
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     text_print, image_print = backbone.fingerprint("text"), backbone.fingerprint("vae")
     counts = ReadCounts()
@@ -51,6 +57,9 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         if data.kind == "labelled":
             raise ConfigError(f"data.kind: {data.path} holds ranked groups; take pairs or groups")
         latents = ShippedLatents(path, backbone.autoencoder_identity(), data.kind, pairs_per_group=data.pairs_per_group)
+        wanted = backbone.sample_shape()
+        if latents.sample_shape != wanted:
+            raise DataError(f"{data.path}: a latent of this model is {wanted}, and these are {latents.sample_shape}")
         records = latents.records
         counts.kept, counts.ties = len(records), latents.ties
     else:
