@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffalign.backbones.folder_swap import recover_folder, replace_folder
 from diffalign.backbones.lora import adapter_state
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, SaveError
 
 
 def write_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str, network: nn.Module, name: str) -> None:
@@ -22,6 +22,9 @@ def write_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str, ne
         folder: replaced, if there is one.
         pipeline: the class that will read it.
         part: what that class calls the network ("unet", "transformer").
+
+    Raises:
+        SaveError: it cannot be written; the folder is as it was.
     """
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
@@ -30,14 +33,18 @@ def write_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str, ne
         layers = network.named_modules()
         metadata["target_modules"] = sorted(each for each, layer in layers if isinstance(layer, LoraLayer))
         metadata["exclude_modules"] = None
-    pipeline.save_lora_weights(
-        draft,
-        **{
-            f"{part}_lora_layers": {key: value.cpu() for key, value in adapter_state(network, name).items()},
-            f"{part}_lora_adapter_metadata": metadata,
-        },
-    )
-    replace_folder(draft, folder)
+    try:
+        pipeline.save_lora_weights(
+            draft,
+            **{
+                f"{part}_lora_layers": {key: value.cpu() for key, value in adapter_state(network, name).items()},
+                f"{part}_lora_adapter_metadata": metadata,
+            },
+        )
+        replace_folder(draft, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveError(f"{folder}: cannot be written ({error}); what was saved before is unharmed") from None
 
 
 def read_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str) -> tuple[dict[str, Tensor], float | None]:

@@ -5,18 +5,30 @@ Heavy imports stand inside the commands, so that `--help`, `list` and `check` an
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import sys
 
 from diffalign.cli.app import app
-from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
+from diffalign.exceptions import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DiffalignError,
+    MissingExtraError,
+    RunInterrupted,
+)
 
 __all__ = ["app", "main"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 _MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-_LESS_MEMORY = (
+_LESS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_MEMORY = (
     "take fewer training.groups with more training.accumulation, training.max_batch: 1, training.two_pass or "
     "model.gradient_checkpointing (docs/training.md); of pictures, a smaller evaluation.batch"
 )
@@ -33,11 +45,20 @@ def main() -> None:
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
-    except (ConfigError, DataError, MissingExtraError) as error:
+    except (ConfigError, DataError, MissingExtraError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except DiffalignError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (*_FULL, *_UNUSABLE):
+            raise
+        what = f"{str(error.filename):.300}: {error.strerror}" if error.filename else error.strerror
+        if error.errno in _UNUSABLE:
+            print(f"error: {what}; give another path", file=sys.stderr)
+            sys.exit(2)
+        print(f"error: cannot write: {what}; free some space and start again", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffalign.backbones import recover_folders, replace_folder
-from diffalign.exceptions import CheckpointError
+from diffalign.exceptions import CheckpointError, SaveError
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)")
@@ -58,22 +58,24 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Checkpoints of later steps are dropped too: the run has gone back behind them (they were damaged).
 
     Raises:
-        CheckpointError: it cannot be written; the checkpoints that were there are unharmed.
+        SaveError: it cannot be written; the checkpoints that were there are unharmed.
     """
     home = run / "checkpoints"
     step = checkpoint.progress.step
     folder = home / f"step-{step}"
+    draft = home / f".{folder.name}.partial"
     try:
         home.mkdir(exist_ok=True)
         for leftover in home.glob(".step-*.partial"):  # of a run that was killed while writing
             shutil.rmtree(leftover, ignore_errors=True)
-        draft = home / f".{folder.name}.partial"
         draft.mkdir()
         _write_files(draft, checkpoint)
         replace_folder(draft, folder)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save turns a full disk into a RuntimeError
-        raise CheckpointError(
-            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed"
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveError(
+            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed: free some space and go on "
+            f"with diffalign train --resume {run}"
         ) from None
     whole = 0
     for path in reversed(list_checkpoints(run)):

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from diffalign.config import RunConfig
-from diffalign.exceptions import DivergenceError, HealthStop, RunInterrupted
+from diffalign.exceptions import DiffalignError, DivergenceError, HealthStop, RunInterrupted, SaveError
+from diffalign.training.changed_settings import settings_of
 from diffalign.training.checkpoint import save_checkpoint
 from diffalign.training.health import Alarm, HealthMonitor
 from diffalign.training.offline import OfflineTrainer
@@ -63,6 +64,13 @@ class TrainingLoop:
                     f"diffalign eval {self.folder}",
                     received,
                 )
+        except OSError as error:
+            if isinstance(error, DiffalignError):
+                raise
+            raise SaveError(
+                f"{self.folder}: cannot be written ({error.strerror or error}) at step {trainer.step}; its checkpoints are "
+                f"unharmed: free some space and go on with diffalign train --resume {self.folder}"
+            ) from None
         finally:
             self.log.close()
             self.trackers.close()
@@ -118,6 +126,7 @@ class TrainingLoop:
         if self.main:
             checkpoint = self.trainer.checkpoint()
             checkpoint.trainer["health"] = self.monitor.state()
+            checkpoint.trainer["settings"] = settings_of(self.config)
             save_checkpoint(self.folder, checkpoint, keep=self.config.training.keep_checkpoints)
         self.trainer.accelerator.wait_for_everyone()
 

@@ -23,6 +23,7 @@ from diffalign.training.build import (
     held_out_prompts,
 )
 from diffalign.training.build_data import build_data
+from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
@@ -81,6 +82,7 @@ def resume(folder: Path, *, progress: bool = True) -> Run:
     Raises:
         ConfigError: not a run folder.
         CheckpointError: its checkpoints are all damaged.
+        ConfigError: its config.yaml was changed in what its steps follow from.
         And what `train` raises.
     """
     return _run(_open(folder), folder, progress)
@@ -138,6 +140,7 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
             announce(folder)
     elif list_checkpoints(folder):
         saved = load_latest(folder)
+        check_unchanged(saved.trainer.get("settings"), config, saved.progress.step)
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True

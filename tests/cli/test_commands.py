@@ -20,6 +20,7 @@ from diffalign.exceptions import (
     HealthStop,
     MissingExtraError,
     RunInterrupted,
+    SaveError,
 )
 from tests.cli.conftest import run_process
 
@@ -202,7 +203,8 @@ def test_doctor_shows_extras_by_name(call, monkeypatch):
         (ConfigError("a: b\nc: d"), 2, "error: a: b\nc: d\n"),
         (DataError("x"), 2, "error: x\n"),
         (MissingExtraError("x"), 2, "error: x\n"),
-        (CheckpointError("x"), 1, "error: x\n"),
+        (CheckpointError("x"), 2, "error: x\n"),
+        (SaveError("x"), 1, "error: x\n"),
         (DivergenceError("x"), 1, "error: x\n"),
         (HealthStop("x"), 1, "error: x\n"),
         (DiffalignError("x"), 1, "error: x\n"),

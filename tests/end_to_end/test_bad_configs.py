@@ -148,6 +148,7 @@ ARGUMENTS: list[tuple[str, list[str], tuple[str, ...]]] = [
     ("no config", [], ("--config is missing",)),
     ("config that is not there", ["-c", "absent.yaml"], ("no config 'absent.yaml' in ./, ./configs or among",)),
     ("misspelt config", ["-c", "quickstart/difusion_dpo.yaml"], ("did you mean",)),
+    ("config of 300 letters", ["-c", "a" * 300], ("File name too long; give another path",)),
     ("folder as config", ["-c", "folder"], ("folder: is a folder, not a config file",)),
     ("config with a NUL byte", ["-c", "a\0b"], ("no config 'a\\x00b'",)),
     ("override without a value", ["-c", "x.yaml", "-s", "training.steps"], ("must look like section.key=value",)),

@@ -103,6 +103,7 @@ SETTINGS: list[tuple[str, dict[str, object], tuple[str, ...]]] = [
     ("text file", {"model.path": "HOME/x.yaml"}, ("model.path: ", "x.yaml")),
     ("single file that is not there", {"model.path": "absent.safetensors"}, ("model.path: no such file",)),
     ("single file of something else", {"model.path": "HOME/y.safetensors"}, ("model.path: ", "y.safetensors")),
+    ("path of 300 letters", {"model.path": "a" * 300}, ("File name too long",)),
     ("empty path", {"model.path": ""}, ("model.path: must be a path or a name, got ''",)),
     ("path with a NUL byte", {"model.path": "a\0b"}, ("model.path: must be text without NUL bytes",)),
     ("other family", {"model.family": "sdxl"}, ("model.path: ", "holds a StableDiffusionPipeline", "'sdxl'")),
@@ -189,6 +190,9 @@ DRAWS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
         ),
     ),
     ("folder with a NUL byte", (*DRAW, *ZOO, "-o", "a\0b"), ("--out", "embedded null byte")),
+    ("folder of 300 letters", (*DRAW, *ZOO, "-o", "a" * 300), ("File name too long",)),
+    ("run of 300 letters", (*DRAW, "-o", "out", "--run", "a" * 300), ("File name too long",)),
+    ("adapter of 300 letters", (*DRAW, "-o", "out", *ZOO, "--adapter", "a" * 300), ("File name too long",)),
     ("no family", (*DRAW, "-o", "out", "--model", "dir.txt"), ("--family: say which family dir.txt is of",)),
     (
         "no such family",
