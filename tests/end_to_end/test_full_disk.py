@@ -109,7 +109,9 @@ def test_metrics(cache, tmp_path):
     limit = 3100  # bytes
     with largest_file(limit):
         seen = call("train", "-c", settings_file(tmp_path, **parts))
-    check_refusal(seen, ("cannot be written (File too large) at step", "go on with diffalign train --resume"), code=1)
+    check_refusal(
+        seen, ("cannot be written (No space left on device) at step", "go on with diffalign train --resume"), code=1
+    )
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "metrics.jsonl").stat().st_size == limit
     seen = call("train", "--resume", run)
