@@ -1,4 +1,4 @@
-"""What is wrong with a model's files, in words: diffusers and transformers raise nearly anything, or load something else."""
+"""What is wrong with a model's files, in words: the libraries raise nearly anything, or load something else."""
 
 from __future__ import annotations
 

@@ -26,9 +26,7 @@ __all__ = ["app", "main"]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 _MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-_LESS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
-_MEMORY = (
+_LESS_MEMORY = (
     "take fewer training.groups with more training.accumulation, training.max_batch: 1, training.two_pass or "
     "model.gradient_checkpointing (docs/training.md); of pictures, a smaller evaluation.batch"
 )
@@ -54,7 +52,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (*_FULL, *_UNUSABLE):
             raise
-        what = f"{str(error.filename):.300}: {error.strerror}" if error.filename else error.strerror
+        what = f"{error.filename!s:.300}: {error.strerror}" if error.filename else error.strerror
         if error.errno in _UNUSABLE:
             print(f"error: {what}; give another path", file=sys.stderr)
             sys.exit(2)

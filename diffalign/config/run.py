@@ -88,6 +88,8 @@ class HealthConfig(Params):
     # mean loss of the last `window` steps; in proportion less where the first ones average below ln 2
     saturation_limit: PositiveFloat = 0.02
     reward_hacking: Literal["off", "warn", "stop"] = "warn"  # the held-out reward falls while the trained one rises
+    diversity_collapse: Literal["off", "warn", "stop"] = "warn"  # pictures of different prompts become alike
+    diversity_limit: ShareBelowOne = 0.6  # times the samples' diversity before the first step
     window: PositiveInt = 20
 
 

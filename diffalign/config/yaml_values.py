@@ -52,8 +52,8 @@ def read_yaml(text: str) -> Any:
     """The plain values that a text means.
 
     Raises:
-        yaml.YAMLError: it is not YAML, a key stands twice, or it is made to take all memory (numbers of thousands of digits,
-            aliases of aliases).
+        yaml.YAMLError: it is not YAML, a key stands twice, or it is made to take all memory (aliases of aliases,
+            numbers of thousands of digits).
     """
     try:
         content = yaml.load(text, Loader=_Loader)

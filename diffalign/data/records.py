@@ -64,7 +64,7 @@ def picture_bytes(source: PictureSource, record: str) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:
-        raise DataError(f"record {record!r}: cannot read {str(source):.300}: {error.strerror}") from None
+        raise DataError(f"record {record!r}: cannot read {source!s:.300}: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def check_unchanged(saved: Mapping[str, Any] | None, config: RunConfig, step: int) -> None:
-    """Compare with the settings that a checkpoint was written with (None: with those of an older diffalign, which kept none).
+    """Compare with the settings that a checkpoint was written with (None: an older diffalign kept none).
 
     Raises:
         ConfigError: names every one that differs, as it was and as it is.

@@ -143,7 +143,7 @@ class TrainingLoop:
         figures, diversity = self.samples.draw(self.trainer.step)
         self.log.write("samples", self.trainer.step, rewards=figures, diversity=diversity)
         self.trackers.write(self.trainer.step, {f"held_out/{name}": figure["mean"] for name, figure in figures.items()})
-        return self.monitor.after_samples(figures)
+        return self.monitor.after_samples(figures, diversity)
 
     def _ring(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:

@@ -121,7 +121,7 @@ def test_metrics(cache, tmp_path):
 
 def test_adapter_and_comparison(cache, tmp_path):
     """All is trained and saved in checkpoints; the adapter, and then the comparison, have no room."""
-    home, whole = cache
+    home, _ = cache
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n" * 3, encoding="utf-8")
     evaluation = {"prompts": str(prompts), "sampler": {"name": "ddim", "steps": 1}}
@@ -150,7 +150,7 @@ def test_adapter_and_comparison(cache, tmp_path):
 
 
 def test_adapter(cache, tmp_path, monkeypatch):
-    home, whole = cache
+    home, _ = cache
     done = train(config(home, steps=2), progress=False)
     before = tree(done.folder)
     from diffalign.exceptions import SaveError

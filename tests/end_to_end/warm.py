@@ -1,4 +1,4 @@
-"""Imported once by the server that the killed runs are forked from: with it, all that the libraries import when a model loads."""
+"""Imported once by the server that killed runs are forked from, and with it what the libraries import to load a model."""
 
 import torch
 
