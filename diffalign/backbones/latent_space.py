@@ -67,6 +67,11 @@ class LatentSpace:
         return check_resolution(resolution, self._resolution_unit, self._max_resolution)
 
     @property
+    def largest_side(self) -> int | None:
+        """Pixels along a side that the model can place at most; None: any number."""
+        return self._max_resolution
+
+    @property
     def resolution(self) -> int:
         """Pixels along a side that the model was trained for."""
         return int(self._settings.sample_size) * self._factor

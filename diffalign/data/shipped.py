@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffalign.data.cache import content_key
+from diffalign.data.said import Said
 from diffalign.exceptions import DataError
 
 
@@ -22,7 +23,10 @@ class ShippedLatents:
     Attributes:
         records: id and prompt of every group or pair.
         ties: pairs that were left out because their rewards are equal.
+        buckets: None: all latents are of one size.
     """
+
+    buckets = None
 
     def __init__(
         self,
@@ -109,6 +113,9 @@ class ShippedLatents:
     def crops(self, number: int, epoch: int, name: str) -> Tensor | None:
         return None
 
+    def masks(self, number: int, epoch: int, name: str) -> Tensor | None:
+        return None
+
     def reward(self, number: int) -> Tensor | None:
         return self._rewards[number].float()
 
@@ -117,6 +124,9 @@ class ShippedLatents:
 
     def label(self, number: int) -> int | None:
         return None
+
+    def said(self) -> Iterator[Said]:
+        yield Said(0, self._rewards.float(), None, torch.ones(len(self._rewards)))
 
 
 def save_latents(

@@ -15,14 +15,17 @@ from diffalign.exceptions import ConfigError
 _FREE = {  # sections, and settings of the others
     "name", "folder", "device", "samples", "evaluation", "health", "log",
     "model.gradient_checkpointing", "data.cache", "data.encode_batch", "data.on_bad", "training.steps",
-    "training.processes", "training.max_batch", "training.two_pass", "training.reference_bank",
+    "training.max_batch", "training.two_pass", "training.reference_bank",
     "training.checkpoint_every", "training.keep_checkpoints", "training.log_every", "training.threads",
 }  # fmt: skip
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What a step follows from, by dotted path."""
-    return dict(_flat(config.model_dump(mode="json"), ""))
+    found = dict(_flat(config.model_dump(mode="json"), ""))
+    for name in ("groups", "accumulation", "processes"):  # a run may go on with others that make as many groups
+        del found[f"training.{name}"]
+    return found | {"training.groups x accumulation x processes": config.groups_per_step}
 
 
 def check_unchanged(saved: Mapping[str, Any] | None, config: RunConfig, step: int) -> None:

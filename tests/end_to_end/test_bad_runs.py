@@ -76,7 +76,8 @@ REFUSED: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("path", "value"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_changed_setting_is_refused(cut_off, path, value):
     edit(cut_off, path, value)
-    says = ("config.yaml is not the one that step 3 was trained with; put it back", f"  {path}", ": was ", ", is ")
+    told = "training.groups x accumulation x processes" if path == "training.groups" else path
+    says = ("config.yaml is not the one that step 3 was trained with; put it back", f"  {told}", ": was ", ", is ")
     if path == "model.path":
         says = ("model.path: ",)
     refused(cut_off, "train", "--resume", cut_off, says=says)
