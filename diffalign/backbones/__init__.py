@@ -227,8 +227,8 @@ def _load_single_file(
     except (OSError, SingleFileComponentError) as error:
         if config is None:
             raise ConfigError(
-                f"model.path: cannot load {source!r} by itself: {why(source, error)} Name a folder or hub id with the settings and "
-                f"parts of a {wanted.__name__} in model.config"
+                f"model.path: cannot load {source!r} by itself: {why(source, error)} Name a folder or hub id with the "
+                f"settings and parts of a {wanted.__name__} in model.config"
             ) from None
         if isinstance(error, OSError):
             raise

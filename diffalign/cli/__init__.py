@@ -66,8 +66,8 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError, and so is the CPU's
         if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
             raise
-        first = (str(error).splitlines() or [""])[0]
-        print(f"error: out of memory ({first[:200]}); {_LESS_MEMORY}", file=sys.stderr)
+        told = str(error).partition("\n")[0]
+        print(f"error: out of memory ({told[:200]}); {_LESS_MEMORY}", file=sys.stderr)
         sys.exit(1)
 
 

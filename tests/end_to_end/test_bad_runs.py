@@ -218,7 +218,7 @@ def cut(folder: Path) -> None:
 
 
 def pickled(folder: Path) -> None:
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.safetensors")
     torch.save(load_file(file), file.with_suffix(".bin"))
     file.unlink()
 
@@ -226,7 +226,7 @@ def pickled(folder: Path) -> None:
 def other_sizes(folder: Path) -> None:
     from safetensors import safe_open
 
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.safetensors")
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata()
     save_file({name: tensor[..., :-1].contiguous() for name, tensor in load_file(file).items()}, file, metadata=about)
