@@ -13,10 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from diffalign.config.fields import is_text
 from diffalign.config.run import RunConfig, method_problems
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
 
+_LARGEST = 2**63
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -42,6 +44,8 @@ def find_config(name: str | Path) -> Path:
         for candidate in (home / name, home / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
+    if Path(name).is_dir():
+        raise ConfigError(f"{name}: is a folder, not a config file; name a .yaml in it")
     close = _similar_configs(str(name))
     if len(close) > 2:
         hint = f"; did you mean one of {Path(close[0]).parent}/, such as {close[0]!r}?"
@@ -74,7 +78,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not isinstance(content, dict):
@@ -83,7 +87,11 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(content, overrides, source=str(path))
 
 
-def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "the config") -> RunConfig:
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+
+
+def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, source: str = "the config") -> RunConfig:
     """Validate a nested dict.
 
     Raises:
@@ -96,12 +104,14 @@ def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, s
     refused = [problem for override in overrides if (problem := _apply(merged, override))]
     if refused:
         raise ConfigError("\n".join(refused))
-    try:
-        return RunConfig.model_validate(merged)
-    except ValidationError as error:
-        objective, model = _section(merged, "objective"), _section(merged, "model")
-        sentences = [*method_problems(objective.get("name"), model.get("family"))]
-        sentences += [_sentence(item, merged) for item in error.errors(include_url=False)]
+    sentences = [*_unusable(merged, "")]
+    if not sentences:
+        try:
+            return RunConfig.model_validate(merged)
+        except ValidationError as error:
+            objective, model = _section(merged, "objective"), _section(merged, "model")
+            sentences = [*method_problems(objective.get("name"), model.get("family"))]
+            sentences += [_sentence(item, merged) for item in error.errors(include_url=False)]
     problems = list(dict.fromkeys(line for sentence in sentences for line in sentence.splitlines()))
     noun = "problem" if len(problems) == 1 else "problems"
     raise ConfigError("\n".join([f"{len(problems)} {noun} in {source}", *(f"  {problem}" for problem in problems)]))
@@ -147,6 +157,17 @@ def _copy(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {str(key): _copy(value) for key, value in content.items()}
     return [_copy(value) for value in content] if isinstance(content, list | tuple) else content
+
+
+def _unusable(content: Any, path: str) -> Iterator[str]:
+    """Numbers that no computer counts with (seeds and sizes end at 64 bits), and text that no file can hold."""
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _unusable(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, int) and abs(content) >= _LARGEST:
+        yield f"{path}: must be from -2^63 to 2^63, got a number of {content.bit_length()} bits"
+    elif isinstance(content, str) and not is_text(content):
+        yield f"{path}: must be text without NUL bytes and lone surrogates, got {_shown(content)}"
 
 
 def _apply(content: dict[str, Any], override: str) -> str | None:
@@ -202,6 +223,9 @@ def _sentence(item: ErrorDetails, content: Mapping[str, Any]) -> str:
         tag = str(context["discriminator"]).strip("'")
         choices = sorted(name for model in _models_at(keys, content) for name in _tags(model))
         return f"{path}.{tag}: required, but missing; one of {', '.join(choices)}"
+    if kind in ("too_short", "too_long"):
+        wanted = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        return f"{path}: must have {wanted}, got {context['actual_length']}: {seen}"
     if kind == "string_pattern_mismatch":
         return f"{path}: must match {context['pattern']}, got {seen}"
     if kind in _SECTION_EXPECTED:

@@ -119,7 +119,19 @@ def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str
 
 
 def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
-    return str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+    name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+    _check_text(name, f"row-{number}", names["id"])
+    return name
+
+
+def _check_text(text: str, name: str, column: str) -> None:
+    """JSON can write half a character (\\ud83d of an emoji), which is in no text.
+
+    Raises:
+        DataError: it is there.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"record {name!r}: column {column!r} has a lone surrogate, half a character, got {text!r:.100}")
 
 
 def _need(row: Mapping[str, Any], names: Mapping[str, str], wanted: Sequence[str], name: str) -> None:
@@ -137,6 +149,7 @@ def _prompt(row: Mapping[str, Any], names: Mapping[str, str], name: str) -> str:
     prompt = row[names["prompt"]]
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"record {name!r}: column {names['prompt']!r} must be text that is not empty, got {prompt!r}")
+    _check_text(prompt, name, names["prompt"])
     return prompt
 
 
@@ -205,5 +218,8 @@ def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str) and value:
+        _check_text(value, name, column)
+        if "\0" in value:
+            raise DataError(f"record {name!r}: column {column!r} has a NUL byte in a path, got {value!r:.100}")
         return home / value
     raise DataError(f"record {name!r}: column {column!r} must be a picture's path or bytes, got {type(value).__name__}")

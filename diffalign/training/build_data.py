@@ -9,7 +9,7 @@ from pathlib import Path
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import GroupData, Latents, ReadCounts, Share, ShippedLatents, Source, TensorCache, Texts
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.training.build_pictures import build_latents
 from diffalign.zoo import is_zoo, locate
 
@@ -23,8 +23,17 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         share: of several processes, which pictures and prompts this one encodes; None: it encodes all.
 
     Raises:
-        DataError: the data cannot be used; names the record.
+        DataError: the data cannot be used; names the record, or data.path.
     """
+    try:
+        return _build_data(config, backbone, share)
+    except (ConfigError, DataError) as error:
+        if str(error).startswith(("record ", "data.")):
+            raise
+        raise type(error)(f"data.path: {error}") from None
+
+
+def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:
     data, share = config.data, share or Share()
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     source = _source(config)
@@ -38,6 +47,9 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         latents = ShippedLatents(
             Path(source.path), backbone.autoencoder_identity(), data.kind, pairs_per_group=data.pairs_per_group
         )
+        wanted = backbone.sample_shape()
+        if latents.sample_shape != wanted:
+            raise DataError(f"{data.path}: a latent of this model is {wanted}, and these are {latents.sample_shape}")
         records = latents.records
         counts.kept, counts.ties = len(records), latents.ties
     else:

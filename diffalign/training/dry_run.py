@@ -133,9 +133,7 @@ def enter_network(ledger: MemoryLedger, backbone: Backbone) -> None:
 
 def pack_linear_layers(stage: Stage, network: nn.Module, bytes_per_weight: float) -> Tensor:
     """Count the frozen linear layers as packed; the ledger counts what is returned, as long as it lives."""
-    linear = [
-        each for name, each in network.named_modules() if isinstance(each, nn.Linear) and ".lora_" not in name
-    ]
+    linear = [each for name, each in network.named_modules() if isinstance(each, nn.Linear) and ".lora_" not in name]
     weights = [each.weight for each in linear]
     stage.ledger.add(weights, None)
     with stage.mode:

@@ -25,6 +25,7 @@ from diffalign.training.build import (
     held_out_prompts,
 )
 from diffalign.training.build_data import build_data
+from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
@@ -94,6 +95,7 @@ def resume(folder: Path, *, progress: bool = True, overrides: Sequence[str] = ()
     Raises:
         ConfigError: not a run folder, or something else is to be changed.
         CheckpointError: its checkpoints are all damaged.
+        ConfigError: its config.yaml was changed in what its steps follow from.
         And what `train` raises.
     """
     return _run(open_run(folder, overrides), folder, progress)
@@ -178,6 +180,7 @@ def _run_on(
             announce(folder)
     elif list_checkpoints(folder):
         saved = load_latest(folder, team)
+        check_unchanged(saved.trainer.get("settings"), config, saved.progress.step)
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True
