@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+_SET_BY_CALLS = ("truncation", "padding")
+
 
 def fingerprint_of(
     kind: str, modules: Mapping[str, nn.Module], tokenizers: Mapping[str, Any], options: Iterable[str] = ()
 ) -> str:
-    """It changes with a weight, a dtype, a setting, a word of a tokenizer or one of the options, and with nothing else."""
+    """It changes with a weight, a dtype, a setting, a word or rule of a tokenizer or one of the options; else never."""
     digest = hashlib.sha256(kind.encode())
     for name, module in modules.items():
         digest.update(repr(sorted(_plain(module.config).items())).encode())
@@ -22,9 +25,18 @@ def fingerprint_of(
     for name, tokenizer in sorted(tokenizers.items()):
         words = sorted(tokenizer.get_vocab().items())
         digest.update(repr((name, tokenizer.model_max_length, tokenizer.all_special_tokens, words)).encode())
+        digest.update(_rules(tokenizer).encode())
     for option in options:
         digest.update(option.encode())
     return digest.hexdigest()[:32]
+
+
+def _rules(tokenizer: Any) -> str:
+    """How a tokenizer comes from letters to words (merges, normalising, splitting), but for what a call sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return ""
+    return json.dumps({key: value for key, value in json.loads(backend.to_str()).items() if key not in _SET_BY_CALLS})
 
 
 def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> str:

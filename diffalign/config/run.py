@@ -91,6 +91,8 @@ class HealthConfig(Params):
     # mean loss of the last `window` steps; in proportion less where the first ones average below ln 2
     saturation_limit: PositiveFloat = 0.02
     reward_hacking: Literal["off", "warn", "stop"] = "warn"  # the held-out reward falls while the trained one rises
+    diversity_collapse: Literal["off", "warn", "stop"] = "warn"  # pictures of different prompts become alike
+    diversity_limit: ShareBelowOne = 0.6  # times the samples' diversity before the first step
     window: PositiveInt = 20
 
 
@@ -116,7 +118,7 @@ def method_problems(name: object, family: object) -> Iterator[str]:
 
 
 class RunConfig(Params):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
     seed: NonNegativeInt = 0
     folder: LocalPath = "runs"  # run folders are made in here
     device: str | None = None  # None: CUDA, then MPS, then CPU
@@ -191,6 +193,8 @@ class RunConfig(Params):
                 f"data.columns.{other[0]}: is no column of data.kind: {self.data.kind}, which has "
                 f"{', '.join(COLUMNS[self.data.kind])}"
             )
+        if self.data.dimension is not None and self.data.kind != "pairs":
+            yield f"data.dimension: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if self.data.pairs_per_group is not None and self.data.kind != "pairs":
             yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if training.two_pass and objective.first != "policy":

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from diffalign.backbones import recover_folders, replace_folder
-from diffalign.exceptions import CheckpointError
+from diffalign.exceptions import CheckpointError, SaveError
 from diffalign.training.piece_files import PiecesOnDisk, find_pieces, piece_file, write_pieces
 from diffalign.training.team import Team
 
@@ -75,7 +75,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int, team: Team 
     run call it.
 
     Raises:
-        CheckpointError: it cannot be written, by whichever process; the checkpoints that were there are unharmed.
+        SaveError: it cannot be written, by whichever process; the checkpoints that were there are unharmed.
     """
     home = run / "checkpoints"
     step = checkpoint.progress.step
@@ -88,8 +88,9 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int, team: Team 
     except OSError as error:
         if team.is_main:
             shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(
-            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed"
+        raise SaveError(
+            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed: free some space and go on "
+            f"with diffalign train --resume {run}"
         ) from None
     if team.is_main:
         _drop_old(run, folder, keep)

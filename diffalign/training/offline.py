@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.data import GroupData, place_of, seeded
+from diffalign.data import GroupData, TrainingOrder, seeded
 from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
 from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
@@ -69,6 +69,7 @@ class OfflineTrainer:
         self.accelerator = accelerator
         self.step = 0
         self.seconds = 0.0
+        self._order = TrainingOrder(len(data), config.seed, data.latents.buckets, config.training.groups)
         self._objective = objective
         self._sample_time = sample_time
         check_records(config, objective, data)
@@ -145,7 +146,7 @@ class OfflineTrainer:
 
     def _place(self, position: int) -> tuple[int, int]:
         """(epoch, record number); with a reference bank, the epoch whose draws this one repeats."""
-        epoch, number = place_of(position, len(self.data), self.config.seed)
+        epoch, number = self._order.place(position)
         return epoch if self._bank is None else epoch % self._bank.epochs, number
 
     def _micro_batch(self, number: int) -> MicroBatch:
@@ -180,18 +181,19 @@ class OfflineTrainer:
         members = self.data.batch([(0, 0)]).members
         bank = ReferenceBank(home, key, training.reference_bank, (len(self.data), members))
         groups = training.steps * config.groups_per_step
-        if groups <= bank.epochs * len(self.data):
+        if groups <= bank.epochs * self._order.epoch_length:
             log.warning(
                 "training.reference_bank: this run sees %d groups and the bank holds %d: none comes twice, so it saves "
                 "no time in this run, only in later ones",
                 groups,
-                bank.epochs * len(self.data),
+                bank.epochs * self._order.epoch_length,
             )
 
         def compute(epoch: int, numbers: list[int]) -> torch.Tensor:
             return self._loss.reference_errors(*self._drawn([(epoch, number) for number in numbers], numbers))
 
-        bank.fill(bank.visited(groups, config.seed), compute, self.accelerator, batch=training.groups)
+        visited = bank.visited(groups, self._order)
+        bank.fill(visited, compute, self.accelerator, batch=training.groups, buckets=self.data.latents.buckets)
         return bank
 
     def _draw(self, batch: GroupBatch, epochs: Sequence[int], positions: Sequence[int]) -> NoiseDraw:

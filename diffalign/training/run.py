@@ -25,9 +25,11 @@ from diffalign.training.build import (
     held_out_prompts,
 )
 from diffalign.training.build_data import build_data
+from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
+from diffalign.training.held_out_texts import know_held_out_texts
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.optimizer import check_optimizer
@@ -93,6 +95,7 @@ def resume(folder: Path, *, progress: bool = True, overrides: Sequence[str] = ()
     Raises:
         ConfigError: not a run folder, or something else is to be changed.
         CheckpointError: its checkpoints are all damaged.
+        ConfigError: its config.yaml was changed in what its steps follow from.
         And what `train` raises.
     """
     return _run(open_run(folder, overrides), folder, progress)
@@ -157,11 +160,15 @@ def _run_on(
     check_trackers(config)
     check_optimizer(config.optimizer)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
-    backbone = start_backbone(config, accelerator)
+    backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
     team = Team.of(accelerator)
     share = Share(team.rank, team.world, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
+    know_held_out_texts(config, backbone, data.texts, prompts)
+    backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
+    if backbone.device != accelerator.device:
+        backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
@@ -173,6 +180,7 @@ def _run_on(
             announce(folder)
     elif list_checkpoints(folder):
         saved = load_latest(folder, team)
+        check_unchanged(saved.trainer.get("settings"), config, saved.progress.step)
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True
