@@ -201,7 +201,7 @@ def test_a_full_disk_under_one_process_ends_all(tmp_path):
     (told,) = messages(err)
     assert told == (
         f"error: {folder}/checkpoints/step-4: cannot be written (process 1: [Errno 28] No space left on device); the "
-        "checkpoints before it are unharmed"
+        f"checkpoints before it are unharmed: free some space and go on with diffalign train --resume {folder}"
     )
     assert "[rank" not in err, err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-2"]
