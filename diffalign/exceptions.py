@@ -9,13 +9,20 @@ DiffalignError
 |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
 |- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
 |- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
+|- ProcessLostError (RuntimeError) another process of the run has ended
 """
 
 from __future__ import annotations
 
 
 class DiffalignError(Exception):
-    """Any error that diffalign raises on purpose: its text is written for the user."""
+    """Any error that diffalign raises on purpose: its text is written for the user.
+
+    Attributes:
+        spoken_for: whether another process of the same run tells the user, so that this one need not; None: not settled.
+    """
+
+    spoken_for: bool | None = None
 
 
 class ConfigError(DiffalignError, ValueError):
@@ -56,3 +63,7 @@ class RunInterrupted(DiffalignError, RuntimeError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = int(signal)
+
+
+class ProcessLostError(DiffalignError, RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _SET_BY_CALLS = ("truncation", "padding")
 
@@ -39,11 +40,13 @@ def _rules(tokenizer: Any) -> str:
 
 
 def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> str:
-    """Of the frozen weights, whatever adapters lie on them, and of the process and prediction that they are for."""
+    """Of the frozen weights, whatever adapters are trained on them, and of the process and prediction that they are for."""
     settings = [sorted(_plain(each.config).items()) for each in (network, scheduler)]
     digest = hashlib.sha256(f"network {prediction} {settings!r}".encode())
     frozen = {
-        key.replace(".base_layer.", "."): tensor for key, tensor in network.state_dict().items() if ".lora_" not in key
+        key.replace(".base_layer.", "."): tensor
+        for key, tensor in network.state_dict().items()
+        if ".lora_" not in key or ".reference." in key  # a LoRA that training starts from is part of the reference
     }
     _add_tensors(digest, "", frozen)
     return digest.hexdigest()[:32]
@@ -52,6 +55,8 @@ def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> 
 def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if isinstance(tensor, DTensor):  # in pieces: all processes ask for the fingerprint
+            tensor = tensor.full_tensor()
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 

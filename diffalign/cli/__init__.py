@@ -8,11 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 
+from diffalign.cli import export as _export  # noqa: F401 (its command joins the app)
 from diffalign.cli.app import app
 from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
 
 __all__ = ["app", "main"]
+
+_PATIENCE = (
+    15.0  # seconds: processes on one machine read a config and import torch at the same time, but not at one pace
+)
 
 
 def main() -> None:
@@ -24,13 +30,22 @@ def main() -> None:
     try:
         app()
     except RunInterrupted as stop:
-        print(stop, file=sys.stderr)
+        _say(str(stop), stop)
         sys.exit(128 + stop.signal)
-    except (ConfigError, DataError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except DiffalignError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _say(f"error: {error}", error)
+        sys.exit(2 if isinstance(error, ConfigError | DataError | MissingExtraError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _say(text: str, error: DiffalignError) -> None:
+    """Tell the user, once: of several processes those that share a run have settled who speaks.
+
+    Before they do, what is wrong is mostly wrong for all, and the first on each machine speaks. The others give it time: as
+    soon as one has ended, the launcher ends the rest. Whoever is still there then speaks for itself.
+    """
+    if error.spoken_for is None and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    if not error.spoken_for:
+        print(text, file=sys.stderr, flush=True)

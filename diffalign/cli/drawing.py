@@ -69,11 +69,7 @@ def _load(
     """The generator, and what `draw_pictures` is told of the model."""
     if (run is None) == (model is None):
         raise ConfigError("give either --run (the aligned model of a run folder) or --model")
-    if precision not in (None, *get_args(Precision)):
-        close = difflib.get_close_matches(str(precision), get_args(Precision), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
-    weights = cast("Precision | None", precision)
+    weights = checked_precision(precision)
     from diffalign.training import load_run
     from diffalign.training.build import build_inference
 
@@ -81,20 +77,43 @@ def _load(
         if adapter is not None or family is not None:
             raise ConfigError("--run brings its own model and adapter; leave out --family and --adapter")
         loaded = load_run(run, device=device, precision=weights)
-        about = {"view": loaded.view, "source": run.resolve().name, "adapter": run / "adapter"}
+        about = {"view": loaded.view, "source": run.resolve().name, "adapter": run / loaded.config.model.result}
         with _as_options(wishes):
             return ImageGenerator.create(loaded.backbone, like=loaded.generator, **wishes), about
     assert model is not None
-    if family is None:
-        if not is_zoo(model):
-            raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
-        cards = {item.name: item.card for item in list_zoo()}
-        family = str(cards[locate(model).name]["family"])
+    family = family_of(model, family)
     backbone = build_inference(family, model, adapter, device, weights or "fp32")
     source = model if adapter is None else f"{model}+{adapter.name}"
     with _as_options(wishes):
         generator = ImageGenerator.create(backbone, **wishes)
     return generator, {"view": "reference", "source": source, "adapter": adapter}
+
+
+def checked_precision(precision: str | None) -> Precision | None:
+    """The option's value.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if precision not in (None, *get_args(Precision)):
+        close = difflib.get_close_matches(str(precision), get_args(Precision), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
+    return cast("Precision | None", precision)
+
+
+def family_of(model: str, family: str | None) -> str:
+    """The family that was given, or that of a model of the zoo.
+
+    Raises:
+        ConfigError: none was given, and the model is not of the zoo.
+    """
+    if family is not None:
+        return family
+    if not is_zoo(model):
+        raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
+    cards = {item.name: item.card for item in list_zoo()}
+    return str(cards[locate(model).name]["family"])
 
 
 @contextmanager

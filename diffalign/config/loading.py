@@ -120,13 +120,17 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     def local(path: str | None) -> str | None:
         return path if path is None or not Path(path).exists() else str(Path(path).absolute())
 
-    cache = config.data.cache
+    cache, lora = config.data.cache, config.model.lora
     data = {"path": local(config.data.path), "cache": None if cache is None else str(Path(cache).absolute())}
     return config.model_copy(
         update={
             "folder": str(Path(config.folder).absolute()),
             "model": config.model.model_copy(
-                update={"path": local(config.model.path), "config": local(config.model.config)}
+                update={
+                    "path": local(config.model.path),
+                    "config": local(config.model.config),
+                    "lora": lora.model_copy(update={"start": local(lora.start)}),
+                }
             ),
             "data": config.data.model_copy(update=data),
             "evaluation": config.evaluation.model_copy(update={"prompts": local(config.evaluation.prompts)}),

@@ -25,6 +25,7 @@ from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
 class OptimizerConfig(Params):
+    name: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes' (extra eightbit, CUDA)
     learning_rate: PositiveFloat
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
@@ -41,6 +42,8 @@ class TrainingConfig(Params):
     groups: PositiveInt  # groups in one forward of one process
     accumulation: PositiveInt = 1  # forwards per optimizer step
     processes: PositiveInt = 1  # a run started with another number of processes is refused
+    # none: every process has the whole network (DDP); fsdp2: a piece of each of its blocks, and of the optimizer's state
+    sharding: Literal["none", "fsdp2"] = "none"
     max_batch: PositiveInt | None = None  # samples per network call; None: all of a forward at once
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     # errors are measured as if the network predicted this; None: its own prediction, or what the objective's paper measures
@@ -139,6 +142,7 @@ class RunConfig(Params):
         family, sampler = self.model.family, self.evaluation.sampler
         flow = family in FLOW_FAMILIES
         yield from method_problems(self.objective.name, family)
+        yield from self.model.problems()
         if isinstance(sampler, FlowEulerParams) and not flow:
             yield (
                 f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
@@ -163,6 +167,15 @@ class RunConfig(Params):
                 "training.share_time: must be true with objective.schedule: one_minus_t_sq, "
                 "which gives a pair one beta for its one time"
             )
+        if self.training.sharding == "fsdp2":
+            if self.training.mixed_precision == "fp16":
+                yield "training.mixed_precision: 'fp16' cannot be used with training.sharding: fsdp2; set it to bf16 or no"
+            if self.model.quantise is not None:
+                yield "model.quantise: quantised weights cannot be cut into pieces (training.sharding: fsdp2); leave it out"
+            if self.optimizer.name == "adamw8bit":
+                yield "optimizer.name: 'adamw8bit' cannot be used with training.sharding: fsdp2; set it to adamw"
+            if self.model.reference.device is not None:
+                yield "model.reference.device: with training.sharding: fsdp2 the reference is in pieces; leave it out"
         yield from self._objective_problems()
         if self.samples.every is not None and self.evaluation.prompts is None:
             yield "samples.every: needs evaluation.prompts, which says what to draw"

@@ -57,11 +57,18 @@ def test_resume_of_the_finished_run(call, run_folder, caplog):
     assert (run_folder / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("extra", [("--config", "x.yaml"), ("--set", "seed=1")])
-def test_resume_takes_no_other_settings(call, run_folder, extra):
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--config", "x.yaml"), "leave out --config, or start a new run"),
+        (("--set", "seed=1"), "--set seed=1: a run goes on with its own config; of that only training.processes, "),
+        (("--set", "training.groups=3"), "training.processes: a step of this run takes"),
+    ],
+)
+def test_resume_takes_no_other_settings(call, run_folder, extra, message):
     result = call("train", "--resume", run_folder, *extra)
     assert isinstance(result.exception, ConfigError)
-    assert "leave out --config and --set" in str(result.exception)
+    assert message in str(result.exception)
 
 
 def test_eval_as_json_prints_the_summary_alone(call, run_folder):
