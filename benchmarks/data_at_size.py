@@ -7,8 +7,8 @@ The rows are a parquet file of tiny pictures, all different; a stub stands in th
 autoencoder, with latents [4, 2, 2]: what is measured is what diffalign adds. For every size, each in a process of its own:
 `fill` reads all rows and writes the cache, `open` is a second run's start (up to the checks of all rewards and the hash of
 all records), `train` reads batches of 32 groups at random. Memory is what the process has (RSS) and the part of it that is
-no file (anonymous), at its highest, less what it had after its imports. A line of JSON per size and stage; the last compares
-the sizes.
+no file (anonymous), at its highest, less what it had after its imports. A line of JSON per size and stage; the last
+compares the sizes.
 """
 
 from __future__ import annotations
