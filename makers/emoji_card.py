@@ -2,7 +2,7 @@
 
     python -m makers.emoji_card --model build/emoji-sd3 --recognised 19
 
-`--recognised` is what a person says of `common.png`: how many of the twenty common names are recognisable.
+`--recognised` is what one says who looks at `common.png`: how many of the twenty common names are recognisable by eye.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
         "summary": recipe.summary,
         "names": len(names),
         "held_out_names": len(held_out),
-        "recognised": {"by_a_person": options.recognised, "of": len(common), "guidance_scale": SCALES[-1]},
+        "recognised": {"by_eye": options.recognised, "of": len(common), "guidance_scale": SCALES[-1]},
         "emoji_reward": {f"guidance {scale:g}": measure(draw(held_out, scale), held_out) for scale in SCALES},
         "steps": options.steps,
         "seeds": f"{options.seed} to {options.seed + len(held_out) - 1}",
@@ -93,8 +93,8 @@ def write_readme(card: dict[str, Any]) -> str:
         paragraph(text)
         for text in (
             f"**Parameters**: {parameters}; half precision on disk.",
-            f"**Quality, unaligned**: a person recognises {seen['by_a_person']} of {seen['of']} common names in "
-            f"`common.png` (guidance scale {seen['guidance_scale']:g}). By the emoji reward on the {card['held_out_names']} "
+            f"**Quality, unaligned**: by eye {seen['by_eye']} of {seen['of']} common names are recognisable in "
+            f"`common.png` (guidance scale {seen['guidance_scale']:g}; one viewer, who knew the names). By the emoji reward on the {card['held_out_names']} "
             f"held-out names: {measured}. {card['steps']} steps, seeds {card['seeds']}, fp32 on the CPU. The designers' "
             "pictures themselves, through the autoencoder, have 99.8% and likeness 0.936. Training was stopped early, where "
             "names are recognisable and drawing is rough: headroom for alignment.",

@@ -17,7 +17,7 @@ RECIPES = {
                 "emoji-sd3/preferences.safetensors",
             ),
         ),
-        "--recognised 0",
+        "--recognised 18",
         "makers.emoji_card",
     )
 }
