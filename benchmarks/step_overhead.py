@@ -23,7 +23,7 @@ from diffalign.config import load_config
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.processes import build_trainer
 
-LIMIT = 1.05  # the floor that the project promises; exit code 1 above it
+LIMIT = 1.03  # the floor that the project promises; exit code 1 above it
 
 
 def bare_step(trainer: OfflineTrainer, groups: int, beta: float) -> Callable[[], None]:

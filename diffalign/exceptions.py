@@ -6,16 +6,24 @@ DiffalignError
 |- ShapeError (ValueError)         tensors do not fit together
 |- MissingExtraError (ImportError) an optional library is not installed; says which extra has it
 |- CheckpointError (RuntimeError)  a checkpoint or adapter cannot be read
+|- SaveError (OSError)             something cannot be written, as on a full disk; what was saved before is unharmed
 |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
 |- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
 |- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
+|- ProcessLostError (RuntimeError) another process of the run has ended
 """
 
 from __future__ import annotations
 
 
 class DiffalignError(Exception):
-    """Any error that diffalign raises on purpose: its text is written for the user."""
+    """Any error that diffalign raises on purpose: its text is written for the user.
+
+    Attributes:
+        spoken_for: whether another process of the same run tells the user, so that this one need not; None: not settled.
+    """
+
+    spoken_for: bool | None = None
 
 
 class ConfigError(DiffalignError, ValueError):
@@ -38,6 +46,10 @@ class CheckpointError(DiffalignError, RuntimeError):
     """A checkpoint or adapter cannot be read."""
 
 
+class SaveError(DiffalignError, OSError):
+    """Something cannot be written; what was saved before is unharmed."""
+
+
 class DivergenceError(DiffalignError, ArithmeticError):
     """A number went bad in training."""
 
@@ -56,3 +68,7 @@ class RunInterrupted(DiffalignError, RuntimeError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = int(signal)
+
+
+class ProcessLostError(DiffalignError, RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from diffalign.backbones.adapter_files import read_adapter, write_adapter
+from diffalign.backbones.encoders import Encoders
 from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint
+from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.latent_space import LatentSpace
-from diffalign.backbones.lora import (
-    LoRASettings,
-    active_adapter,
-    adapter_state,
-    add_adapter,
-    blend_adapter,
-    load_adapter_state,
-    lora_layers,
-)
+from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.lora_weights import LoRAWeights
+from diffalign.backbones.weights import POLICY, FrozenWeights, Weights
 from diffalign.denoising import Prediction, Process
-from diffalign.exceptions import ConfigError
 from diffalign.types import Condition
 
-POLICY = "policy"
+Trained = LoRASettings | FullSettings  # what of the network is trained
 
 
 @dataclass(frozen=True)
@@ -59,13 +53,15 @@ class Backbone(LatentSpace, ABC):
     """A diffusers pipeline with its conventions declared.
 
     Media are pictures, float [batch, 3, H, W] in [0, 1]; x0 are latents [batch, C, h, w], scaled as the network was
-    trained on them, whatever layout the network itself takes. The network is frozen but for the adapter "policy"; the
-    reference is the same network with the adapter off, so it costs no second copy of the weights.
+    trained on them, whatever layout the network itself takes. Everything is frozen but what `trained` says: the network,
+    or an adapter in it; None is for inference alone.
 
     Attributes:
         process, prediction: the network's conventions.
-        pipeline: the diffusers pipeline, with the adapter in it.
-        network: its denoiser, frozen but for the adapter.
+        pipeline: the diffusers pipeline, with the policy in it.
+        network: its denoiser.
+        weights: the networks behind the views.
+        encoders: text encoders and autoencoder, which may be let go of and come back when they are needed.
     """
 
     family: ClassVar[str]
@@ -76,19 +72,15 @@ class Backbone(LatentSpace, ABC):
     prediction: Prediction
 
     def __init__(
-        self, pipeline: DiffusionPipeline, *, lora: LoRASettings | None = None, gradient_checkpointing: bool = False
+        self, pipeline: DiffusionPipeline, *, trained: Trained | None = None, gradient_checkpointing: bool = False
     ) -> None:
         self.pipeline = pipeline
         self.network: nn.Module = getattr(pipeline, self.network_name)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        self.wrapped: nn.Module = self.network  # what is called: accelerate's wrapper, once prepared
-        self._lora = lora
-        self._layers: list[LoraLayer] = []
-        self._adapters: list[str] = []
-        if lora is not None:
-            self._add(POLICY)
+        self.encoders = Encoders(pipeline)
+        self.weights = self._weights_of(trained)
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
 
@@ -134,76 +126,84 @@ class Backbone(LatentSpace, ABC):
         return ""
 
     def _unlearnable(self) -> list[str]:
-        """Layers whose output nothing reads: an adapter on them would stay as it is for ever."""
+        """Layers whose output nothing reads: trained, they would stay as they are, or be worn away by weight decay."""
         return []
 
     # ------------------------------------------------------------ networks
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.device
+        """Of the network."""
+        return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
+        """Of the network that is called now."""
+        return next(each.dtype for each in self.wrapped.parameters() if each.is_floating_point())
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """What `predict` calls: the policy's network in accelerate's wrapper, or a frozen one while its view runs."""
+        return self.weights.called
 
     def view(self, name: str) -> View:
-        """A denoiser: "policy", "reference" (the adapter off), or a snapshot's name ("behaviour", "ema").
+        """A denoiser: "policy", "reference" (the base model), or a snapshot's name ("behaviour", "ema").
 
         Raises:
             ValueError: there is no such snapshot yet.
         """
-        if name == POLICY and self._lora is None:
-            raise ValueError('this backbone was loaded without LoRA: it has no "policy", only "reference"')
-        if name != "reference" and name not in self._adapters:
-            have = ", ".join(["reference", *self._adapters])
-            raise ValueError(f"no view {name!r}; there are {have}; make one with snapshot({name!r})")
+        self.weights.check(name)
         return View(self, name)
 
-    def active(self, name: str) -> Any:
+    def active(self, name: str) -> AbstractContextManager[None]:
         """A context in which the network runs as that view."""
-        return active_adapter(self._layers, None if name == "reference" else name)
+        return self.weights.active(name)
+
+    def hold(self, name: str) -> None:
+        """Make room for a view, while the policy is still the base model: before `prepare` and before a state is loaded.
+
+        "reference" is the base from then on; another is no view before its first snapshot or its state.
+        """
+        self.weights.hold(name)
+
+    def release(self, name: str) -> None:
+        """Let go of the memory of a view that is not needed any more; "reference" can still be had."""
+        self.weights.release(name)
 
     def snapshot(self, name: str, decay: float = 0.0) -> None:
         """Copy the policy into the frozen view `name`; with decay, into a running average of it."""
-        if name not in self._adapters:
-            self._add(name)
-            decay = 0.0
-        blend_adapter(self.network, POLICY, name, decay)
+        self.weights.snapshot(name, decay)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What an optimizer is for: the policy's LoRA weights, float32; empty where the model was loaded without LoRA."""
-        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        """What an optimizer is for, float32: the policy's LoRA or its network; empty for inference alone."""
+        return self.weights.trained_parameters()
 
     def state(self, name: str = POLICY) -> dict[str, Tensor]:
-        """A view's LoRA weights by peft's names, as `load_state` takes them; they are not copies."""
-        return adapter_state(self.network, name)
+        """A view's tensors, as `load_state` takes them: its LoRA by peft's names, or its network; they are not copies."""
+        return self.weights.state(name)
 
     def load_state(self, name: str, state: dict[str, Tensor]) -> None:
         """Put a view's tensors back.
 
         Raises:
-            ValueError: they are of another adapter.
+            ValueError: they are of another adapter or network.
         """
-        if name not in self._adapters:
-            self._add(name)
-        load_adapter_state(self.network, name, state)
+        self.weights.load_state(name, state)
 
     def prepare(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Let accelerate wrap the network; all views go through the wrapped one."""
-        self.wrapped = wrap(self.network)
+        """Let accelerate wrap the network; all views of what is trained go through the wrapped one."""
+        self.weights.prepare(wrap)
 
-    def _add(self, name: str) -> None:
-        if self._lora is None:
-            raise ValueError("this backbone was loaded without LoRA, so nothing in it can be trained or kept apart")
-        add_adapter(self.network, name, self._lora, self.lora_targets, self._unlearnable())
-        self._adapters.append(name)
-        self._layers = lora_layers(self.network)
-        for layer in self._layers:  # at rest, the policy is on: gradient checkpointing runs it again in the backward
-            layer._disable_adapters, layer._active_adapter = False, [POLICY]
-            for each in self._adapters:
-                layer.lora_A[each].requires_grad_(each == POLICY)
-                layer.lora_B[each].requires_grad_(each == POLICY)
+    def kept_networks(self) -> list[nn.Module]:
+        """The frozen networks that are kept beside the one that is trained (none with a LoRA)."""
+        return self.weights.kept_networks()
+
+    def _weights_of(self, trained: Trained | None) -> Weights:
+        if trained is None:
+            return FrozenWeights(self.network)
+        if isinstance(trained, FullSettings):
+            return FullWeights(self.network, trained, self._unlearnable())
+        return LoRAWeights(self.pipeline, self.network_name, trained, self.lora_targets, self._unlearnable())
 
     # ------------------------------------------------------------ text
 
@@ -213,7 +213,18 @@ class Backbone(LatentSpace, ABC):
 
         The empty prompt is encoded like any other.
         """
+        known = self.encoders.known_texts(prompts)
+        if known is not None:
+            return {name: leaf.to(self.device) for name, leaf in known.items()}
+        self.encoders.need("text")
         return self._encode_prompts(prompts)
+
+    def free_encoders(self, *parts: str) -> None:
+        """Let go of the text encoders ("text") and the autoencoder ("vae"): they are read again when they are needed."""
+        for part in parts:
+            if self.encoders.has(part):
+                self.encoders.prints[part] = self.fingerprint(part)
+                self.encoders.free(part)
 
     def condition(self, prompts: Sequence[str], *, guidance: float | None = None) -> Condition:
         """Text conditions [prompts, ...], with what guidance compares with beside them.
@@ -243,6 +254,8 @@ class Backbone(LatentSpace, ABC):
         if part == "network":
             told = self.prediction.value + self._network_options()
             return network_fingerprint(self.network, self.pipeline.scheduler, told)
+        if not self.encoders.has(part):
+            return self.encoders.prints[part]
         if part == "vae":
             return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
         parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
@@ -255,22 +268,29 @@ class Backbone(LatentSpace, ABC):
 
     # ------------------------------------------------------------ saving
 
-    def save_adapter(self, folder: Path, name: str = POLICY) -> None:
-        """Write the adapter as `pipe.load_lora_weights(folder)` reads it, whole or not at all."""
-        write_adapter(folder, self.pipeline_class, self.network_name, self.network, name)
+    def save_adapter(
+        self,
+        folder: Path,
+        name: str = POLICY,
+        *,
+        card: str | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write a view, whole or not at all, with `card` as its README.md.
+
+        A LoRA is written as `pipe.load_lora_weights(folder)` reads it, a network with all of its pipeline as
+        `DiffusionPipeline.from_pretrained(folder)` does.
+
+        Args:
+            state: the view's whole tensors, where the network holds but pieces of them; None: as they are.
+        """
+        pipeline = self.encoders.whole() if isinstance(self.weights, FullWeights) else self.pipeline
+        self.weights.write(folder, pipeline, self.network_name, name, card, state)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
-        """Read what `save_adapter` wrote into this backbone's adapter.
+        """Read what `save_adapter` wrote into this backbone's policy.
 
         Raises:
-            ConfigError: no adapter there, or one of another model, rank, alpha or set of targets.
+            ConfigError: nothing there, or it is of another model, rank, alpha or set of targets.
         """
-        state, alpha = read_adapter(folder, self.pipeline_class, self.network_name)
-        try:
-            if self._lora is not None and alpha is not None and alpha != self._lora.alpha:
-                raise ValueError(
-                    f"it was trained with alpha {alpha:g}, and this backbone has alpha {self._lora.alpha:g}"
-                )
-            self.load_state(name, state)
-        except ValueError as error:
-            raise ConfigError(f"cannot read the adapter in {folder}: {error}") from None
+        self.weights.read(folder, self.pipeline, self.network_name, name)

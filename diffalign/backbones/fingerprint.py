@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+_SET_BY_CALLS = ("truncation", "padding")
 
 
 def fingerprint_of(
     kind: str, modules: Mapping[str, nn.Module], tokenizers: Mapping[str, Any], options: Iterable[str] = ()
 ) -> str:
-    """It changes with a weight, a dtype, a setting, a word of a tokenizer or one of the options, and with nothing else."""
+    """It changes with a weight, a dtype, a setting, a word or rule of a tokenizer or one of the options; else never."""
     digest = hashlib.sha256(kind.encode())
     for name, module in modules.items():
         digest.update(repr(sorted(_plain(module.config).items())).encode())
@@ -21,17 +25,28 @@ def fingerprint_of(
     for name, tokenizer in sorted(tokenizers.items()):
         words = sorted(tokenizer.get_vocab().items())
         digest.update(repr((name, tokenizer.model_max_length, tokenizer.all_special_tokens, words)).encode())
+        digest.update(_rules(tokenizer).encode())
     for option in options:
         digest.update(option.encode())
     return digest.hexdigest()[:32]
 
 
+def _rules(tokenizer: Any) -> str:
+    """How a tokenizer comes from letters to words (merges, normalising, splitting), but for what a call sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return ""
+    return json.dumps({key: value for key, value in json.loads(backend.to_str()).items() if key not in _SET_BY_CALLS})
+
+
 def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> str:
-    """Of the frozen weights, whatever adapters lie on them, and of the process and prediction that they are for."""
+    """Of the frozen weights, whatever adapters are trained on them, and of the process and prediction that they are for."""
     settings = [sorted(_plain(each.config).items()) for each in (network, scheduler)]
     digest = hashlib.sha256(f"network {prediction} {settings!r}".encode())
     frozen = {
-        key.replace(".base_layer.", "."): tensor for key, tensor in network.state_dict().items() if ".lora_" not in key
+        key.replace(".base_layer.", "."): tensor
+        for key, tensor in network.state_dict().items()
+        if ".lora_" not in key or ".reference." in key  # a LoRA that training starts from is part of the reference
     }
     _add_tensors(digest, "", frozen)
     return digest.hexdigest()[:32]
@@ -40,6 +55,8 @@ def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> 
 def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if isinstance(tensor, DTensor):  # in pieces: all processes ask for the fingerprint
+            tensor = tensor.full_tensor()
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 

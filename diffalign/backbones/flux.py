@@ -9,9 +9,8 @@ from diffusers import DiffusionPipeline, FluxPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.adapter import Backbone, Trained
 from diffalign.backbones.flow_times import flow_times, shift_of
-from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import LinearFlow, Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.types import Condition
@@ -55,12 +54,12 @@ class FluxBackbone(Backbone):
         self,
         pipeline: DiffusionPipeline,
         *,
-        lora: LoRASettings | None = None,
+        trained: Trained | None = None,
         gradient_checkpointing: bool = False,
         max_sequence_length: int | None = None,
         guidance: float | None = None,
     ) -> None:
-        super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing)
         if guidance is not None and not self.embeds_guidance:
             raise ConfigError(
                 f"model.guidance: this checkpoint is not told a guidance scale (its transformer has no guidance_embeds), "
@@ -106,7 +105,7 @@ class FluxBackbone(Backbone):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         states, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), None, device=self.device, max_sequence_length=self._max_sequence_length
+            list(prompts), None, device=self.encoders.device("text"), max_sequence_length=self._max_sequence_length
         )
         return {"states": states, "pooled": pooled}
 

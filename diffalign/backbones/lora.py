@@ -6,11 +6,13 @@ after a reference pass. `active_adapter` switches without touching it.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,6 +21,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from diffalign.backbones.weights import check_fit
 from diffalign.exceptions import ConfigError
 
 
@@ -32,14 +35,17 @@ class LoRASettings:
         init: "gaussian" draws A with std 1 / rank, "default" is peft's Kaiming uniform; B is 0 in both.
         dropout: on the adapter's input, while training.
         seed: of the draw of A.
+        start: a LoRA to begin with, a folder or .safetensors file of diffusers' or kohya's format; the reference is the
+            base with it. It brings its own targets, and its rank and alpha where they are None.
     """
 
-    rank: int = 8
-    alpha: float = 8.0
+    rank: int | None = 8
+    alpha: float | None = 8.0
     targets: tuple[str, ...] | None = None
     init: Literal["gaussian", "default"] = "gaussian"
     dropout: float = 0.0
     seed: int = 0
+    start: Path | None = None
 
 
 def lora_layers(network: nn.Module) -> list[LoraLayer]:
@@ -47,17 +53,17 @@ def lora_layers(network: nn.Module) -> list[LoraLayer]:
     return [module for module in network.modules() if isinstance(module, LoraLayer)]
 
 
-def add_adapter(
-    network: nn.Module, name: str, settings: LoRASettings, targets: Sequence[str], excluded: Sequence[str] = ()
-) -> None:
-    """Add a float32 adapter that changes nothing yet (B is 0), to all targets but the `excluded` layers.
+def fresh_config(
+    network: nn.Module, settings: LoRASettings, targets: Sequence[str], excluded: Sequence[str]
+) -> LoraConfig:
+    """An adapter on all targets but the `excluded` layers.
 
     Raises:
         ConfigError: no layer has one of the names in `settings.targets`, or one that has is of no kind that peft adapts.
     """
     if settings.targets is not None:
         _check_targets(network, settings.targets)
-    config = LoraConfig(
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=list(settings.targets or targets),
@@ -65,28 +71,51 @@ def add_adapter(
         lora_dropout=settings.dropout,
         init_lora_weights="gaussian" if settings.init == "gaussian" else True,
     )
-    # peft draws from the global generator (ours below replaces what it drew), and warns of every further adapter
+
+
+def add_adapter(network: nn.Module, name: str, config: LoraConfig) -> None:
+    """Add a float32 adapter, whose weights are still to be given.
+
+    Raises:
+        ConfigError: a target is of no kind that peft adapts, or there is no memory for the rank.
+    """
+    # peft draws from the global generator (whoever gives the weights replaces it), and warns of every further adapter
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         try:
-            network.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+            network.add_adapter(copy.deepcopy(config), adapter_name=name)  # type: ignore[operator]
         except ValueError as error:
             raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"model.lora.rank: no adapter of rank {config.r} can be made: {first}") from None
+    rest_adapter(network, name)
+
+
+def rest_adapter(network: nn.Module, name: str) -> None:
+    """In float32, with dropout off: it acts where `active_adapter` says so."""
+    for layer in lora_layers(network):
+        if name in layer.lora_A:
+            layer.lora_A[name].to(torch.float32)
+            layer.lora_B[name].to(torch.float32)
+            layer.lora_dropout[name].eval()
+
+
+@torch.no_grad()
+def draw_adapter(network: nn.Module, name: str, settings: LoRASettings) -> None:
+    """Weights that change nothing yet: A from `settings.seed`, B is 0."""
     generator = torch.Generator().manual_seed(settings.seed)
     for layer in lora_layers(network):
         if name not in layer.lora_A:
             continue
         down, up = layer.lora_A[name], layer.lora_B[name]
-        down.to(torch.float32)
-        up.to(torch.float32)
         drawn = torch.empty(down.weight.shape)
         if settings.init == "gaussian":
-            drawn.normal_(std=1 / settings.rank, generator=generator)
+            drawn.normal_(std=1 / len(down.weight), generator=generator)
         else:
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        down.weight.data.copy_(drawn)
-        up.weight.data.zero_()
-        layer.lora_dropout[name].eval()
+        down.weight.copy_(drawn)
+        up.weight.zero_()
 
 
 def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
@@ -131,13 +160,7 @@ def load_adapter_state(network: nn.Module, name: str, state: dict[str, Tensor]) 
     Raises:
         ValueError: they are not of this adapter's shape or names.
     """
-    expected = adapter_state(network, name)
-    if expected.keys() != state.keys():
-        missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        raise ValueError(f"not this adapter: missing {missing[:3]}, unexpected {extra[:3]}")
-    wrong = [key for key in expected if expected[key].shape != state[key].shape]
-    if wrong:
-        raise ValueError(f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {tuple(expected[wrong[0]].shape)}")
+    check_fit(adapter_state(network, name), state, "adapter")
     set_peft_model_state_dict(network, state, adapter_name=name)
 
 

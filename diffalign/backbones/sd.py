@@ -10,10 +10,9 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.adapter import Backbone, Trained
 from diffalign.backbones.distilled import refuse_guidance_embedding
 from diffalign.backbones.limits import set_steps
-from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import BETA_SCHEDULES, VP, Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.types import Condition
@@ -30,9 +29,9 @@ class SDBackbone(Backbone):
     process: VP
 
     def __init__(
-        self, pipeline: DiffusionPipeline, *, lora: LoRASettings | None = None, gradient_checkpointing: bool = False
+        self, pipeline: DiffusionPipeline, *, trained: Trained | None = None, gradient_checkpointing: bool = False
     ) -> None:
-        super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing)
         refuse_guidance_embedding(pipeline.unet.config)
         taken, given = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
         if taken != given:
@@ -58,7 +57,9 @@ class SDBackbone(Backbone):
         )[0]
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        states, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, do_classifier_free_guidance=False)
+        states, _ = self.pipeline.encode_prompt(
+            list(prompts), self.encoders.device("text"), 1, do_classifier_free_guidance=False
+        )
         return {"states": states}
 
     def times(self, steps: int, resolution: int | None = None) -> Float[Tensor, " times"]:

@@ -9,9 +9,8 @@ from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.adapter import Backbone
+from diffalign.backbones.adapter import Backbone, Trained
 from diffalign.backbones.flow_times import flow_times, shift_of
-from diffalign.backbones.lora import LoRASettings
 from diffalign.denoising import LinearFlow, Prediction
 from diffalign.types import Condition
 
@@ -43,11 +42,11 @@ class SD3Backbone(Backbone):
         self,
         pipeline: DiffusionPipeline,
         *,
-        lora: LoRASettings | None = None,
+        trained: Trained | None = None,
         gradient_checkpointing: bool = False,
         max_sequence_length: int | None = None,
     ) -> None:
-        super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing)
         self.process = LinearFlow(shift=self.time_shift())
         self.prediction = Prediction.FLOW
         self._max_sequence_length = max_sequence_length or 256
@@ -70,7 +69,7 @@ class SD3Backbone(Backbone):
             texts,
             texts,
             texts,
-            device=self.device,
+            device=self.encoders.device("text"),
             do_classifier_free_guidance=False,
             max_sequence_length=self._max_sequence_length,
         )

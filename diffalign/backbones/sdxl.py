@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.adapter import Trained
 from diffalign.backbones.sd import SDBackbone
 from diffalign.exceptions import ConfigError
 from diffalign.types import Condition
@@ -38,7 +38,7 @@ class SDXLBackbone(SDBackbone):
     crop_leaf = "time_ids"
 
     def __init__(
-        self, pipeline: DiffusionPipeline, *, lora: LoRASettings | None = None, gradient_checkpointing: bool = False
+        self, pipeline: DiffusionPipeline, *, trained: Trained | None = None, gradient_checkpointing: bool = False
     ) -> None:
         if (
             pipeline.text_encoder is None
@@ -46,7 +46,7 @@ class SDXLBackbone(SDBackbone):
             or pipeline.config.get("requires_aesthetics_score")
         ):
             raise ConfigError(REFINER)
-        super().__init__(pipeline, lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing)
         vae = pipeline.vae
         if vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.float32)  # SDXL's own overflows in half precision; the pipeline does so before it decodes
@@ -71,7 +71,7 @@ class SDXLBackbone(SDBackbone):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         states, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), device=self.device, do_classifier_free_guidance=False
+            list(prompts), device=self.encoders.device("text"), do_classifier_free_guidance=False
         )
         return {"states": states, "pooled": pooled}
 

@@ -46,19 +46,21 @@ def train(
     overrides: SetOption = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", help="Go on with this run folder, to the bit; takes no --config and no --set."),
+        typer.Option(
+            "--resume",
+            help="Go on with this run folder, to the bit. Of its config --set may change only how the groups of a step "
+            "are spread: training.processes, training.accumulation, training.groups.",
+        ),
     ] = None,
 ) -> None:
     """Train, compare base with aligned on held-out prompts, write report.html; the run folder is printed last."""
     from diffalign.config import load_config
 
-    if resume is not None and (config is not None or overrides):
-        raise ConfigError(
-            "--resume goes on with the run's own config; leave out --config and --set, or start a new run"
-        )
+    if resume is not None and config is not None:
+        raise ConfigError("--resume goes on with the run's own config; leave out --config, or start a new run")
     if resume is None:
         settings = load_config(_need_config(config), overrides or ())
-    _quiet_libraries()
+    quiet_libraries()
     import diffalign.training as training
     from diffalign.evaluation import check_quality
 
@@ -66,7 +68,10 @@ def train(
         check_quality(settings.evaluation)
     folders = [] if resume is None else [resume]
     try:
-        run = training.resume(resume) if resume is not None else training.train(settings, announce=folders.append)
+        if resume is not None:
+            run = training.resume(resume, overrides=overrides or ())
+        else:
+            run = training.train(settings, announce=folders.append)
     except (DivergenceError, HealthStop, RunInterrupted):
         if folders and _is_main_process():
             _report_stopped(folders[0])
@@ -94,7 +99,7 @@ def evaluate(
             raise ConfigError(
                 f"--set {override}: eval changes how a finished run is judged; give a setting that starts with evaluation."
             )
-    _quiet_libraries()
+    quiet_libraries()
     from diffalign.evaluation import check_quality
     from diffalign.training import load_run
 
@@ -114,12 +119,34 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 
 @app.command()
-def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Validate a config and print its batch arithmetic, without loading anything."""
+def check(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Estimate the memory that it takes; the model's settings are read for it.")
+    ] = False,
+    fit: Annotated[
+        str | None, typer.Option("--fit", help="Whether it fits in so much, such as 24GB, and what to set if not.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate a config and print its batch arithmetic, without loading anything; with --fit, its memory too."""
+    from diffalign.cli.memory import estimate_memory, parse_size, print_memory
     from diffalign.cli.show import describe_config
     from diffalign.config import load_config
 
-    describe_config(load_config(_need_config(config), overrides or ()), as_json=as_json)
+    limit = None if fit is None else parse_size(fit)
+    settings = load_config(_need_config(config), overrides or ())
+    if limit is None and not memory:
+        describe_config(settings, as_json=as_json)
+        return
+    quiet_libraries()
+    facts = estimate_memory(
+        settings, limit, lambda more: load_config(_need_config(config), [*(overrides or ()), *more])
+    )
+    describe_config(settings, as_json=as_json, memory=facts)
+    if not as_json:
+        print_memory(facts)
 
 
 @app.command()
@@ -155,7 +182,7 @@ def generate(
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="Of the weights: fp32, bf16 or fp16.")] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first picture; the next has the next seed.")
     ] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
@@ -165,7 +192,7 @@ def generate(
 
     With --run, the run's own sampler, steps, guidance, resolution and precision are taken where none is given here.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from diffalign.cli.drawing import draw
 
     draw(
@@ -189,7 +216,7 @@ def generate(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine and environment can do, and what to mend. Exit code 1 when something is wrong."""
-    _quiet_libraries()
+    quiet_libraries()
     from diffalign.cli.doctor import examine
 
     if not examine(as_json=as_json):
@@ -216,11 +243,13 @@ def _evaluate(run: Run, *, as_json: bool) -> None:
     from diffalign.cli.progress import drawing_bar
     from diffalign.evaluation import evaluate as compare
     from diffalign.reports import evaluation_table
+    from diffalign.training import refresh_card
     from diffalign.training.build import held_out_prompts
 
     prompts = held_out_prompts(run.config)
     with drawing_bar(2 * len(prompts)) as progress:
         summary = compare(run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress)
+    refresh_card(run.folder, run.config)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
@@ -252,7 +281,7 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Model libraries talk a lot while they load; their errors still come through."""
     import contextlib
     import os

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from diffalign.cli.progress import drawing_bar
+from diffalign.config.fields import is_text
 from diffalign.config.model import Precision
 from diffalign.data import read_prompts
 from diffalign.exceptions import ConfigError
@@ -31,7 +32,8 @@ def draw(
         ConfigError, DataError: the model or the prompts cannot be used.
     """
     texts = _prompts(prompts)
-    generator, about = _load(wishes, **model)
+    with _as_options(("model", "family", "device"), within="model."):
+        generator, about = _load(wishes, **model)
     before = _stamps(out)
     with _as_options({*wishes, "out"}), drawing_bar(len(texts) * count) as progress:
         rows = draw_pictures(generator, texts, out, seed=seed, count=count, progress=progress, **about)
@@ -48,11 +50,16 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _prompts(source: str) -> list[str]:
     if is_zoo(source):
-        return read_prompts(locate(source))
+        try:
+            return read_prompts(locate(source))
+        except ConfigError as error:
+            raise ConfigError(f"--prompts: {error}") from None
     if source.endswith((".txt", ".jsonl")):
         return read_prompts(Path(source))
     if not source.strip():
         raise ConfigError("--prompts: empty; give a prompt, a .txt, a .jsonl or zoo://NAME/held_out")
+    if not is_text(source):
+        raise ConfigError(f"--prompts: not UTF-8 text, got {source!r:.100}")
     return [source]
 
 
@@ -69,11 +76,7 @@ def _load(
     """The generator, and what `draw_pictures` is told of the model."""
     if (run is None) == (model is None):
         raise ConfigError("give either --run (the aligned model of a run folder) or --model")
-    if precision not in (None, *get_args(Precision)):
-        close = difflib.get_close_matches(str(precision), get_args(Precision), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
-    weights = cast("Precision | None", precision)
+    weights = checked_precision(precision)
     from diffalign.training import load_run
     from diffalign.training.build import build_inference
 
@@ -81,15 +84,11 @@ def _load(
         if adapter is not None or family is not None:
             raise ConfigError("--run brings its own model and adapter; leave out --family and --adapter")
         loaded = load_run(run, device=device, precision=weights)
-        about = {"view": loaded.view, "source": run.resolve().name, "adapter": run / "adapter"}
+        about = {"view": loaded.view, "source": run.resolve().name, "adapter": run / loaded.config.model.result}
         with _as_options(wishes):
             return ImageGenerator.create(loaded.backbone, like=loaded.generator, **wishes), about
     assert model is not None
-    if family is None:
-        if not is_zoo(model):
-            raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
-        cards = {item.name: item.card for item in list_zoo()}
-        family = str(cards[locate(model).name]["family"])
+    family = family_of(model, family)
     backbone = build_inference(family, model, adapter, device, weights or "fp32")
     source = model if adapter is None else f"{model}+{adapter.name}"
     with _as_options(wishes):
@@ -97,13 +96,41 @@ def _load(
     return generator, {"view": "reference", "source": source, "adapter": adapter}
 
 
+def checked_precision(precision: str | None) -> Precision | None:
+    """The option's value.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if precision not in (None, *get_args(Precision)):
+        close = difflib.get_close_matches(str(precision), get_args(Precision), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
+    return cast("Precision | None", precision)
+
+
+def family_of(model: str, family: str | None) -> str:
+    """The family that was given, or that of a model of the zoo.
+
+    Raises:
+        ConfigError: none was given, and the model is not of the zoo.
+    """
+    if family is not None:
+        return family
+    if not is_zoo(model):
+        raise ConfigError(f"--family: say which family {model} is of (diffalign list families)")
+    cards = {item.name: item.card for item in list_zoo()}
+    return str(cards[locate(model).name]["family"])
+
+
 @contextmanager
-def _as_options(names: Collection[str]) -> Iterator[None]:
-    """What an error says of an argument is said of the option of that name."""
+def _as_options(names: Collection[str], within: str = "") -> Iterator[None]:
+    """What an error says of an argument, or of a setting of the section `within`, is said of the option of that name."""
     try:
         yield
     except ConfigError as error:
-        name, _, text = str(error).partition(": ")
+        setting, _, text = str(error).partition(": ")
+        name = {"model.path": "model"}.get(setting, setting.removeprefix(within))
         if name not in names:
             raise
         raise ConfigError(f"--{name.replace('_', '-')}: {text}") from None

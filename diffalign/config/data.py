@@ -20,11 +20,29 @@ COLUMNS: dict[str, tuple[str, ...]] = {  # data.kind -> the columns that it has
 }
 
 
+class BucketConfig(Params):
+    """Sizes of nearly the area resolution^2: each group takes the one with the nearest ratio of sides."""
+
+    step: PositiveInt = 64  # sides are multiples of this many pixels
+    smallest: PositiveInt | None = None  # pixels along the shorter side; None: half of the resolution
+    largest: PositiveInt | None = None  # pixels along the longer side; None: twice the resolution, or the model's limit
+
+
 class DataConfig(Params):
     kind: Literal["pairs", "groups", "labelled"] = "pairs"
     members: PositiveInt | None = None  # of kind groups: how many of a group an epoch sees, drawn anew; None: all
-    path: LocalPath  # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl or a .parquet
-    resolution: PositiveInt | None = None  # pixels of the square crop; None: the model's own
+    # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl, a .parquet, hf://owner/name, a saved dataset
+    path: LocalPath
+    split: str = "train"  # of a Hugging Face dataset
+    config_name: str | None = None  # of a Hugging Face dataset that has several
+    streaming: bool = False  # read a Hugging Face dataset without keeping a copy of it
+    dimension: str | None = None  # of column preferences: which one says what is preferred; None: chosen and votes do
+    resolution: PositiveInt | None = (
+        None  # pixels of the square crop, or whose square is a bucket's area; None: the model's own
+    )
+    buckets: BucketConfig | None = None  # None: all pictures are squares
+    # resize to cover the size and cut out the centre, or to fit inside, with padding that no error counts
+    fit: Literal["crop", "pad"] = "crop"
     flip: bool = False  # mirror all members of a record together
     pairs_per_group: PositiveInt | None = None  # of pairs taken from a zoo set: how many at most; None: all
     # rewards that count as 0 and 1, for methods on rewards (cut to that range) and for soft preferences; None: as they are

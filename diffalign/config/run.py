@@ -25,6 +25,7 @@ from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
 class OptimizerConfig(Params):
+    name: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes' (extra eightbit, CUDA)
     learning_rate: PositiveFloat
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
@@ -41,6 +42,8 @@ class TrainingConfig(Params):
     groups: PositiveInt  # groups in one forward of one process
     accumulation: PositiveInt = 1  # forwards per optimizer step
     processes: PositiveInt = 1  # a run started with another number of processes is refused
+    # none: every process has the whole network (DDP); fsdp2: a piece of each of its blocks, and of the optimizer's state
+    sharding: Literal["none", "fsdp2"] = "none"
     max_batch: PositiveInt | None = None  # samples per network call; None: all of a forward at once
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     # errors are measured as if the network predicted this; None: its own prediction, or what the objective's paper measures
@@ -88,6 +91,8 @@ class HealthConfig(Params):
     # mean loss of the last `window` steps; in proportion less where the first ones average below ln 2
     saturation_limit: PositiveFloat = 0.02
     reward_hacking: Literal["off", "warn", "stop"] = "warn"  # the held-out reward falls while the trained one rises
+    diversity_collapse: Literal["off", "warn", "stop"] = "warn"  # pictures of different prompts become alike
+    diversity_limit: ShareBelowOne = 0.6  # times the samples' diversity before the first step
     window: PositiveInt = 20
 
 
@@ -113,7 +118,7 @@ def method_problems(name: object, family: object) -> Iterator[str]:
 
 
 class RunConfig(Params):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
     seed: NonNegativeInt = 0
     folder: LocalPath = "runs"  # run folders are made in here
     device: str | None = None  # None: CUDA, then MPS, then CPU
@@ -139,6 +144,7 @@ class RunConfig(Params):
         family, sampler = self.model.family, self.evaluation.sampler
         flow = family in FLOW_FAMILIES
         yield from method_problems(self.objective.name, family)
+        yield from self.model.problems()
         if isinstance(sampler, FlowEulerParams) and not flow:
             yield (
                 f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
@@ -163,6 +169,15 @@ class RunConfig(Params):
                 "training.share_time: must be true with objective.schedule: one_minus_t_sq, "
                 "which gives a pair one beta for its one time"
             )
+        if self.training.sharding == "fsdp2":
+            if self.training.mixed_precision == "fp16":
+                yield "training.mixed_precision: 'fp16' cannot be used with training.sharding: fsdp2; set it to bf16 or no"
+            if self.model.quantise is not None:
+                yield "model.quantise: quantised weights cannot be cut into pieces (training.sharding: fsdp2); leave it out"
+            if self.optimizer.name == "adamw8bit":
+                yield "optimizer.name: 'adamw8bit' cannot be used with training.sharding: fsdp2; set it to adamw"
+            if self.model.reference.device is not None:
+                yield "model.reference.device: with training.sharding: fsdp2 the reference is in pieces; leave it out"
         yield from self._objective_problems()
         if self.samples.every is not None and self.evaluation.prompts is None:
             yield "samples.every: needs evaluation.prompts, which says what to draw"
@@ -178,6 +193,8 @@ class RunConfig(Params):
                 f"data.columns.{other[0]}: is no column of data.kind: {self.data.kind}, which has "
                 f"{', '.join(COLUMNS[self.data.kind])}"
             )
+        if self.data.dimension is not None and self.data.kind != "pairs":
+            yield f"data.dimension: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if self.data.pairs_per_group is not None and self.data.kind != "pairs":
             yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if training.two_pass and objective.first != "policy":

@@ -1,12 +1,19 @@
 """Records, readers, the cache of latents and texts, and groups ready for training."""
 
-from diffalign.data.cache import TensorCache
-from diffalign.data.encoding import CachedLatents, PictureEncoding, Share, encode_records, encode_share
-from diffalign.data.groups import GroupData, Latents, Texts
-from diffalign.data.order import place_of, seeded
+from diffalign.data.buckets import bucket_sizes
+from diffalign.data.cache import TensorCache, content_key
+from diffalign.data.cached_latents import CachedLatents
+from diffalign.data.encoder import PictureEncoding
+from diffalign.data.encoding import Share, encode_records, encode_share, latents_of
+from diffalign.data.groups import GroupData, Latents
+from diffalign.data.order import TrainingOrder, place_of, seeded
 from diffalign.data.readers import ReadCounts, read_prompts, read_records
+from diffalign.data.record_list import RecordList, open_list
 from diffalign.data.records import Record
+from diffalign.data.said import Said
 from diffalign.data.shipped import ShippedLatents, save_latents
+from diffalign.data.sources import Source
+from diffalign.data.texts import Texts
 
 __all__ = [
     "CachedLatents",
@@ -15,12 +22,20 @@ __all__ = [
     "PictureEncoding",
     "ReadCounts",
     "Record",
+    "RecordList",
+    "Said",
     "Share",
     "ShippedLatents",
+    "Source",
     "TensorCache",
     "Texts",
+    "TrainingOrder",
+    "bucket_sizes",
+    "content_key",
     "encode_records",
     "encode_share",
+    "latents_of",
+    "open_list",
     "place_of",
     "read_prompts",
     "read_records",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from diffalign.data.cache import TensorCache, content_key
 from diffalign.data.order import seeded
 from diffalign.data.readers import ReadCounts
+from diffalign.data.said import Said
+from diffalign.data.texts import Texts
 from diffalign.exceptions import DataError
 from diffalign.types import Condition, GroupBatch
 
@@ -26,6 +28,10 @@ class Latents(Protocol):
     def content_hash(self) -> str:
         """Changes with what any group holds."""
 
+    @property
+    def buckets(self) -> np.ndarray | None:
+        """Which records have pictures of one size [records]: a batch holds those of one bucket. None: all are of one."""
+
     def of(self, number: int, epoch: int, name: str) -> Tensor:
         """x0 [members, *sample] of the group at place `number` of the records, whose id is `name`, as `epoch` sees it."""
 
@@ -33,6 +39,12 @@ class Latents(Protocol):
         """How the pictures behind `of` were cropped [members, 6], in the order of `OpenedPicture.crop`.
 
         None where nobody knows, then of every group.
+        """
+
+    def masks(self, number: int, epoch: int, name: str) -> Tensor | None:
+        """Which latents hold picture and no padding [members, 1, *space].
+
+        None where there is no padding, then of every group.
         """
 
     def reward(self, number: int) -> Tensor | None:
@@ -43,6 +55,9 @@ class Latents(Protocol):
 
     def label(self, number: int) -> int | None:
         """+1 good, -1 bad, of all members; None where the records carry no labels, then of every group."""
+
+    def said(self) -> Iterator[Said]:
+        """The rewards, labels and preferences of all groups, some thousand at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,10 @@ class GroupData:
     @cached_property
     def content_hash(self) -> str:
         """Changes with anything that a record says, with the records' order, and with how many members are drawn."""
-        return content_key(*chain.from_iterable(self.records), self.latents.content_hash, str(self.members))
+        digest = hashlib.sha256(f"{self.latents.content_hash} {self.members}".encode())
+        for record in self.records:
+            digest.update(repr(record).encode())
+        return digest.hexdigest()[:40]
 
     def batch(self, places: Sequence[tuple[int, int]]) -> GroupBatch:
         """The groups at (epoch, record number) as one batch.
@@ -84,7 +102,7 @@ class GroupData:
         Raises:
             DataError: a group has fewer members than are to be drawn; names it.
         """
-        ids, prompts, latents, rewards, crops = [], [], [], [], []
+        ids, prompts, latents, rewards, crops, masks = [], [], [], [], [], []
         for epoch, number in places:
             name, prompt = self.records[number]
             if self.empty_prompt_share:
@@ -100,6 +118,9 @@ class GroupData:
             crop = None if self.crop_leaf is None else self.latents.crops(number, epoch, name)
             if crop is not None:
                 crops.append(crop[kept])
+            mask = self.latents.masks(number, epoch, name)
+            if mask is not None:
+                masks.append(mask[kept])
         x0 = torch.stack(latents)
         numbers = [number for _, number in places]
         label = None
@@ -113,6 +134,7 @@ class GroupData:
             reward=None if rewards[0] is None else torch.stack(rewards),  # type: ignore[arg-type]
             label=label,
             preference=torch.tensor([self.latents.preference(number) for number in numbers]),
+            mask=torch.stack(masks) if masks else None,
         )
 
     def _condition(self, prompts: Sequence[str], crops: Sequence[Tensor]) -> Condition:
@@ -139,27 +161,3 @@ class GroupData:
             return drawn.sort().values
         falling = reward[drawn].nan_to_num(-torch.inf).argsort(descending=True, stable=True)
         return drawn[falling]
-
-
-class Texts:
-    """Text leaves by prompt, from the cache."""
-
-    def __init__(self, cache: TensorCache, fingerprint: str) -> None:
-        self._cache = cache
-        self._fingerprint = fingerprint
-
-    def key(self, prompt: str) -> str:
-        return content_key(self._fingerprint, prompt)
-
-    def stack(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return self._cache.stack([self.key(prompt) for prompt in prompts])
-
-    def fill(
-        self, prompts: Iterable[str], encode: Callable[[list[str]], dict[str, Tensor]], *, batch: int = 64
-    ) -> None:
-        """Encode what is not there yet, `batch` prompts at a time."""
-        wanted = {self.key(prompt): prompt for prompt in prompts}
-        absent = self._cache.missing(list(wanted))
-        for start in range(0, len(absent), batch):
-            keys = absent[start : start + batch]
-            self._cache.add(keys, encode([wanted[key] for key in keys]))

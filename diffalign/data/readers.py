@@ -1,23 +1,21 @@
-"""Records from a folder with metadata.jsonl or parquet files, a JSONL file or a parquet file; Pick-a-Pic's own columns too.
+"""Records from every source: a folder, a JSONL or parquet file, a Hugging Face dataset; Pick-a-Pic's own columns too.
 
 Readers yield one record at a time, so memory stays flat as the data grows.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from diffalign.data.key_table import KeyTable, packed
 from diffalign.data.records import Record
 from diffalign.data.rows import Kind, parse_row
+from diffalign.data.sources import Source, json_rows
 from diffalign.exceptions import DataError
 
 log = logging.getLogger(__name__)
@@ -32,6 +30,9 @@ class ReadCounts:
     bad: int = 0
     reasons: list[str] = field(default_factory=list)  # of the first few bad rows
 
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
     def add_bad(self, reason: str) -> None:
         self.bad += 1
         if len(self.reasons) < 20:
@@ -40,10 +41,11 @@ class ReadCounts:
 
 
 def read_records(
-    path: Path,
+    path: Path | str | Source,
     kind: Kind = "pairs",
     *,
     members: int | None = None,
+    dimension: str | None = None,
     columns: Mapping[Any, str] | None = None,
     on_bad: Literal["error", "skip"] = "error",
     counts: ReadCounts | None = None,
@@ -51,12 +53,13 @@ def read_records(
     """Read records of one kind.
 
     Args:
-        path: a folder with metadata.jsonl, else with .parquet files (read in the order of their names as one list), a
-            .jsonl or a .parquet. Picture paths are relative to the file that names them; parquet may hold the pictures'
+        path: what `Source` reads. Picture paths are relative to the file that names them; parquet may hold the pictures'
             bytes, bare or as {"bytes": ...}.
         kind: `pairs` (prompt, chosen, rejected), `groups` (prompt, items, rewards) or `labelled` (prompt, item, label).
         members: of kind `groups`, how many scored items a record needs (unscored ones are then left out); None: all records
             have equally many.
+        dimension: of kind `pairs`, the one of column `preferences` that says which picture is preferred; its ties are left
+            out, and a record without it is bad.
         columns: our column name -> theirs, where they differ.
         on_bad: raise on the first bad row, or skip and count it.
         counts: filled in as rows are read. Ties are left out and counted.
@@ -65,18 +68,19 @@ def read_records(
         DataError: the source is missing or empty, or a row is bad; names the row.
     """
     counts = counts if counts is not None else ReadCounts()
-    seen: set[str] = set()
+    source = path if isinstance(path, Source) else Source(path)
+    seen = KeyTable()  # of ids
     size = 0
-    for number, (row, home) in enumerate(_rows(path)):
+    for number, (row, home) in enumerate(source.rows()):
         try:
             if isinstance(row, DataError):
                 raise row
-            record = parse_row(kind, row, home, number, dict(columns or {}))
+            record = parse_row(kind, row, home, number, dict(columns or {}), dimension)
             if record is not None and kind == "groups":
                 size = size or len(record.items)
                 record = _whole(record, members, size)
-            if record is not None and record.id in seen:
-                raise DataError(f"record {record.id!r}: this id stands twice in {path}; ids must be unique")
+            if record is not None and not seen.add(packed(record.id)):
+                raise DataError(f"record {record.id!r}: this id stands twice in {source.path}; ids must be unique")
         except DataError as error:
             if on_bad == "error":
                 raise
@@ -85,13 +89,12 @@ def read_records(
         if record is None:
             counts.ties += 1
             continue
-        seen.add(record.id)
         counts.kept += 1
         yield record
     if counts.kept == 0:
         first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
         wanted = "labelled samples" if kind == "labelled" else kind
-        raise DataError(f"{path}: no usable {wanted} ({counts.ties} ties, {counts.bad} bad rows{first})")
+        raise DataError(f"{source.path}: no usable {wanted} ({counts.ties} ties, {counts.bad} bad rows{first})")
 
 
 def _whole(record: Record, members: int | None, size: int) -> Record:
@@ -122,12 +125,16 @@ def read_prompts(path: Path) -> list[str]:
     """
     if path.suffix == ".jsonl":
         prompts = []
-        for number, row in enumerate(_json_rows(path)):
+        for number, row in enumerate(json_rows(path)):
             if isinstance(row, DataError):
                 raise row
             prompt = row.get("prompt")
             if not isinstance(prompt, str) or not prompt.strip():
                 raise DataError(f"{path}, row {number}: 'prompt' must be text that is not empty, got {prompt!r}")
+            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+                raise DataError(
+                    f"{path}, row {number}: 'prompt' has a lone surrogate, half a character: {prompt!r:.100}"
+                )
             prompts.append(prompt)
     else:
         prompts = [line.strip() for line in _text(path).splitlines() if line.strip()]
@@ -136,68 +143,10 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any] | DataError, Path]]:
-    """Every row and the folder that its paths start from; a row that cannot be read is the error that says so."""
-    if path.is_dir():
-        listing = path / "metadata.jsonl"
-        tables = sorted(path.glob("*.parquet"))
-        if listing.is_file():
-            for row in _json_rows(listing):
-                yield row, path
-        elif tables:
-            for table in tables:
-                yield from _rows(table)
-        else:
-            raise DataError(
-                f"{path}: a data folder must hold metadata.jsonl, one JSON object a line, or .parquet files"
-            )
-    elif path.suffix == ".jsonl":
-        for row in _json_rows(path):
-            yield row, path.parent
-    elif path.suffix == ".parquet":
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; data.path must be a folder, a .jsonl or a .parquet")
-        try:
-            with pq.ParquetFile(path) as table:
-                for batch in table.iter_batches(batch_size=64):
-                    for row in batch.to_pylist():
-                        yield row, path.parent
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: not a readable parquet file ({error})") from None
-    elif path.exists():
-        raise DataError(
-            f"{path}: data must be a folder with metadata.jsonl or .parquet files, a .jsonl, a .parquet or a .safetensors"
-        )
-    else:
-        raise DataError(f"{path}: no such file or folder; look at data.path")
-
-
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows marks the beginning
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
-def _json_rows(path: Path) -> Iterator[Mapping[str, Any] | DataError]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                yield DataError(f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {error.start})")
-            except (ValueError, RecursionError) as error:
-                yield DataError(f"{path}, line {number}: not JSON ({error})")
-            else:
-                if isinstance(row, dict):
-                    yield row
-                else:
-                    yield DataError(f"{path}, line {number}: must be a JSON object, got {type(row).__name__}")

@@ -19,10 +19,18 @@ _WANTED = {
     "labelled": ("prompt", "item", "label"),
 }
 _LARGEST = 3.4e38  # of float32, which rewards become
+_CHOICES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 _GOOD, _BAD = ("good", 1), ("bad", -1, 0)  # true and false are 1 and 0 to Python
 
 
-def parse_row(kind: Kind, row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
+def parse_row(
+    kind: Kind,
+    row: Mapping[str, Any],
+    home: Path,
+    number: int,
+    columns: dict[str, str],
+    dimension: str | None = None,
+) -> Record | None:
     """The record that a row holds, its best picture first; None for a tie.
 
     Args:
@@ -31,15 +39,20 @@ def parse_row(kind: Kind, row: Mapping[str, Any], home: Path, number: int, colum
         home: where relative picture paths start.
         number: of the row, which names a record without an id.
         columns: our column name -> theirs.
+        dimension: of pairs, the one of column `preferences` that says which picture is preferred.
 
     Raises:
         DataError: names the record, the column, what was seen and what is wanted.
     """
-    parse = {"pairs": _pair, "groups": _group, "labelled": _labelled}[kind]
+    if kind == "pairs":
+        return _pair(row, home, number, columns, dimension)
+    parse = {"groups": _group, "labelled": _labelled}[kind]
     return parse(row, home, number, columns)
 
 
-def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
+def _pair(
+    row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str], dimension: str | None
+) -> Record | None:
     """One row as a record, the preferred picture first; None for a tie."""
     names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
     pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
@@ -49,21 +62,15 @@ def _pair(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, st
     _need(row, names, _WANTED["pairs"], name)
     prompt = _prompt(row, names, name)
     pictures = [_picture(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
-    preference = 1.0
-    if pick_a_pic:
-        label = row["label_0"]
-        if label == 0.5:  # Pick-a-Pic's mark of a tie
-            return None
-        if label not in (0, 1):
-            raise DataError(f"record {name!r}: column 'label_0' must be 0, 0.5 or 1, got {label!r}")
-        pictures = pictures if label == 1 else pictures[::-1]
+    share = _label_share(row, name) if pick_a_pic else 1.0  # of those who prefer the first picture
     votes = row.get(names["votes"])
-    if votes is not None:
-        preference = _share(votes, name)
-        if preference == 0.5:
-            return None
-        if preference < 0.5:
-            pictures, preference = pictures[::-1], 1 - preference
+    if dimension is not None:  # then nothing else counts
+        share = _dimension_share(row.get(names["preferences"]), dimension, names["preferences"], name)
+    elif votes is not None and share != 0.5:
+        share = _share(votes, name) if share == 1 else 1 - _share(votes, name)  # a is the chosen one
+    if share == 0.5:
+        return None
+    pictures, preference = (pictures, share) if share > 0.5 else (pictures[::-1], 1 - share)
     used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
     return Record(name, prompt, tuple(pictures), preference=preference, **_optional(row, names, used))
 
@@ -112,7 +119,19 @@ def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str
 
 
 def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
-    return str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+    name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+    _check_text(name, f"row-{number}", names["id"])
+    return name
+
+
+def _check_text(text: str, name: str, column: str) -> None:
+    """JSON can write half a character (\\ud83d of an emoji), which is in no text.
+
+    Raises:
+        DataError: it is there.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"record {name!r}: column {column!r} has a lone surrogate, half a character, got {text!r:.100}")
 
 
 def _need(row: Mapping[str, Any], names: Mapping[str, str], wanted: Sequence[str], name: str) -> None:
@@ -130,6 +149,7 @@ def _prompt(row: Mapping[str, Any], names: Mapping[str, str], name: str) -> str:
     prompt = row[names["prompt"]]
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"record {name!r}: column {names['prompt']!r} must be text that is not empty, got {prompt!r}")
+    _check_text(prompt, name, names["prompt"])
     return prompt
 
 
@@ -148,6 +168,32 @@ def _reward(value: Any, name: str, column: str) -> float:
             f"record {name!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r:.80}"
         )
     return float(value)
+
+
+def _label_share(row: Mapping[str, Any], name: str) -> float:
+    """Pick-a-Pic's label."""
+    label = row["label_0"]
+    if label not in (0, 0.5, 1):  # 0.5 is its mark of a tie
+        raise DataError(f"record {name!r}: column 'label_0' must be 0, 0.5 or 1, got {label!r}")
+    return float(label)
+
+
+def _dimension_share(preferences: Any, dimension: str, column: str, name: str) -> float:
+    """What a record says of one dimension: a, b, tie, or votes."""
+    said = preferences if isinstance(preferences, dict) else {}
+    said = {key: value for key, value in said.items() if value is not None}  # a parquet struct holds all names
+    value = said.get(dimension)
+    if value is None:
+        there = f"it has {', '.join(said)}" if said else f"got {preferences!r:.80}"
+        raise DataError(
+            f"record {name!r}: column {column!r} has no {dimension!r}, which data.dimension names ({there}); "
+            "data.on_bad: skip leaves such records out"
+        )
+    if isinstance(value, dict):
+        return _share(value, name)
+    if not isinstance(value, str) or value not in _CHOICES:
+        raise DataError(f"record {name!r}: {column}.{dimension} must be 'a', 'b' or 'tie', or votes, got {value!r}")
+    return _CHOICES[value]
 
 
 def _share(votes: Any, name: str) -> float:
@@ -172,5 +218,8 @@ def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str) and value:
+        _check_text(value, name, column)
+        if "\0" in value:
+            raise DataError(f"record {name!r}: column {column!r} has a NUL byte in a path, got {value!r:.100}")
         return home / value
     raise DataError(f"record {name!r}: column {column!r} must be a picture's path or bytes, got {type(value).__name__}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffalign.data.cache import content_key
+from diffalign.data.said import Said
 from diffalign.exceptions import DataError
 
 
@@ -22,7 +23,10 @@ class ShippedLatents:
     Attributes:
         records: id and prompt of every group or pair.
         ties: pairs that were left out because their rewards are equal.
+        buckets: None: all latents are of one size.
     """
+
+    buckets = None
 
     def __init__(
         self,
@@ -51,9 +55,12 @@ class ShippedLatents:
                 self._rewards = file.get_tensor("rewards")
                 numbers = file.get_tensor("prompt").tolist()
                 prompts: list[str] = json.loads(about["prompts"])
+                self._check_shapes(path, len(numbers))
                 names = [(f"group-{number}", prompts[index]) for number, index in enumerate(numbers)]
                 self.records = self._paired(names, pairs_per_group) if kind == "pairs" else names
-        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+        except DataError:
+            raise
+        except (OSError, SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
         if about.get("autoencoder") != autoencoder:
             raise DataError(
@@ -63,8 +70,25 @@ class ShippedLatents:
         if not self.records:
             why = "no two members of a group differ in reward" if numbers else "the file is empty"
             raise DataError(f"{path}: no usable {kind}: {why}")
-        if not bool(torch.isfinite(self._latents).all()):
-            raise DataError(f"{path}: some latents are not finite; the file is damaged")
+
+    def _check_shapes(self, path: Path, prompts: int) -> None:
+        latents, rewards = tuple(self._latents.shape), tuple(self._rewards.shape)
+        if len(latents) < 3 or rewards != latents[:2] or prompts != latents[0]:
+            raise DataError(
+                f"{path}: latents must be [groups, members, ...], rewards [groups, members] and prompt [groups], got "
+                f"{latents}, {rewards} and ({prompts},)"
+            )
+        # a NaN among the rewards is one that was not scored
+        for name, bad in (("latents", ~torch.isfinite(self._latents)), ("rewards", self._rewards.isinf())):
+            groups = bad.flatten(1).any(1).nonzero().flatten().tolist()
+            if groups:
+                shown = ", ".join(map(str, groups[:8])) + (", ..." if len(groups) > 8 else "")
+                raise DataError(f"{path}: {name} of group {shown} are not finite; leave these groups out")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one latent."""
+        return tuple(self._latents.shape[2:])
 
     def _paired(self, names: list[tuple[str, str]], most: int | None) -> list[tuple[str, str]]:
         """Put pairs in the place of the groups; their records' names and prompts."""
@@ -89,6 +113,9 @@ class ShippedLatents:
     def crops(self, number: int, epoch: int, name: str) -> Tensor | None:
         return None
 
+    def masks(self, number: int, epoch: int, name: str) -> Tensor | None:
+        return None
+
     def reward(self, number: int) -> Tensor | None:
         return self._rewards[number].float()
 
@@ -97,6 +124,9 @@ class ShippedLatents:
 
     def label(self, number: int) -> int | None:
         return None
+
+    def said(self) -> Iterator[Said]:
+        yield Said(0, self._rewards.float(), None, torch.ones(len(self._rewards)))
 
 
 def save_latents(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from diffalign.backbones import Backbone, LoRASettings, load_backbone
+from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network, refuse_pickles
 from diffalign.config import RunConfig
-from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, Precision
+from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
@@ -25,39 +27,85 @@ from diffalign.denoising import (
     StratifiedTime,
     default_time,
 )
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator
 from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
-    """Load the model with a fresh adapter, seeded by the run's seed.
+def build_backbone(config: RunConfig, device: torch.device, *, network_waits: bool = False) -> Backbone:
+    """Load the model with what is trained of it as it starts: a fresh adapter, seeded by the run's seed, or the network.
+
+    `network_waits` is as in `load_backbone`.
 
     Raises:
         ConfigError: there is no such model, or its layers are not those that the adapter is for.
     """
-    model, lora = config.model, config.model.lora
-    settings = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed)
-    options: dict[str, object] = {}
-    if model.family in T5_FAMILIES:
-        options["max_sequence_length"] = model.max_sequence_length
-    if model.family in GUIDED_FAMILIES:
-        options["guidance"] = model.guidance
+    model = config.model
     return load_backbone(
-        model.family,
-        model.path,
-        device=device,
-        dtype=_DTYPES[model.precision],
-        lora=settings,
-        gradient_checkpointing=model.gradient_checkpointing,
-        config=model.config,
-        **options,
+        model.family, model.path, device=device, network_waits=network_waits, **model_arguments(config)
     )
+
+
+def model_arguments(config: RunConfig) -> dict[str, Any]:
+    """What the section `model` says of how to load the model that is to be trained, as `load_backbone` takes it."""
+    model, lora = config.model, config.model.lora
+    if model.train == "full":
+        return _arguments(model) | {"full": _full_settings(model, torch.float32)}
+    start = None if lora.start is None else Path(lora.start)
+    adapter = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed, start)
+    return _arguments(model) | {"lora": adapter}
+
+
+def build_trained(config: RunConfig, run: Path, device: torch.device, precision: Precision | None = None) -> Backbone:
+    """Load what a run has trained, as its "policy"; its "reference" is the base model.
+
+    `precision` is of the frozen weights, and of a network that was trained as a whole; None is what the run had.
+
+    Raises:
+        ConfigError: the run has none yet, or it or its model cannot be loaded.
+    """
+    if precision is not None:
+        asked = {"precision": precision, "quantise": None}
+        config = config.model_copy(update={"model": config.model.model_copy(update=asked)})
+    model, folder = config.model, run / config.model.result
+    if not folder.is_dir():
+        raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
+    if model.train == "full":
+        dtype = torch.float32 if precision is None else _DTYPES[precision]
+        given = _arguments(model) | {"config": None, "full": _full_settings(model, dtype)}
+        return load_backbone(model.family, str(folder), device=device, **given)
+    backbone = build_backbone(config, device)
+    backbone.load_adapter(folder)
+    return backbone
+
+
+def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
+    reference = model.reference
+    return FullSettings(
+        dtype,
+        None if reference.precision is None else _DTYPES[reference.precision],
+        reference.device,
+        partial(load_network, model.family, model.path, dtype=dtype, config=model.config),
+    )
+
+
+def _arguments(model: ModelConfig) -> dict[str, Any]:
+    """All but what is trained."""
+    given: dict[str, Any] = {
+        "dtype": _DTYPES[model.precision],
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "config": model.config,
+        "quantise": model.quantise,
+    }
+    if model.family in T5_FAMILIES:
+        given["max_sequence_length"] = model.max_sequence_length
+    if model.family in GUIDED_FAMILIES:
+        given["guidance"] = model.guidance
+    return given
 
 
 def build_inference(
@@ -67,43 +115,28 @@ def build_inference(
     device: str | None,
     precision: Precision = "fp32",
     config: str | None = None,
+    *,
+    setting: str = "--adapter",
 ) -> Backbone:
     """Load a model for drawing alone; a LoRA, of diffalign or anyone else, is loaded into its "reference".
 
-    `config` is of a model in a single file, as `model.config` in a run's settings.
+    `config` is of a model in a single file, as `model.config` in a run's settings; `setting` names the adapter in messages.
 
     Raises:
         ConfigError: the model or the adapter cannot be loaded.
     """
     if adapter is not None and not adapter.exists():
-        raise ConfigError(f"--adapter: no such file or folder: {adapter}")
+        raise ConfigError(f"{setting}: no such file or folder: {adapter}")
     backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
     if adapter is not None:
-        _refuse_pickles(adapter)
+        refuse_pickles(adapter, setting)
         try:
             backbone.pipeline.load_lora_weights(adapter, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
-                f"--adapter: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
+                f"{setting}: {adapter} is not a LoRA of this model: {str(error).splitlines()[0]}"
             ) from None
     return backbone
-
-
-def _refuse_pickles(adapter: Path) -> None:
-    """A pickle runs whatever code is in it when it is opened.
-
-    Raises:
-        ConfigError: a file of another format than safetensors, or a folder with pickles alone.
-    """
-    files = sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
-    if any(path.suffix == ".safetensors" for path in files):
-        return
-    pickles = [path.name for path in files if adapter.is_file() or path.suffix in _PICKLES]
-    if pickles:
-        raise ConfigError(
-            f"--adapter: {adapter}: {', '.join(pickles)} is not a .safetensors file; other formats can run code when they "
-            "are opened, so they are not read: ask for the LoRA in safetensors, or convert it where you trust it"
-        )
 
 
 def build_time(config: RunConfig, backbone: Backbone) -> SampleTime:
@@ -155,5 +188,8 @@ def held_out_prompts(config: RunConfig) -> list[str]:
     source = config.evaluation.prompts
     if source is None:
         return []
-    prompts = read_prompts(locate(source) if is_zoo(source) else Path(source))
+    try:
+        prompts = read_prompts(locate(source) if is_zoo(source) else Path(source))
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"evaluation.prompts: {error}") from None
     return prompts[: config.evaluation.count]

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.data import (
-    GroupData,
-    Latents,
-    PictureEncoding,
-    ReadCounts,
-    Share,
-    ShippedLatents,
-    TensorCache,
-    Texts,
-    encode_records,
-    encode_share,
-    read_records,
-)
-from diffalign.exceptions import ConfigError
+from diffalign.data import GroupData, Latents, ReadCounts, Share, ShippedLatents, Source, TensorCache, Texts
+from diffalign.exceptions import ConfigError, DataError
+from diffalign.training.build_pictures import build_latents
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
@@ -35,45 +23,45 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         share: of several processes, which pictures and prompts this one encodes; None: it encodes all.
 
     Raises:
-        DataError: the data cannot be used; names the record.
+        DataError: the data cannot be used; names the record, or data.path.
     """
+    try:
+        return _build_data(config, backbone, share)
+    except (ConfigError, DataError) as error:
+        if str(error).startswith(("record ", "data.")):
+            raise
+        raise type(error)(f"data.path: {error}") from None
+
+
+def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:
     data, share = config.data, share or Share()
-    path = locate(data.path) if is_zoo(data.path) else Path(data.path)
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
-    text_print, image_print = backbone.fingerprint("text"), backbone.fingerprint("vae")
+    source = _source(config)
     counts = ReadCounts()
     latents: Latents
-    if path.suffix == ".safetensors":
+    records: Sequence[tuple[str, str]]
+    if not source.is_dataset and Path(source.path).suffix == ".safetensors":
         _refuse_picture_settings(config, backbone)
         if data.kind == "labelled":
             raise ConfigError(f"data.kind: {data.path} holds ranked groups; take pairs or groups")
-        latents = ShippedLatents(path, backbone.autoencoder_identity(), data.kind, pairs_per_group=data.pairs_per_group)
+        latents = ShippedLatents(
+            Path(source.path), backbone.autoencoder_identity(), data.kind, pairs_per_group=data.pairs_per_group
+        )
+        wanted = backbone.sample_shape()
+        if latents.sample_shape != wanted:
+            raise DataError(f"{data.path}: a latent of this model is {wanted}, and these are {latents.sample_shape}")
         records = latents.records
         counts.kept, counts.ties = len(records), latents.ties
     else:
         if data.pairs_per_group is not None:
             raise ConfigError(f"data.pairs_per_group: {data.path} holds pairs, not groups; leave it out")
-        encoding = PictureEncoding(
-            fingerprint=image_print,
-            posterior=lambda pictures: _posterior(backbone, pictures),
-            resolution=backbone.checked_resolution(data.resolution),
-            flip=data.flip,
-            batch=data.encode_batch,
-        )
-        cache = home / f"latents-{image_print[:16]}"
-        if share.world > 1:
-            first = read_records(path, data.kind, members=data.members, columns=data.columns, on_bad=data.on_bad)
-            encode_share(first, TensorCache(cache), encoding, share=share, on_bad=data.on_bad)
-        rows = read_records(
-            path, data.kind, members=data.members, columns=data.columns, on_bad=data.on_bad, counts=counts
-        )
-        records, latents = encode_records(
-            rows, TensorCache(cache), encoding, seed=config.seed, on_bad=data.on_bad, counts=counts
-        )
-    prompts = sorted({prompt for _, prompt in records} | ({""} if data.empty_prompt_share else set()))
-    texts = _build_texts(home / f"texts-{text_print[:16]}", text_print, backbone, prompts, data.encode_batch, share)
-    good = sum(latents.label(number) == 1 for number in range(len(records))) if data.kind == "labelled" else None
-    labels = "" if good is None else f"{good} good, {len(records) - good} bad; "
+        _refuse_dataset_settings(config, source)
+        records, latents, counts = build_latents(config, backbone, source, home, share)
+    texts = _build_texts(config, backbone, home, records, share)
+    labels = ""
+    if data.kind == "labelled":
+        good = sum(int((said.labels == 1).sum()) for said in latents.said() if said.labels is not None)
+        labels = f"{good} good, {len(records) - good} bad; "
     log.info(
         "%d %s (%s%d ties left out, %d bad rows skipped)", len(records), data.kind, labels, counts.ties, counts.bad
     )
@@ -82,20 +70,38 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
     )
 
 
+def _source(config: RunConfig) -> Source:
+    data = config.data
+    if is_zoo(data.path):
+        return Source(locate(data.path))
+    path = data.path if data.path.startswith("hf://") else Path(data.path)
+    return Source(path, data.split, data.config_name, data.streaming)
+
+
+# ------------------------------------------------------------ prompts
+
+
 def _build_texts(
-    folder: Path, fingerprint: str, backbone: Backbone, prompts: list[str], batch: int, share: Share
+    config: RunConfig, backbone: Backbone, home: Path, records: Sequence[tuple[str, str]], share: Share
 ) -> Texts:
     """The cached text states of all prompts; of several processes, each encodes its share first."""
+    fingerprint = backbone.fingerprint("text")
+    folder, batch = home / f"texts-{fingerprint[:16]}", 8 * config.data.encode_batch
 
-    def fill(wanted: list[str]) -> Texts:
-        texts = Texts(TensorCache(folder), fingerprint)
-        texts.fill(wanted, backbone.text, batch=8 * batch)
-        return texts
+    def prompts() -> Iterator[str]:
+        if config.data.empty_prompt_share:
+            yield ""
+        yield from (prompt for _, prompt in records)
 
     if share.world > 1:
-        fill([prompt for index, prompt in enumerate(prompts) if share.has(index)])
+        Texts(TensorCache(folder), fingerprint).fill(prompts(), backbone.text, batch=batch, mine=share.has)
         share.wait()
-    return fill(prompts)
+    texts = Texts(TensorCache(folder), fingerprint, backbone.text)
+    texts.fill(prompts(), backbone.text, batch=batch)
+    return texts
+
+
+# ------------------------------------------------------------ settings that would have no effect
 
 
 def _refuse_picture_settings(config: RunConfig, backbone: Backbone) -> None:
@@ -105,6 +111,10 @@ def _refuse_picture_settings(config: RunConfig, backbone: Backbone) -> None:
         "data.flip": data.flip,
         "data.columns": bool(data.columns),
         "data.resolution": data.resolution not in (None, backbone.resolution),
+        "data.buckets": data.buckets is not None,
+        "data.fit": data.fit != "crop",
+        "data.dimension": data.dimension is not None,
+        "data.streaming": data.streaming,
     }
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
@@ -116,6 +126,17 @@ def _refuse_picture_settings(config: RunConfig, backbone: Backbone) -> None:
         )
 
 
-def _posterior(backbone: Backbone, pictures: Tensor) -> dict[str, Tensor]:
-    seen = backbone.posterior(pictures)
-    return {"mean": seen.mean, "log_variance": seen.log_variance}
+def _refuse_dataset_settings(config: RunConfig, source: Source) -> None:
+    data = config.data
+    if source.is_dataset:
+        if data.streaming and not data.path.startswith("hf://"):
+            raise ConfigError(f"data.streaming: {data.path} is on this disk and is read from there; leave it out")
+        return
+    given = {
+        "data.split": data.split != "train",
+        "data.config_name": data.config_name is not None,
+        "data.streaming": data.streaming,
+    }
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise ConfigError("\n".join(f"{name}: {data.path} is no Hugging Face dataset; leave it out" for name in wrong))

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.exceptions import DivergenceError, HealthStop, RunInterrupted
+from diffalign.exceptions import DiffalignError, DivergenceError, HealthStop, RunInterrupted, SaveError
+from diffalign.training.changed_settings import settings_of
 from diffalign.training.checkpoint import save_checkpoint
 from diffalign.training.health import Alarm, HealthMonitor
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import from_main
 from diffalign.training.run_log import MetricsLog, ProgressReport, Trackers
 from diffalign.training.samples import HeldOutSamples
 from diffalign.training.signals import StopRequest
+from diffalign.training.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,20 @@ class TrainingLoop:
         self.folder = folder
         self.trainer = trainer
         self.monitor = monitor
-        self.main = trainer.accelerator.is_main_process
+        self.team = Team.of(trainer.accelerator)
+        self.main = self.team.is_main
         self.samples = HeldOutSamples(config, trainer, folder, prompts)
         self.log = MetricsLog(folder, resume_step=resume_step, enabled=self.main)
         self.trackers = Trackers(config, folder, resume_step=resume_step, enabled=self.main)
         if resume_step is not None:
-            self.log.write("resume", resume_step)
+            training = config.training
+            self.log.write(
+                "resume",
+                resume_step,
+                processes=training.processes,
+                accumulation=training.accumulation,
+                groups=training.groups,
+            )
 
     def go(self, progress: bool) -> None:
         steps, trainer = self.config.training.steps, self.trainer
@@ -54,8 +64,7 @@ class TrainingLoop:
             with StopRequest() as stop:
                 self._train(stop, progress)
                 self._save()
-                if self.main:
-                    trainer.save_adapter(self.folder)
+                trainer.save_adapter(self.folder)
                 received = self._received_anywhere(stop)
             if received:
                 raise RunInterrupted(
@@ -63,6 +72,13 @@ class TrainingLoop:
                     f"diffalign eval {self.folder}",
                     received,
                 )
+        except OSError as error:
+            if isinstance(error, DiffalignError):
+                raise
+            raise SaveError(
+                f"{self.folder}: cannot be written ({error.strerror or error}) at step {trainer.step}; its checkpoints are "
+                f"unharmed: free some space and go on with diffalign train --resume {self.folder}"
+            ) from None
         finally:
             self.log.close()
             self.trackers.close()
@@ -115,11 +131,10 @@ class TrainingLoop:
         return int(accelerator.gather(torch.tensor([received], device=accelerator.device)).max())
 
     def _save(self) -> None:
-        if self.main:
-            checkpoint = self.trainer.checkpoint()
-            checkpoint.trainer["health"] = self.monitor.state()
-            save_checkpoint(self.folder, checkpoint, keep=self.config.training.keep_checkpoints)
-        self.trainer.accelerator.wait_for_everyone()
+        checkpoint = self.trainer.checkpoint()
+        checkpoint.trainer["health"] = self.monitor.state()
+        checkpoint.trainer["settings"] = settings_of(self.config)
+        save_checkpoint(self.folder, checkpoint, keep=self.config.training.keep_checkpoints, team=self.team)
 
     def _samples_are_due(self) -> bool:
         every = self.config.samples.every
@@ -128,13 +143,14 @@ class TrainingLoop:
     def _draw_samples(self) -> list[Alarm]:
         if self.config.samples.every is None:
             return []
-        return from_main(self.trainer.accelerator, self._draw_samples_here)
+        pictures = self.samples.draw()
+        return self.team.from_main(lambda: self._judge_samples(pictures))
 
-    def _draw_samples_here(self) -> list[Alarm]:
-        figures, diversity = self.samples.draw(self.trainer.step)
+    def _judge_samples(self, pictures: Tensor) -> list[Alarm]:
+        figures, diversity = self.samples.judge(pictures, self.trainer.step)
         self.log.write("samples", self.trainer.step, rewards=figures, diversity=diversity)
         self.trackers.write(self.trainer.step, {f"held_out/{name}": figure["mean"] for name, figure in figures.items()})
-        return self.monitor.after_samples(figures)
+        return self.monitor.after_samples(figures, diversity)
 
     def _ring(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
@@ -143,6 +159,5 @@ class TrainingLoop:
         stopping = [alarm for alarm in alarms if alarm.action == "stop"]
         if stopping:
             self._save()
-            if self.main:
-                self.trainer.save_adapter(self.folder)
+            self.trainer.save_adapter(self.folder)
             raise HealthStop(f"step {self.trainer.step}: {stopping[0].message}; saved in {self.folder}")

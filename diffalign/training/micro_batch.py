@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from diffalign.config import RunConfig
 from diffalign.denoising import Denoiser, DenoisingErrors, NoiseDraw, Prediction, denoising_errors
 from diffalign.objectives import Objective, ObjectiveOutput
 from diffalign.training.objective_inputs import labels_of, objective_inputs, pair_weight
+from diffalign.training.sharding import gradient_sync
 from diffalign.training.step_metrics import error_figures, reward_sums
 from diffalign.types import GroupBatch
 
@@ -142,7 +143,9 @@ class GroupLoss:
         )
 
     def _synced(self, last: bool) -> AbstractContextManager[None]:
-        return nullcontext() if last else self._accelerator.no_sync(self._backbone.wrapped)
+        # gradients of a whole network stay in pieces: no process has the memory for all of them
+        in_pieces = self._config.model.train == "full"
+        return gradient_sync(self._accelerator, self._backbone.wrapped, now=last, in_pieces=in_pieces)
 
     # ------------------------------------------------------------ statistics of the whole batch
 

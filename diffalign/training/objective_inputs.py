@@ -25,8 +25,8 @@ def objective_inputs(
     available: dict[str, Tensor | None] = {
         "policy": errors.policy,
         "reference": errors.reference,
-        "policy_residual": residuals.get("policy"),
-        "reference_residual": residuals.get("reference"),
+        "policy_residual": _unpadded(residuals.get("policy"), batch),
+        "reference_residual": _unpadded(residuals.get("reference"), batch),
         "t": errors.t,
         "reward": _scaled_rewards(config, batch),
         "label": batch.label,
@@ -44,6 +44,14 @@ def objective_inputs(
     }
     first: Any = available[objective.params.first]
     return first, inputs
+
+
+def _unpadded(residual: Tensor | None, batch: GroupBatch) -> Tensor | None:
+    """0 where there is padding, and larger elsewhere, so that the mean of squares over all elements is the error."""
+    if residual is None or batch.mask is None:
+        return residual
+    weight = batch.mask.to(residual.dtype).expand(residual.shape)
+    return residual * (weight / weight.flatten(2).mean(2).reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))).sqrt()
 
 
 def labels_of(batch: GroupBatch) -> Tensor:

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.data import GroupData, place_of, seeded
+from diffalign.data import GroupData, TrainingOrder, seeded
 from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
 from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
@@ -27,8 +27,12 @@ from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.loss_scale import LossScale
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
+from diffalign.training.optimizer import build_optimizer
+from diffalign.training.piece_files import join_optimizer, placed, split_optimizer
 from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
+from diffalign.training.result import write_result
+from diffalign.training.sharding import hold_views, shards, whole
 from diffalign.training.step_metrics import with_reward_spread
 from diffalign.types import GroupBatch
 
@@ -65,25 +69,23 @@ class OfflineTrainer:
         self.accelerator = accelerator
         self.step = 0
         self.seconds = 0.0
+        self._order = TrainingOrder(len(data), config.seed, data.latents.buckets, config.training.groups)
         self._objective = objective
         self._sample_time = sample_time
         check_records(config, objective, data)
+        hold_views(config, backbone)
         self._parameters = backbone.trained_parameters()
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            eps=settings.epsilon,
-        )
-        backbone.prepare(accelerator.prepare)
+        optimizer = build_optimizer(config.optimizer, self._parameters)
+        if not shards(config, accelerator):  # in pieces, it is prepared already: the optimizer is made of them
+            backbone.prepare(accelerator.prepare)
         # the schedule first: it wraps `step`, and with a gradient scaler accelerate puts back the one that it found
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config))
         self._optimizer: Any = accelerator.prepare(optimizer)
         self._loss_scale = LossScale(accelerator.scaler)
         self._loss = GroupLoss(config, backbone, objective, accelerator)
         self._bank = self._filled_bank() if config.training.reference_bank is not None else None
+        if self._bank is not None:
+            backbone.release("reference")
 
     # ------------------------------------------------------------ one optimizer step
 
@@ -117,7 +119,7 @@ class OfflineTrainer:
             check_finite(self.step + 1, metrics, gather_object(bad) or gather_object(ids))
         metrics = with_reward_spread(metrics)
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
-        metrics["gradient_norm"] = float(norm)  # before clipping
+        metrics["gradient_norm"] = float(whole(norm))  # before clipping
         if self.accelerator.scaler is None:  # a scaler passes over such a step
             check_finite(self.step + 1, {"gradient_norm": metrics["gradient_norm"]}, ids)
         metrics["learning_rate"] = float(self._schedule.get_last_lr()[0])
@@ -144,7 +146,7 @@ class OfflineTrainer:
 
     def _place(self, position: int) -> tuple[int, int]:
         """(epoch, record number); with a reference bank, the epoch whose draws this one repeats."""
-        epoch, number = place_of(position, len(self.data), self.config.seed)
+        epoch, number = self._order.place(position)
         return epoch if self._bank is None else epoch % self._bank.epochs, number
 
     def _micro_batch(self, number: int) -> MicroBatch:
@@ -179,18 +181,19 @@ class OfflineTrainer:
         members = self.data.batch([(0, 0)]).members
         bank = ReferenceBank(home, key, training.reference_bank, (len(self.data), members))
         groups = training.steps * config.groups_per_step
-        if groups <= bank.epochs * len(self.data):
+        if groups <= bank.epochs * self._order.epoch_length:
             log.warning(
                 "training.reference_bank: this run sees %d groups and the bank holds %d: none comes twice, so it saves "
                 "no time in this run, only in later ones",
                 groups,
-                bank.epochs * len(self.data),
+                bank.epochs * self._order.epoch_length,
             )
 
         def compute(epoch: int, numbers: list[int]) -> torch.Tensor:
             return self._loss.reference_errors(*self._drawn([(epoch, number) for number in numbers], numbers))
 
-        bank.fill(bank.visited(groups, config.seed), compute, self.accelerator, batch=training.groups)
+        visited = bank.visited(groups, self._order)
+        bank.fill(visited, compute, self.accelerator, batch=training.groups, buckets=self.data.latents.buckets)
         return bank
 
     def _draw(self, batch: GroupBatch, epochs: Sequence[int], positions: Sequence[int]) -> NoiseDraw:
@@ -230,14 +233,15 @@ class OfflineTrainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that the next step depends on; no generator is among it, because every draw is seeded by what it is for."""
+        optimizer, pieces = split_optimizer(self._optimizer.state_dict())
         trainer = {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimizer,
             "schedule": self._schedule.state_dict(),
             "scaler": self._loss_scale.state(),
             "data": self.data.content_hash,
         }
         states = {name: self.backbone.state(name) for name in dict.fromkeys(["policy", self.final_view])}
-        return Checkpoint(Progress(self.step, self.seconds), states, trainer)
+        return Checkpoint(Progress(self.step, self.seconds), states, trainer, pieces)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, to the bit.
@@ -248,10 +252,10 @@ class OfflineTrainer:
         trainer = checkpoint.trainer
         try:
             for name, state in checkpoint.adapters.items():
-                self.backbone.load_state(name, state)
-            self._optimizer.load_state_dict(trainer["optimizer"])
+                self.backbone.load_state(name, placed(state, self.backbone.state(name)))
+            self._optimizer.load_state_dict(join_optimizer(trainer["optimizer"], checkpoint.pieces, self._parameters))
             self._schedule.load_state_dict(trainer["schedule"])
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, LookupError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint of step {checkpoint.progress.step} does not fit the run's config.yaml: {error}"
             ) from None
@@ -272,7 +276,8 @@ class OfflineTrainer:
         return "ema" if averaged else "policy"
 
     def save_adapter(self, run: Path) -> None:
-        self.backbone.save_adapter(run / "adapter", self.final_view)
+        """Write what was trained into the run folder: adapter/, or model/ of full fine-tuning."""
+        write_result(run, self.config, self.backbone, self.final_view, self.accelerator)
 
 
 def _refuse_invalid(batch: GroupBatch) -> None:

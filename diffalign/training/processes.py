@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import distributed, nn
 
+from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DiffalignError, ProcessLostError
 from diffalign.objectives import get_objective
+from diffalign.training.batch_split import split_advice
 from diffalign.training.build import build_backbone, build_time
 from diffalign.training.build_data import build_data
 from diffalign.training.devices import check_device, choose_device
 from diffalign.training.offline import OfflineTrainer
+from diffalign.training.sharding import check_sharding, shard_backbone, shards
 
-Value = TypeVar("Value")
+# of gloo, where the other end of a connection is gone; NCCL raises torch's own DistError
+_GONE = re.compile(r"gloo|Connection (closed|reset)|Broken pipe|remote worker")
 
 
 def start_accelerator(config: RunConfig) -> Accelerator:
@@ -34,7 +43,7 @@ def start_accelerator(config: RunConfig) -> Accelerator:
     earlier = PartialState._shared_state
     if earlier and earlier["num_processes"] == 1 and earlier["device"].type != device.type:
         AcceleratorState._reset_state(reset_partial_state=True)  # or another device
-    # one process draws the held-out pictures alone: a forward pass must not wait for the others' buffers
+    # the held-out pictures are drawn by all, each its own number: a forward pass must not wait for the others' buffers
     alone = DistributedDataParallelKwargs(broadcast_buffers=False)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one encodes what another run left, or draws
     try:
@@ -45,14 +54,39 @@ def start_accelerator(config: RunConfig) -> Accelerator:
         raise ConfigError(
             f"training.mixed_precision: {training.mixed_precision!r} cannot be used here: {error}"
         ) from None
+    with one_voice(accelerator, ["start it again"]):
+        _check_start(config, accelerator)
+    return accelerator
+
+
+def _check_start(config: RunConfig, accelerator: Accelerator) -> None:
+    training = config.training
     if accelerator.num_processes != training.processes:
         raise ConfigError(
             f"training.processes: the config asks for {training.processes}, this run has {accelerator.num_processes}; "
-            f"start it with torchrun --nproc-per-node {training.processes}, or --set training.processes="
-            f"{accelerator.num_processes}"
+            f"start it with torchrun --nproc-per-node {training.processes}, or, for {config.groups_per_step} groups a step "
+            f"as before, {split_advice(config, accelerator.num_processes)}"
         )
     check_device(config, accelerator.device)
-    return accelerator
+
+
+def start_backbone(config: RunConfig, accelerator: Accelerator, *, network_waits: bool = False) -> Backbone:
+    """The model, in pieces where `training.sharding` asks for it: then no device ever holds the whole network.
+
+    `network_waits` is as in `load_backbone`, of a network that is not in pieces.
+
+    Raises:
+        ConfigError: there is no such model, or torch is too old to cut it.
+    """
+    check_sharding(config)
+    if not shards(config, accelerator):
+        return build_backbone(config, accelerator.device, network_waits=network_waits)
+    backbone = build_backbone(config, torch.device("cpu"))
+    shard_backbone(config, backbone, accelerator)
+    for part in backbone.pipeline.components.values():
+        if isinstance(part, nn.Module) and part is not backbone.network:
+            part.to(accelerator.device)
+    return backbone
 
 
 def build_trainer(config: RunConfig) -> OfflineTrainer:
@@ -63,18 +97,10 @@ def build_trainer(config: RunConfig) -> OfflineTrainer:
         DataError: the data cannot be used.
     """
     accelerator = start_accelerator(config)
-    backbone = build_backbone(config, accelerator.device)
+    backbone = start_backbone(config, accelerator)
     objective = get_objective(config.objective.name)
     data, time_of = build_data(config, backbone), build_time(config, backbone)
     return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
-
-
-def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
-    """What `make` returns in the main process, in all of them; it is called there alone."""
-    made: list[Any] = [make() if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(made)
-    return made[0]
 
 
 def part(trainer: OfflineTrainer) -> None:
@@ -95,3 +121,58 @@ def part(trainer: OfflineTrainer) -> None:
         gc.collect()  # the wrapper and its reducer refer to each other
         accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+# ------------------------------------------------------------ the end of one process is the end of all
+
+
+@contextmanager
+def one_voice(accelerator: Accelerator, advice: list[str]) -> Iterator[None]:
+    """Inside, an error ends all processes, and one of them says why.
+
+    The others' errors are marked `spoken_for`. Whoever waits for a process that has ended learns it from the broken
+    connection, and gets a `ProcessLostError` in its place.
+
+    Args:
+        advice: its last entry is how to go on, by the time that something goes wrong.
+
+    Raises:
+        ProcessLostError: another process of this run has ended.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    try:
+        yield
+    except DiffalignError as error:
+        speak_once(error)
+        _leave()
+        raise
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or _GONE.search(str(error))):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: this process ends by itself, and says why
+        lost = ProcessLostError(
+            "another process of this run has ended, so this one cannot go on (the launcher's own report names it and its "
+            f"exit code); {advice[-1]}"
+        )
+        speak_once(lost)
+        _leave()
+        raise lost from None
+
+
+def speak_once(error: DiffalignError) -> None:
+    """Mark an error that ends the run as `spoken_for` in all processes but the first that comes here with one."""
+    if not distributed.is_initialized():  # one process, or after `part`: the main one is on its own
+        return
+    with suppress(RuntimeError):  # the store is gone with the process that held it: better said twice than not at all
+        store = distributed.distributed_c10d._get_default_store()
+        error.spoken_for = store.add("diffalign: last words", 1) > 1
+
+
+def _leave() -> None:
+    """Leave the others without waiting for them, so that torch's threads end before the process does."""
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":  # NCCL would wait
+        with suppress(RuntimeError):
+            distributed.destroy_process_group()

@@ -62,11 +62,19 @@ def check_records(config: RunConfig, objective: Objective, data: GroupData) -> N
         _warn_of_hard_preferences(config, data)
 
 
-def _rewards(data: GroupData) -> Iterator[tuple[str, Tensor]]:
-    for number, (name, _) in enumerate(data.records):
-        reward = data.latents.reward(number)
-        if reward is not None:
-            yield name, reward
+def _rewards(data: GroupData) -> Iterator[tuple[int, Tensor]]:
+    """(number of the first, rewards [records, longest]) of some thousand records at a time."""
+    for said in data.latents.said():
+        if said.rewards is not None:
+            yield said.first, said.rewards
+
+
+def _first(data: GroupData, wrong: Tensor, first: int) -> tuple[str, str]:
+    """The first record that is marked [records], and its rewards."""
+    number = first + int(wrong.nonzero()[0])
+    reward = data.latents.reward(number)
+    assert reward is not None
+    return data.records[number][0], ", ".join(f"{value:.4g}" for value in reward.tolist())
 
 
 def _check_labels(config: RunConfig, objective: Objective, data: GroupData) -> None:
@@ -76,18 +84,18 @@ def _check_labels(config: RunConfig, objective: Objective, data: GroupData) -> N
         ConfigError: the objective makes nothing of labels, or nothing of single samples.
     """
     name = config.objective.name
-    labels = [data.latents.label(number) for number in range(len(data))]
-    bad = sum(label != 1 for label in labels)
+    every = len(data)
+    bad = sum(int((said.labels != 1).sum()) for said in data.latents.said() if said.labels is not None)
     if "label" in (*config.objective.inputs(), *objective.params.optional):
         if isinstance(config.objective, DRAGONParams) and config.objective.contrast == "dpo":
             raise ConfigError(
                 "objective.contrast: dpo compares the members of a group, and labelled records are single samples; take kto"
             )
-        if bad in (0, len(labels)):
+        if bad in (0, every):
             log.warning(
                 "%s: all %d samples are %s: there is nothing to tell apart",
                 config.data.path,
-                len(labels),
+                every,
                 "bad" if bad else "good",
             )
     elif objective.params.layout != "groups" or objective.params.needs:
@@ -97,7 +105,7 @@ def _check_labels(config: RunConfig, objective: Objective, data: GroupData) -> N
         )
     elif bad:
         raise ConfigError(
-            f"objective.name: {name!r} would learn bad samples like good ones, and {bad} of the {len(labels)} samples of "
+            f"objective.name: {name!r} would learn bad samples like good ones, and {bad} of the {every} samples of "
             f"{config.data.path} are bad; leave them out, or take diffusion_kto, dso_dro or dragon with contrast: kto"
         )
 
@@ -108,8 +116,10 @@ def _refuse_unscored(config: RunConfig, data: GroupData) -> None:
     Raises:
         ConfigError: names the first such record.
     """
-    for name, reward in _rewards(data) if config.data.members is None else ():
-        if bool(reward.isnan().any()):
+    for first, rewards in _rewards(data) if config.data.members is None else ():
+        wrong = rewards.isnan().any(1)
+        if bool(wrong.any()):
+            name, _ = _first(data, wrong, first)
             raise ConfigError(
                 f"objective.name: {config.objective.name!r} compares two members, and record {name!r} has one without a "
                 "reward; set data.members: 2 and data.on_bad: skip to leave such records out"
@@ -126,12 +136,16 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
     if isinstance(objective, FlowRWRParams) and objective.weighting == "exp":
         largest = objective.temperature * _LARGEST_EXPONENT
     if span is not None:
-        seen = [value for _, reward in _rewards(data) for value in reward.tolist() if not math.isnan(value)]
-        outside = sum(not span[0] <= value <= span[1] for value in seen)
-        if outside > len(seen) / 2:
+        count = outside = 0
+        lowest, highest = math.inf, -math.inf
+        for _, rewards in _rewards(data):
+            seen = rewards[~rewards.isnan()]
+            count, outside = count + len(seen), outside + int(((seen < span[0]) | (seen > span[1])).sum())
+            lowest, highest = min(lowest, float(seen.min())), max(highest, float(seen.max()))
+        if outside > count / 2:
             raise ConfigError(
-                f"data.reward_range: {outside} of the {len(seen)} rewards of {config.data.path} are not in [{span[0]:g}, "
-                f"{span[1]:g}], the ends of what counts as 0 and 1; they go from {min(seen):.4g} to {max(seen):.4g}: name "
+                f"data.reward_range: {outside} of the {count} rewards of {config.data.path} are not in [{span[0]:g}, "
+                f"{span[1]:g}], the ends of what counts as 0 and 1; they go from {lowest:.4g} to {highest:.4g}: name "
                 "a range that most of them lie in"
             )
         if largest < 1.0:  # what the highest reward counts as
@@ -142,14 +156,17 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
         return
     if not objective.unit_rewards and largest == math.inf:
         return
-    for name, reward in _rewards(data):
-        shown = ", ".join(f"{value:.4g}" for value in reward.tolist())
-        if objective.unit_rewards and bool(((reward < 0) | (reward > 1)).any()):
+    for first, rewards in _rewards(data):
+        wrong = ((rewards < 0) | (rewards > 1)).any(1)
+        if objective.unit_rewards and bool(wrong.any()):
+            name, shown = _first(data, wrong, first)
             raise ConfigError(
                 f"objective.name: {objective.name!r} takes rewards in [0, 1], and record {name!r} has {shown}; set "
                 "data.reward_range: [low, high], the rewards that shall count as 0 and 1"
             )
-        if bool((reward > largest).any()):
+        wrong = (rewards > largest).any(1)
+        if bool(wrong.any()):
+            name, shown = _first(data, wrong, first)
             raise ConfigError(
                 f"objective.weighting: exp(reward / temperature) of record {name!r} (rewards {shown}) is more than "
                 f"exp({_LARGEST_EXPONENT:g}); set data.reward_range: [low, high], a higher temperature, or softmax"
@@ -157,7 +174,7 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
 
 
 def _warn_of_hard_preferences(config: RunConfig, data: GroupData) -> None:
-    if all(data.latents.preference(number) == 1.0 for number in range(len(data))):
+    if all(bool((said.preferences == 1.0).all()) for said in data.latents.said()):
         log.warning(
             "%s: no record has votes that differ, so every preference is 1: %s then pulls all pairs alike; give votes, "
             "or set data.reward_range where the records have rewards",

@@ -11,9 +11,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
@@ -21,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffalign.data import place_of
+from diffalign.data import TrainingOrder
+from diffalign.exceptions import SaveError
 
 log = logging.getLogger(__name__)
 # Of everything that turns (seed, epoch, record) into an error: draws, order of members, errors. Counted up by whoever
@@ -51,13 +53,13 @@ class ReferenceBank:
         self._shape = shape
         self._errors: list[Tensor] = []
 
-    def visited(self, groups: int, seed: int) -> list[list[int]]:
+    def visited(self, groups: int, order: TrainingOrder) -> list[list[int]]:
         """Which records a run of so many groups asks for, in each of the bank's epochs."""
-        records = self._shape[0]
-        whole, rest = divmod(groups, records)
-        places = [list(range(records)) if epoch < whole else [] for epoch in range(self.epochs)]
+        length = order.epoch_length
+        whole, rest = divmod(groups, length)
+        places = [list(range(self._shape[0])) if epoch < whole else [] for epoch in range(self.epochs)]
         if whole < self.epochs:
-            places[whole] = sorted(place_of(whole * records + each, records, seed)[1] for each in range(rest))
+            places[whole] = sorted(order.place(whole * length + each)[1] for each in range(rest))
         return places
 
     def fill(
@@ -67,6 +69,7 @@ class ReferenceBank:
         accelerator: Accelerator,
         *,
         batch: int,
+        buckets: np.ndarray | None = None,
     ) -> None:
         """Work out what is wanted and not on disk yet, each process its share; the main one writes it.
 
@@ -74,6 +77,7 @@ class ReferenceBank:
             visited: the record numbers that are wanted of each epoch.
             compute: errors [len(numbers), members] of the record numbers, with the draws of an epoch.
             batch: records per call.
+            buckets: of every record [records]; a call has records of one alone. None: all are of one.
         """
         rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
         self._errors = []
@@ -90,9 +94,8 @@ class ReferenceBank:
             for first in range(0, len(absent), block):
                 wanted = absent[first : first + block]
                 found, mine = torch.zeros(len(wanted), self._shape[1]), range(rank, len(wanted), world)
-                for start in range(0, len(mine), batch):
-                    rows = mine[start : start + batch]
-                    found[list(rows)] = compute(epoch, [wanted[row] for row in rows]).float().cpu()
+                for rows in _batches(mine, batch, None if buckets is None else buckets[wanted]):
+                    found[rows] = compute(epoch, [wanted[row] for row in rows]).float().cpu()
                 errors[wanted] = accelerator.reduce(found.to(device), "sum").cpu()
                 if rank == 0:
                     self._save(epoch, errors)
@@ -116,7 +119,21 @@ class ReferenceBank:
         return errors if errors.shape == absent.shape else absent
 
     def _save(self, epoch: int, errors: Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         draft = self._file(epoch).with_suffix(f".{os.getpid()}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"errors": errors.contiguous()}, draft)
+            draft.replace(self._file(epoch))
+        except (OSError, SafetensorError) as error:
+            draft.unlink(missing_ok=True)
+            raise SaveError(f"data.cache: {self.folder} cannot be written ({error}); free some space") from None
         save_file({"errors": errors.contiguous()}, draft)
         draft.replace(self._file(epoch))
+
+
+def _batches(rows: Sequence[int], size: int, buckets: np.ndarray | None) -> Iterator[list[int]]:
+    """The rows, at most `size` at a time, each time of one bucket."""
+    for bucket in [None] if buckets is None else np.unique(buckets).tolist():
+        own = [row for row in rows if buckets is None or buckets[row] == bucket]
+        for start in range(0, len(own), size):
+            yield own[start : start + size]

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from diffalign.backbones import Backbone, recover_folders
-from diffalign.config import RunConfig, load_config
+from diffalign.config import RunConfig
 from diffalign.config.model import Precision
 from diffalign.data import Share
 from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted
 from diffalign.objectives import get_objective
 from diffalign.pipelines import ImageGenerator
+from diffalign.training.batch_split import resumed_config
 from diffalign.training.build import (
-    build_backbone,
     build_generator,
     build_time,
+    build_trained,
     held_out_prompts,
 )
 from diffalign.training.build_data import build_data
+from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
+from diffalign.training.held_out_texts import know_held_out_texts
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import from_main, part, start_accelerator
+from diffalign.training.optimizer import check_optimizer
+from diffalign.training.processes import one_voice, part, speak_once, start_accelerator, start_backbone
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
+from diffalign.training.sharding import shards
+from diffalign.training.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +46,10 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: config.yaml, metrics.jsonl, samples/, checkpoints/, adapter/.
+        folder: config.yaml, metrics.jsonl, samples/, checkpoints/, adapter/ (or model/, of full fine-tuning).
         config: the resolved settings.
-        backbone: the model with the trained adapter in it.
+        backbone: the model with what was trained in it. After a run whose networks are in pieces (`training.sharding`) the
+            main process has read it anew; the others keep pieces, which cannot draw alone.
         view: the view of the backbone that the run was for ("policy", or "ema" where an average is kept).
         steps: optimizer steps done.
     """
@@ -75,73 +83,108 @@ def train(config: RunConfig, *, progress: bool = True, announce: Callable[[Path]
     return _run(config, None, progress, announce)
 
 
-def resume(folder: Path, *, progress: bool = True) -> Run:
+def resume(folder: Path, *, progress: bool = True, overrides: Sequence[str] = ()) -> Run:
     """Go on with an interrupted run, to the bit; a finished one is only loaded.
 
+    Args:
+        folder: the run folder.
+        progress: show a bar, or lines where there is no terminal.
+        overrides: "training.processes=1", "training.accumulation=4" and the like, to go on with another number of
+            processes: to rounding, for sums are made in another order. The groups of a step must stay.
+
     Raises:
-        ConfigError: not a run folder.
+        ConfigError: not a run folder, or something else is to be changed.
         CheckpointError: its checkpoints are all damaged.
+        ConfigError: its config.yaml was changed in what its steps follow from.
         And what `train` raises.
     """
-    return _run(_open(folder), folder, progress)
+    return _run(open_run(folder, overrides), folder, progress)
 
 
 def load_run(folder: Path, *, device: str | None = None, precision: Precision | None = None) -> Run:
-    """Load the model and the adapter of a run, without training.
+    """Load the model of a run with what it has trained, without training.
 
     Args:
         folder: the run folder.
         device: where to load it; None is what the run's config says.
-        precision: of the frozen weights; None is what the run's config says.
+        precision: of the frozen weights, and of a network that was trained as a whole; None is what the run had.
 
     Raises:
-        ConfigError: not a run folder, or no adapter in it yet.
+        ConfigError: not a run folder, or nothing trained in it yet.
     """
-    config = _open(folder)
-    if precision is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"precision": precision})})
-    if not (folder / "adapter").is_dir():
-        raise ConfigError(f"{folder} has no adapter yet: finish it with diffalign train --resume {folder}")
-    backbone = build_backbone(config, choose_device(config) if device is None else find_device(device))
-    backbone.load_adapter(folder / "adapter")
+    config = open_run(folder)
+    backbone = build_trained(
+        config, folder, choose_device(config) if device is None else find_device(device), precision
+    )
     steps = [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder)]
     return Run(folder, config, backbone, "policy", max(steps, default=config.training.steps))
 
 
-def _open(folder: Path) -> RunConfig:
-    """The settings of a run folder, with what a cut left in it mended."""
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The settings of a run folder, with what a cut left in it mended.
+
+    Raises:
+        ConfigError: it is none, or `overrides` change more than how the groups of a step are spread.
+    """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is not a run folder: it has no config.yaml; give the folder that train printed")
     recover_folders(folder)
-    return load_config((folder / "config.yaml").resolve())
+    return resumed_config((folder / "config.yaml").resolve(), overrides)
 
 
 def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Callable[[Path], None] | None = None) -> Run:
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     accelerator = start_accelerator(config)
+    advice = [_how_to_go_on(folder)]
+    with one_voice(accelerator, advice):
+        return _run_on(accelerator, config, folder, progress, announce, advice)
+
+
+def _how_to_go_on(folder: Path | None) -> str:
+    if folder is None:
+        return "nothing was trained; start it again"
+    return f"what was saved is unharmed: go on with diffalign train --resume {folder}"
+
+
+def _run_on(
+    accelerator: Accelerator,
+    config: RunConfig,
+    folder: Path | None,
+    progress: bool,
+    announce: Callable[[Path], None] | None,
+    advice: list[str],
+) -> Run:
     if folder is None:
         check_folder(config)
     check_trackers(config)
+    check_optimizer(config.optimizer)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
-    backbone = build_backbone(config, accelerator.device)
+    backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
-    share = Share(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+    team = Team.of(accelerator)
+    share = Share(team.rank, team.world, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
+    know_held_out_texts(config, backbone, data.texts, prompts)
+    backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
+    if backbone.device != accelerator.device:
+        backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
     started = False
     if folder is None:
-        folder = from_main(accelerator, lambda: make_run_folder(config))
+        folder = team.from_main(lambda: make_run_folder(config))
+        advice.append(_how_to_go_on(folder))
         if announce is not None:
             announce(folder)
     elif list_checkpoints(folder):
-        saved = load_latest(folder)
+        saved = load_latest(folder, team)
+        check_unchanged(saved.trainer.get("settings"), config, saved.progress.step)
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True
-        if trainer.step >= config.training.steps and (folder / "adapter").is_dir():
+        if trainer.step >= config.training.steps and (folder / config.model.result).is_dir():
             log.info("%s: this run is finished (%d steps); nothing left to train", folder, trainer.step)
             return _finished(folder, config, trainer)
     else:
@@ -157,12 +200,17 @@ def _run(config: RunConfig, folder: Path | None, progress: bool, announce: Calla
     loop = TrainingLoop(config, folder, trainer, monitor, prompts, resume_step=trainer.step if started else None)
     try:
         loop.go(progress)
-    except (DivergenceError, RunInterrupted, HealthStop):  # raised by all processes after the same step
+    except (DivergenceError, RunInterrupted, HealthStop) as error:  # raised by all processes after the same step
+        speak_once(error)
         part(trainer)
         raise
     return _finished(folder, config, trainer)
 
 
 def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:
+    reload = shards(config, trainer.accelerator) and trainer.accelerator.is_main_process
     part(trainer)
+    if reload:  # pieces cannot draw alone
+        return replace(load_run(folder), config=config)
+    trainer.backbone.release("reference")  # perhaps in lower precision, or on the CPU: to draw with, it is read anew
     return Run(folder, config, trainer.backbone, trainer.final_view, trainer.step)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffalign.config import RunConfig
 from diffalign.pipelines import contact_sheet, save_picture
@@ -20,20 +21,38 @@ log = logging.getLogger(__name__)
 
 
 class HeldOutSamples:
-    """Draws and scores them, and writes the contact sheet `samples/step-N.png`."""
+    """Draws them, every process its share; the main one scores them and writes the contact sheet `samples/step-N.png`."""
 
     def __init__(self, config: RunConfig, trainer: OfflineTrainer, folder: Path, prompts: Sequence[str]) -> None:
         self._config = config
         self._trainer = trainer
         self._home = folder / "samples"
         self._prompts = prompts[: config.samples.count]
-        self._rewards: list[Reward] = [build_reward(params) for params in config.evaluation.rewards]
+        rewards = config.evaluation.rewards if trainer.accelerator.is_main_process else ()
+        self._rewards: list[Reward] = [build_reward(params) for params in rewards]
 
-    def draw(self, step: int) -> tuple[dict[str, dict[str, float]], float]:
+    def draw(self) -> Tensor:
+        """The pictures [prompts, 3, height, width] in [0, 1], on the CPU of every process.
+
+        Each depends on its prompt and seed alone. All processes call the network equally often, as networks in pieces need
+        it: where the prompts do not divide, some draw the last one again.
+        """
         started = time.monotonic()
+        accelerator, count = self._trainer.accelerator, len(self._prompts)
+        share = -(-count // accelerator.num_processes)
+        first = accelerator.process_index * share
+        mine = [min(number, count - 1) for number in range(first, first + share)]
         generator = build_generator(self._config, self._trainer.backbone)
-        seeds = [self._config.evaluation.seed + number for number in range(len(self._prompts))]
-        pictures = torch.cat(list(generator(self._prompts, seeds, view=self._trainer.final_view)))
+        prompts = [self._prompts[number] for number in mine]
+        seeds = [self._config.evaluation.seed + number for number in mine]
+        pictures = torch.cat(list(generator(prompts, seeds, view=self._trainer.final_view)))
+        if accelerator.num_processes > 1:
+            pictures = accelerator.gather(pictures.to(accelerator.device)).cpu()[:count]
+        log.info("samples of step %d drawn in %.1f s", self._trainer.step, time.monotonic() - started)
+        return pictures
+
+    def judge(self, pictures: Tensor, step: int) -> tuple[dict[str, dict[str, float]], float]:
+        """Rewards of the pictures, and their diversity; the contact sheet is written."""
         self._home.mkdir(exist_ok=True)
         save_picture(contact_sheet(pictures), self._home / f"step-{step}.png")
         figures = {}
@@ -43,5 +62,4 @@ class HeldOutSamples:
             if len(scored):
                 spread = scored.std(correction=0).item()
                 figures[reward.spec.name] = {"mean": scored.mean().item(), "spread": spread, "count": len(scored)}
-        log.info("samples of step %d drawn in %.1f s", step, time.monotonic() - started)
         return figures, picture_diversity(pictures)

@@ -32,7 +32,7 @@ from diffalign.rewards._scene_grammar import parse_caption
 from diffalign.rewards._scene_renderer import render_scene
 from diffalign.types import Condition
 from diffalign.zoo import locate
-from tests.backbones.random_pipelines import SIDE, save_flux, save_sdxl
+from makers.tiny_pipelines import SIDE, save_flux, save_sdxl
 
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
 ZOO_FAMILIES = ("sd", "sd3")
@@ -74,11 +74,11 @@ def load_fresh(family: str, lora: LoRASettings | None = LORA, **options: Any) ->
 
 def load_from(family: str, path: str, lora: LoRASettings | None = LORA, **options: Any) -> Backbone:
     backbone = load_backbone(family, path, lora=lora, **OPTIONS[family] | options)
-    _of_test_size(backbone.pipeline, family)
+    of_test_size(backbone.pipeline, family)
     return backbone
 
 
-def _of_test_size(pipeline: DiffusionPipeline, family: str) -> None:
+def of_test_size(pipeline: DiffusionPipeline, family: str) -> None:
     """FLUX has no size of its own: its pipeline draws 128 latents along a side unless told otherwise."""
     if family == "flux":
         pipeline.default_sample_size = SIDE
@@ -88,7 +88,7 @@ def load(
     family: str, lora: LoRASettings | None = LORA, *, dtype: torch.dtype = torch.float32, **options: Any
 ) -> Backbone:
     first = _first(family, dtype)
-    return type(first)(_copy(first.pipeline, first.network_name), lora=lora, **OPTIONS[family], **options)
+    return type(first)(_copy(first.pipeline, first.network_name), trained=lora, **OPTIONS[family], **options)
 
 
 @functools.cache
@@ -117,7 +117,7 @@ def _first_pipeline(family: str) -> DiffusionPipeline:
     if family == "sdxl":  # its own sampler is Euler's, on a noise of another scale
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    _of_test_size(pipeline, family)
+    of_test_size(pipeline, family)
     return pipeline
 
 

@@ -1,4 +1,4 @@
-"""A saved SDXL pipeline of `random_pipelines` as the single file that its makers publish: the original names of weights."""
+"""A saved SDXL pipeline of `makers.tiny_pipelines` as the single file that SDXL is published as: the original names."""
 
 from __future__ import annotations
 

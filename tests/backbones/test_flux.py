@@ -14,8 +14,8 @@ from diffalign.backbones.flux import pack, place_ids, unpack
 from diffalign.denoising import LinearFlow, Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator
+from makers.tiny_pipelines import FLUX_SCHEDULE, save_flux
 from tests.backbones.models import OPTIONS, PROMPTS, answer, diffusers_pictures, diffusers_pipeline, load, load_from
-from tests.backbones.random_pipelines import FLUX_SCHEDULE, save_flux
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
 

@@ -18,7 +18,7 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
         ("optimiser.learning_rate=1", "optimiser: unknown key; did you mean 'optimizer'?"),
         ("objective.betta=3", "objective.betta: unknown key; did you mean 'beta'?"),
         ("model.lora.rnk=3", "model.lora.rnk: unknown key; did you mean 'rank'?"),
-        ("data.zzz=3", "data.zzz: unknown key; known keys: kind, members, path, resolution"),
+        ("data.zzz=3", "data.zzz: unknown key; known keys: kind, members, path, split"),
         (
             "evaluation.rewards=[{name: scene}, {name: jpeg, qualty: 1}]",
             "evaluation.rewards.1.qualty: unknown key; did you mean 'quality'?",

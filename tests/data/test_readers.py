@@ -283,3 +283,63 @@ def test_unusable_prompts(tmp_path, name, content, says):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says):
         read_prompts(tmp_path / name)
+
+
+# ---------------------------------------------------------------- dimensions
+
+
+DIMENSIONS = {"VQ": "a", "MQ": "tie", "TA": "b", "none": None}
+
+
+@pytest.mark.parametrize(("dimension", "first"), [("VQ", "a.png"), ("TA", "b.png"), ("MQ", None)])
+def test_a_dimension_says_which_is_preferred(tmp_path, dimension, first):
+    counts = ReadCounts()
+    rows = [ROW | {"preferences": DIMENSIONS}, ROW | {"id": "y", "preferences": {dimension: "a"}}]
+    records = list(read_records(write_rows(tmp_path / "x.jsonl", rows), dimension=dimension, counts=counts))
+    assert [record.items[0].name for record in records if record.id == "x"] == ([first] if first else [])
+    assert all(record.preference == 1.0 for record in records)
+    assert (counts.kept, counts.ties) == ((1, 1) if first is None else (2, 0))
+
+
+def test_a_dimension_goes_before_votes_and_labels(tmp_path):
+    row = ROW | {"votes": {"a": 9, "b": 1}, "preferences": {"TA": "b"}}
+    path = write_rows(tmp_path / "x.jsonl", [row])
+    assert read_one(path).items[0].name == "a.png"
+    record = read_one(path, dimension="TA")
+    assert (record.items[0].name, record.preference) == ("b.png", 1.0)
+    row = {"jpg_0": A, "jpg_1": B, "label_0": 0.5, "caption": "x", "preferences": {"TA": "a"}}
+    assert read_one(parquet(tmp_path / "x.parquet", [row]), dimension="TA").items[0] == A
+
+
+def test_votes_of_a_dimension(tmp_path):
+    row = ROW | {"preferences": {"VQ": {"a": 1, "b": 3}}}
+    record = read_one(write_rows(tmp_path / "x.jsonl", [row]), dimension="VQ")
+    assert (record.items[0].name, record.preference) == ("b.png", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "says"),
+    [
+        (None, "column 'preferences' has no 'MQ', which data.dimension names (got None)"),
+        ({"VQ": "a", "TA": "b"}, "column 'preferences' has no 'MQ', which data.dimension names (it has VQ, TA)"),
+        ({"VQ": "a", "MQ": None}, "has no 'MQ', which data.dimension names (it has VQ)"),
+        ({"MQ": "left"}, "preferences.MQ must be 'a', 'b' or 'tie', or votes, got 'left'"),
+        ({"MQ": 1}, "preferences.MQ must be 'a', 'b' or 'tie', or votes, got 1"),
+        ({"MQ": ["a"]}, "preferences.MQ must be 'a', 'b' or 'tie', or votes, got ['a']"),
+        ({"MQ": {"a": -1}}, "votes must look like"),
+    ],
+)
+def test_a_record_without_the_dimension_is_bad(tmp_path, preferences, says):
+    path = write_rows(
+        tmp_path / "x.jsonl", [ROW | {"preferences": preferences}, ROW | {"id": "y", "preferences": {"MQ": "a"}}]
+    )
+    assert says in refusal(path, dimension="MQ")
+    counts = ReadCounts()
+    assert [record.id for record in read_records(path, dimension="MQ", on_bad="skip", counts=counts)] == ["y"]
+    assert (counts.kept, counts.bad) == (1, 1)
+
+
+def test_a_struct_of_dimensions_may_hold_nulls(tmp_path):
+    rows = [ROW | {"preferences": {"VQ": "b", "MQ": None}}, ROW | {"id": "y", "preferences": {"VQ": "a", "MQ": "b"}}]
+    first, second = read_records(parquet(tmp_path / "x.parquet", rows), dimension="VQ")
+    assert (first.items[0].name, second.items[0].name) == ("b.png", "a.png")

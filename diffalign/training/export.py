@@ -1,0 +1,172 @@
+"""What was trained in the formats that others read: diffusers, kohya (ComfyUI, A1111), or merged into the model."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from diffalign.backbones import (
+    FAMILIES,
+    load_skeleton,
+    put_adapter,
+    replace_folder,
+    write_adapter,
+    write_kohya,
+    write_pipeline,
+)
+from diffalign.config import RunConfig
+from diffalign.config.model import ModelConfig, Precision
+from diffalign.exceptions import ConfigError
+from diffalign.training.build import build_inference
+from diffalign.training.model_card import TAG, adapter_card, model_card
+from diffalign.training.run import open_run
+
+Format = Literal["diffusers", "kohya", "merged"]
+
+
+def export(
+    source: Path,
+    out: Path,
+    format: str,
+    *,
+    model: str | None = None,
+    family: str | None = None,
+    precision: Precision | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a run's result, or a LoRA of any format that diffusers reads, for others; with a model card.
+
+    - "diffusers": a folder that `pipe.load_lora_weights` reads.
+    - "kohya": one .safetensors file for ComfyUI, A1111 and diffusers; in a folder, unless `out` ends in .safetensors.
+    - "merged": the whole model with the LoRA added to its weights, a folder that `from_pretrained` reads.
+
+    A run of full fine-tuning is a whole model already: "diffusers" and "merged" copy it.
+
+    Args:
+        source: a run folder, or a LoRA's folder or .safetensors file.
+        out: what to write.
+        format: one of these three.
+        model, family: what a LoRA of no run is for, as in the config's section `model`.
+        precision: of the merged model; None is that of the run's frozen weights, or fp32.
+        overwrite: replace an earlier export; nothing else is ever replaced.
+
+    Returns:
+        The folder or file written.
+
+    Raises:
+        ConfigError: source, out, format or model cannot be used; nothing was written.
+    """
+    if format not in get_args(Format):
+        close = difflib.get_close_matches(format, get_args(Format), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"--format: must be one of {', '.join(get_args(Format))}, got {format!r}{hint}")
+    _check_out(out, source, cast(Format, format), overwrite=overwrite)
+    of_run = (source / "config.yaml").is_file()
+    if of_run:
+        if model is not None or family is not None:
+            raise ConfigError("--model and --family: a run brings its own; leave them out")
+        config = open_run(source)
+        result = source / config.model.result
+        if not result.is_dir():
+            raise ConfigError(f"{source} has no {result.name} yet: finish it with diffalign train --resume {source}")
+        if config.model.train == "full":
+            return _copy_model(config, source, out, format)
+        return _export_lora(result, config.model, out, format, precision, (config, source))
+    if not source.exists():
+        raise ConfigError(f"no such run folder, adapter folder or file: {source}")
+    if model is None or family is None:
+        raise ConfigError(f"{source} is no run folder: say which model the LoRA is for with --model and --family")
+    return _export_lora(source, ModelConfig(family=family, path=model), out, format, precision, None)
+
+
+def _check_out(out: Path, source: Path, format: Format, *, overwrite: bool) -> None:
+    """Whether `out` is free, or an earlier export that may be replaced.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if out.suffix == ".safetensors" and format != "kohya":
+        raise ConfigError(f"--out: {format} is a folder, got the file {out}; only --format kohya is a file")
+    inside = out.resolve()
+    if inside == source.resolve() or source.resolve() in inside.parents or inside in source.resolve().parents:
+        raise ConfigError(f"--out: {out} and {source} lie in one another; choose a place outside")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: no such folder: {out.parent}")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"--out: {out} exists; choose another name, or add --overwrite")
+    card = out.with_suffix(".md") if out.is_file() else out / "README.md"
+    if not card.is_file() or f"- {TAG}\n" not in card.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(
+            f"--overwrite: {out} was not written by diffalign export (it has no card of ours); remove it yourself"
+        )
+
+
+def _export_lora(
+    adapter: Path,
+    model: ModelConfig,
+    out: Path,
+    format: str,
+    precision: Precision | None,
+    run: tuple[RunConfig, Path] | None,
+) -> Path:
+    title = out.stem
+    kind = {"diffusers": "lora", "kohya": "kohya", "merged": "model"}[format]
+    card = adapter_card(model, kind, title) if run is None else model_card(*run, kind)
+    kind_of_model = FAMILIES[model.family]
+    pipeline, part = kind_of_model.pipeline_class, kind_of_model.network_name
+    if format == "merged":
+        backbone = build_inference(
+            model.family, model.path, adapter, "cpu", precision or model.precision, model.config, setting="source"
+        )
+        backbone.pipeline.fuse_lora()
+        backbone.pipeline.unload_lora_weights()
+        write_pipeline(out, backbone.pipeline, part, backbone.network, card)
+        return out
+    network = load_skeleton(model.family, model.path, config=model.config)
+    put_adapter(network, pipeline, part, adapter, "policy", "source")
+    if format == "diffusers":
+        write_adapter(out, pipeline, part, network, "policy", card)
+        return out
+    more = {} if run is None else _facts(run[0])
+    if out.suffix == ".safetensors":
+        write_kohya(out, model.family, network, "policy", title, more)
+        out.with_suffix(".md").write_text(card, encoding="utf-8")
+        return out
+    draft = _draft(out)
+    draft.mkdir()
+    write_kohya(draft / f"{title}.safetensors", model.family, network, "policy", title, more)
+    (draft / "README.md").write_text(card, encoding="utf-8")
+    replace_folder(draft, out)
+    return out
+
+
+def _facts(config: RunConfig) -> dict[str, str]:
+    """What sd-scripts tell of a training, by their names."""
+    return {
+        "ss_sd_model_name": Path(config.model.path).name,
+        "ss_learning_rate": f"{config.optimizer.learning_rate:g}",
+        "ss_optimizer": config.optimizer.name,
+        "ss_max_train_steps": str(config.training.steps),
+        "ss_seed": str(config.seed),
+        "ss_training_comment": f"diffalign {config.objective.name}",
+    }
+
+
+def _copy_model(config: RunConfig, run: Path, out: Path, format: str) -> Path:
+    if format == "kohya":
+        raise ConfigError("--format: this run trained the whole network, so it has no LoRA; take diffusers")
+    draft = _draft(out)
+    shutil.copytree(run / config.model.result, draft)
+    (draft / "README.md").write_text(model_card(config, run), encoding="utf-8")
+    replace_folder(draft, out)
+    return out
+
+
+def _draft(out: Path) -> Path:
+    draft = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    return draft

@@ -1,0 +1,185 @@
+"""The model card beside trained weights: what the Hub shows, and what a reader needs to use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffalign.config import RunConfig
+from diffalign.config.model import ModelConfig
+from diffalign.objectives import get_objective
+from diffalign.zoo import is_zoo
+
+TAG = "diffalign"
+_PIPELINES = {
+    "sd": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "flux": "FluxPipeline",
+}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(config: RunConfig, run: Path, kind: str | None = None) -> str:
+    """The card of what a run has trained, in Markdown with the Hub's front matter.
+
+    The evaluation's figures are in it where the run folder has some.
+
+    Args:
+        config: the run's settings.
+        run: its folder.
+        kind: "lora", "kohya" or "model"; None is what the run itself writes.
+    """
+    model, method = config.model, config.objective.name
+    kind = kind or ("lora" if model.train == "lora" else "model")
+    paper = get_objective(method).params.paper
+    how = "full fine-tuning" if model.train == "full" else f"LoRA of rank {model.lora.rank or 'as it began'}"
+    lines = [
+        f"# {config.name}",
+        "",
+        f"{_base(model.path)} aligned with `{method}` ({paper}): {how}, by diffalign.",
+        "",
+        "| setting | |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in _settings(config)),
+        "",
+        *_usage(model, kind, run.resolve().name),
+        *_evaluation(run),
+        "## Licence",
+        "",
+        "Not stated here: the base model's licence and that of the preference data apply. Add `license:` above before you "
+        "publish.",
+        "",
+    ]
+    return _front_matter(model.path, kind, method) + "\n".join(lines)
+
+
+def adapter_card(model: ModelConfig, kind: str, title: str) -> str:
+    """The card of a LoRA that no run of ours is known of."""
+    lines = [
+        f"# {title}",
+        "",
+        f"A LoRA for {_base(model.path)}, converted by diffalign.",
+        "",
+        *_usage(model, kind, title),
+    ]
+    return _front_matter(model.path, kind, None) + "\n".join(lines)
+
+
+def refresh_card(run: Path, config: RunConfig) -> None:
+    """Write the card of a run anew, for an evaluation that came after its weights."""
+    folder = run / config.model.result
+    if folder.is_dir():
+        draft = folder / ".README.md.partial"
+        draft.write_text(model_card(config, run), encoding="utf-8")
+        os.replace(draft, folder / "README.md")
+
+
+def _front_matter(base: str, kind: str, method: str | None) -> str:
+    tags = ["text-to-image", *(["lora"] if kind != "model" else []), TAG, *([method] if method else [])]
+    content: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
+    if _is_hub_id(base):
+        content = {"base_model": base, "base_model_relation": "finetune" if kind == "model" else "adapter", **content}
+    return f"---\n{yaml.safe_dump(content, sort_keys=False)}---\n\n"
+
+
+def _is_hub_id(path: str) -> bool:
+    return not is_zoo(path) and _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+
+
+def _base(path: str) -> str:
+    """A hub id or zoo name as it is; of a local path the last part, which says enough and nothing of a disk."""
+    return f"`{path if is_zoo(path) or _is_hub_id(path) else Path(path).name}`"
+
+
+def _settings(config: RunConfig) -> list[tuple[str, object]]:
+    model, optimizer = config.model, config.optimizer
+    method = config.objective.model_dump(exclude={"name"})
+    lora: list[tuple[str, object]] = []
+    if model.train == "lora":
+        given = {"rank": model.lora.rank, "alpha": model.lora.alpha, "targets": model.lora.targets}
+        lora = [(f"LoRA {name}", value) for name, value in given.items() if value is not None]
+        if model.lora.start is not None:
+            lora.append(("started from", Path(model.lora.start).name))
+    return [
+        *method.items(),
+        ("data", f"{_base(config.data.path).strip('`')} ({config.data.kind})"),
+        ("resolution", config.data.resolution or "the model's own"),
+        *lora,
+        ("learning rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps"),
+        ("steps", f"{config.training.steps} of {config.groups_per_step} groups"),
+        ("EMA decay", config.training.ema_decay or "no EMA"),
+        ("precision", f"frozen weights {model.precision}, autocast {config.training.mixed_precision}"),
+        ("seed", config.seed),
+    ]
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
+    pipeline = _PIPELINES[model.family]
+    base = model.path if _is_hub_id(model.path) else "BASE_MODEL"
+    load = ".from_single_file" if base.endswith(".safetensors") else ".from_pretrained"
+    if kind == "model":
+        code = [f'pipe = {pipeline}.from_pretrained("THIS_FOLDER")']
+    else:
+        what = f"{name}.safetensors" if kind == "kohya" else "THIS_FOLDER"
+        code = [f'pipe = {pipeline}{load}("{base}")', f'pipe.load_lora_weights("{what}")']
+    comfy = {
+        "kohya": "Put the .safetensors file into `models/loras` and add a *Load LoRA* node (A1111: the same folder, and "
+        f"`<lora:{name}:1>` in the prompt).",
+        "lora": "ComfyUI does not read alpha from this format: `diffalign export RUN -o NAME.safetensors -f kohya` "
+        "writes the file for `models/loras` and the *Load LoRA* node.",
+        "model": "ComfyUI loads the network alone: copy its .safetensors file into `models/diffusion_models` and take the "
+        "*Load Diffusion Model* node; text encoders and autoencoder are the base model's.",
+    }[kind]
+    return [
+        "## Use in diffusers",
+        "",
+        "```python",
+        f"from diffusers import {pipeline}",
+        "",
+        *code,
+        'pipe("your prompt").images[0]',
+        "```",
+        "",
+        "## Use in ComfyUI",
+        "",
+        comfy,
+        "",
+    ]
+
+
+def _evaluation(run: Path) -> list[str]:
+    """The table of the last comparison, or nothing."""
+    try:
+        summary = json.loads((run / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+        rows = [_row(name, each) for name, each in summary["rewards"].items() if "difference" in each]
+        trained, prompts, confidence = summary["trained_reward"], summary["prompts"], summary["confidence"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    note = f" `{trained}` made the preferences." if trained else ""
+    return [
+        "## Evaluation",
+        "",
+        f"Base against aligned on {prompts} held-out prompts, from the same noise; in brackets the {confidence:.0%} "
+        f"interval of the difference (paired bootstrap over prompts).{note}",
+        "",
+        "| reward | base | aligned | difference |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _row(name: str, figures: Any) -> str:
+    unit = f" ({figures['unit']})" if figures["unit"] else ""
+    change = f"{figures['difference']:+.3g} ({figures['low']:+.3g} to {figures['high']:+.3g})"
+    return f"| {name}{unit} | {figures['base_mean']:.4g} | {figures['aligned_mean']:.4g} | {change} |"
