@@ -1,6 +1,6 @@
 """Write what the emoji reward knows of the designers' pictures: a description of each, and its name.
 
-    python -m makers.emoji_atlas --out diffalign/rewards/emoji.safetensors        # seconds
+python -m makers.emoji_atlas --out diffalign/rewards/emoji.safetensors        # seconds
 """
 
 from __future__ import annotations

@@ -94,10 +94,11 @@ def write_readme(card: dict[str, Any]) -> str:
         for text in (
             f"**Parameters**: {parameters}; half precision on disk.",
             f"**Quality, unaligned**: by eye {seen['by_eye']} of {seen['of']} common names are recognisable in "
-            f"`common.png` (guidance scale {seen['guidance_scale']:g}; one viewer, who knew the names). By the emoji reward on the {card['held_out_names']} "
+            f"`common.png` (guidance scale {seen['guidance_scale']:g}; one viewer, who knew the names). By "
+            f"the emoji reward on the {card['held_out_names']} "
             f"held-out names: {measured}. {card['steps']} steps, seeds {card['seeds']}, fp32 on the CPU. The designers' "
-            "pictures themselves, through the autoencoder, have 99.8% and likeness 0.936. Training was stopped early, where "
-            "names are recognisable and drawing is rough: headroom for alignment.",
+            "pictures themselves, through the autoencoder, have 99.8% and likeness 0.936. Training was stopped early, "
+            "where names are recognisable and drawing is rough: headroom for alignment.",
             f"**Data**: Noto Color Emoji (Debian's fonts-noto-color-emoji), {card['names']:,} emoji of one code point that "
             "are pictures rather than signs, drawn at 32x32 on white, each with its Unicode name in lower case (fourteen "
             "have an everyday name instead: red heart, sun, pizza). The model was trained on every one; `held_out.txt` "
@@ -105,11 +106,15 @@ def write_readme(card: dict[str, Any]) -> str:
             f"**Preferences**: `preferences.safetensors`, {drawn['pairs']} pairs. Chosen: the designers' emoji. Rejected: "
             f"what this model drew for its name ({drawn['sampler']}, {drawn['steps']} steps, guidance scale "
             f"{drawn['guidance_scale']:g}, seeds from {drawn['seed']:,}).",
-            "**Licence**: code and weights Apache-2.0, like diffalign. Noto Color Emoji is copyright Google Inc., under the "
-            "SIL Open Font License 1.1 (https://openfontlicense.org); weights and latents were made from its pictures, and "
-            "no font file is in here. Names: the Unicode Character Database, Unicode License.",
+            "**Licence**: code and weights Apache-2.0, like diffalign. Noto Color Emoji is copyright Google Inc., under "
+            "the SIL Open Font License 1.1 (https://openfontlicense.org); weights and latents were made from its "
+            "pictures, and no font file is in here. Names: the Unicode Character Database, Unicode License.",
             "**Limits**: it knows these names and little else; other words are spelled in letters that it never learned.",
         )
+    )
+    made = paragraph(
+        f"**Made by** `{card['maker']}`; the denoiser takes about {card['minutes_of_one_thread']} minutes of one CPU "
+        "thread. It runs:"
     )
     rows = "\n".join(f"{number}. {name}" for number, name in enumerate(COMMON, 1))
     return f"""# emoji-sd3
@@ -117,7 +122,7 @@ def write_readme(card: dict[str, Any]) -> str:
 {card["summary"][:1].upper()}{card["summary"][1:]}. The real library format: what loads this loads the full-size model.
 
 {entries}
-- **Made by** `{card["maker"]}`; the denoiser takes about {card["minutes_of_one_thread"]} minutes of one CPU thread. It runs:
+{made}
 
 {commands}
 

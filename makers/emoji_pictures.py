@@ -22,11 +22,11 @@ SIZE = 32
 _DRAWN_AT = 109  # the one size that the font has bitmaps for
 _CANVAS = (136, 128)
 _BLOCKS = (range(0x231A, 0x3000), range(0x1F300, 0x1FB00))
-_SIGNS = frozenset(
-    "aquarius aries arrow arrows cancer capricorn circle circled collision curly dash diamond emoji gemini heavy leo libra "
-    "oclock ophiuchus ornament pisces sagittarius scorpius sparkle square squared symbol taurus thirty triangle vertical "
-    "virgo".split()
-)
+_SIGNS = frozenset({
+    "aquarius", "aries", "arrow", "arrows", "cancer", "capricorn", "circle", "circled", "collision", "curly", "dash",
+    "diamond", "emoji", "gemini", "heavy", "leo", "libra", "oclock", "ophiuchus", "ornament", "pisces", "sagittarius",
+    "scorpius", "sparkle", "square", "squared", "symbol", "taurus", "thirty", "triangle", "vertical", "virgo",
+})  # fmt: skip
 # Unicode's name where it says something else than the picture, or nobody's word for it.
 CALLED = {
     0x2600: "sun",

@@ -37,9 +37,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     options = start(parser())
     backbone = load_shapes(options.model)
-    generator = ImageGenerator.create(
-        backbone, steps=options.steps, guidance_scale=options.guidance_scale, batch=100
-    )
+    generator = ImageGenerator.create(backbone, steps=options.steps, guidance_scale=options.guidance_scale, batch=100)
     held_out = set(held_out_names())
     pool = [one for one in emoji() if one.name not in held_out]
     rows = np.random.default_rng(options.seed).permutation(len(pool))[: options.names]

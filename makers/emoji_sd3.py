@@ -157,7 +157,11 @@ def train(
             )  # fmt: skip
         if done % options.keep_every == 0 or done == options.stop:
             state = {kind: {n: m.state_dict() for n, m in members.items()} for kind, members in parts.items()}
-            state |= {"optimizers": [o.state_dict() for o in optimizers], "generator": generator.get_state(), "step": done}
+            state |= {
+                "optimizers": [o.state_dict() for o in optimizers],
+                "generator": generator.get_state(),
+                "step": done,
+            }
             partial = state_path.with_suffix(".partial")
             torch.save(state, partial)
             os.replace(partial, state_path)
@@ -201,7 +205,9 @@ def main() -> None:
     }
     log.info("parameters %s", {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()})
     average = {name: copy.deepcopy(module).eval().requires_grad_(False) for name, module in modules.items()}
-    train(modules, average, tokens[1:], tokens[0], latents, options, options.out.with_name(options.out.name + "-state.pt"))
+    train(
+        modules, average, tokens[1:], tokens[0], latents, options, options.out.with_name(options.out.name + "-state.pt")
+    )
     pipeline = StableDiffusion3Pipeline(
         vae=vae,
         tokenizer=tokenizer,

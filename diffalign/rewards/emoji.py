@@ -82,7 +82,7 @@ class EmojiReward(PictureReward):
 def describe_picture(pixels: Pixels) -> UInt8[np.ndarray, " features"]:
     """Colours and edges of a picture of any size, at 32x32, as bytes.
 
-    Mean luma and chroma (YCbCr) in 8x8 cells, then the share of edge strength in 8 directions in 4x4 cells, its square root.
+    Mean luma and chroma (YCbCr) in 8x8 cells, then shares of edge strength in 8 directions in 4x4 cells, as roots.
     """
     picture = Image.fromarray(pixels).resize((_SIZE, _SIZE), Image.Resampling.BOX).convert("YCbCr")
     colours = np.asarray(picture.resize((_COLOUR_CELLS, _COLOUR_CELLS), Image.Resampling.BOX)).ravel()

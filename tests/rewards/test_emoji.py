@@ -83,7 +83,9 @@ def test_what_is_drawn_is_found(monkeypatch):
     book = ({name: row for row, name in enumerate(pictures)}, mean, scale, module._unit((raw - mean) / scale))
     monkeypatch.setattr(module, "_read_atlas", lambda: book)
     for name, picture in pictures.items():
-        assert judged(picture, name) == pytest.approx({"strict": 1, "top5": 1, "reciprocal": 1, "likeness": 1}, abs=1e-5)
+        assert judged(picture, name) == pytest.approx(
+            {"strict": 1, "top5": 1, "reciprocal": 1, "likeness": 1}, abs=1e-5
+        )
     assert judged(WHITE, "one") == pytest.approx({"strict": 0, "top5": 1, "reciprocal": 0.5, "likeness": -1}, abs=1e-5)
 
 
@@ -95,7 +97,7 @@ def test_an_unknown_name_is_not_scored_and_the_nearest_is_named():
 
 
 def test_wrong_form():
-    with pytest.raises(ConfigError, match="emoji.form: must be 'strict', 'reciprocal' or 'likeness'"):
+    with pytest.raises(ConfigError, match=r"emoji\.form: must be 'strict', 'reciprocal' or 'likeness'"):
         load_reward("emoji", form="graded")
 
 
@@ -116,6 +118,8 @@ def test_the_designers_own_pictures_are_found():
         pytest.skip("needs Debian's fonts-noto-color-emoji")
     chosen = emoji()[::40]
     pictures = [Image.fromarray(picture) for picture in draw_emoji(chosen).permute(0, 2, 3, 1).numpy()]
-    output = load_reward("emoji").score([Sample(*pair) for pair in zip(pictures, (one.name for one in chosen), strict=True)])
+    output = load_reward("emoji").score(
+        [Sample(*pair) for pair in zip(pictures, (one.name for one in chosen), strict=True)]
+    )
     assert output.values.tolist() == [1.0] * len(chosen)
     assert output.components["likeness"].min() > 0.999
