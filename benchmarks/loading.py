@@ -71,9 +71,9 @@ def start_up(home: Path, options: argparse.Namespace) -> dict[str, float]:
     given = [word for each in settings(home, "start", options) for word in ("--set", each)]
     once = ["--set", "training.steps=1", "--set", "optimizer.warmup_steps=0", *given]
     return {
-        "diffalign check": command("check", "--config", "sd15_dpo.yaml", *given),
-        "one step, empty cache": command("train", "--config", "sd15_dpo.yaml", *once),
-        "one step, filled cache": command("train", "--config", "sd15_dpo.yaml", *once),
+        "diffalign check": command("check", "--config", "sd15_dpo_lora.yaml", *given),
+        "one step, empty cache": command("train", "--config", "sd15_dpo_lora.yaml", *once),
+        "one step, filled cache": command("train", "--config", "sd15_dpo_lora.yaml", *once),
     }
 
 
@@ -81,7 +81,7 @@ def filling(home: Path, options: argparse.Namespace) -> tuple[float, list[float]
     """Pictures a second, and seconds of ours / the bare loop's."""
 
     def config(number: int) -> RunConfig:
-        return load_config("sd15_dpo.yaml", settings(home, f"fill-{number}", options))
+        return load_config("sd15_dpo_lora.yaml", settings(home, f"fill-{number}", options))
 
     backbone = build_backbone(config(0), torch.device("cpu"))
     vae, files = backbone.pipeline.vae, sorted((home / "pairs").glob("*.png"))
@@ -106,7 +106,7 @@ def filling(home: Path, options: argparse.Namespace) -> tuple[float, list[float]
 
 def loader(home: Path, options: argparse.Namespace) -> tuple[float, float]:
     """Median seconds of one batch from the cache, and of one step."""
-    trainer = build_trainer(load_config("sd15_dpo.yaml", settings(home, "start", options)))
+    trainer = build_trainer(load_config("sd15_dpo_lora.yaml", settings(home, "start", options)))
     places = [[(epoch, number) for number in range(options.groups)] for epoch in range(20)]
     trainer.train_step()
     batches = [timed(lambda part=part: trainer.data.batch(part)) for part in places]

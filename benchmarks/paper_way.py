@@ -45,7 +45,7 @@ BETA = 5000.0
 def our_step(home: Path, groups: int, threads: int) -> Callable[[], object]:
     """The step of `diffalign train`; the caches are filled when this returns."""
     config = load_config(
-        "sd15_dpo.yaml",
+        "sd15_dpo_lora.yaml",
         [
             f"folder={home / 'runs'}",
             "device=cpu",

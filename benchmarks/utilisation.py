@@ -84,7 +84,9 @@ def main() -> None:
             trainer = build_trainer(load_config("sdxl_dpo_lora_24gb.yaml", settings))
         else:
             save_quarter_sd(home / "model")
-            trainer = build_trainer(load_config("sd15_dpo.yaml", [*settings, "model.gradient_checkpointing=false"]))
+            trainer = build_trainer(
+                load_config("sd15_dpo_lora.yaml", [*settings, "model.gradient_checkpointing=false"])
+            )
         device, backbone = trainer.accelerator.device, trainer.backbone
         picture = torch.rand(1, 3, options.resolution, options.resolution, device=device)
         batch = trainer.data.batch([(0, 0)]).to(device)

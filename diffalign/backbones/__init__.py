@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from diffalign.backbones.adapter import Backbone, Trained, View
 from diffalign.backbones.adapter_files import put_adapter, refuse_pickles, write_adapter
 from diffalign.backbones.autoencoder import Posterior
 from diffalign.backbones.distilled import check_trainable
+from diffalign.backbones.encoders import Encoders
 from diffalign.backbones.flux import FluxBackbone
 from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.full_weights import FullSettings
@@ -72,6 +74,7 @@ def load_backbone(
     full: FullSettings | None = None,
     gradient_checkpointing: bool = False,
     config: str | None = None,
+    network_waits: bool = False,
     quantise: Bits | None = None,
     **options: Any,
 ) -> Backbone:
@@ -86,6 +89,8 @@ def load_backbone(
         gradient_checkpointing: trade time for memory in the backward pass.
         config: of a single file: a folder or hub id in diffusers' format, whose settings, scheduler and tokenizers it is
             read with (the file holds weights alone); None: diffusers guesses it from the weights, and asks the hub.
+        network_waits: leave the network in main memory, so that the encoders have the device for themselves, until
+            `backbone.network.to(device)`.
         quantise: the frozen network in 8 or 4 bit; not with `full`.
         options: what the family's adapter takes besides (sd3 and flux: max_sequence_length; flux: guidance).
 
@@ -98,12 +103,20 @@ def load_backbone(
     if quantise is not None:
         check_quantisation(quantise, device)
     network_dtype = dtype if full is None else full.dtype
-    pipeline = _load_pipeline(kind, path, dtype, config, network_dtype, quantise).to(device)
+    pipeline = _load_pipeline(kind, path, dtype, config, network_dtype, quantise)
+    if network_waits and quantise is None:  # what is quantised is made so on its way to the device
+        for name, part in pipeline.components.items():
+            if isinstance(part, nn.Module) and name != kind.network_name:
+                part.to(device)
+    else:
+        pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     trained: Trained | None = lora if full is None else full
     if trained is not None:
         check_trainable(pipeline, path)
-    return kind(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing, **options)
+    backbone = kind(pipeline, trained=trained, gradient_checkpointing=gradient_checkpointing, **options)
+    backbone.encoders = Encoders(pipeline, partial(_load_pipeline, kind, path, dtype, config, None))
+    return backbone
 
 
 def load_network(family: str, path: str, *, dtype: torch.dtype = torch.float32, config: str | None = None) -> nn.Module:
@@ -160,9 +173,10 @@ def _load_pipeline(
     path: str,
     dtype: torch.dtype,
     config: str | None,
-    network_dtype: torch.dtype,
+    network_dtype: torch.dtype | None,
     quantise: Bits | None = None,
 ) -> DiffusionPipeline:
+    """With its network in `network_dtype`; None: of a folder without it."""
     try:
         source = str(locate(path)) if is_zoo(path) else path
     except ConfigError as error:
@@ -171,7 +185,8 @@ def _load_pipeline(
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
-            return _in_dtypes(_load_single_file(kind, source, network_dtype, config, absent), kind.network_name, dtype)
+            found = _load_single_file(kind, source, network_dtype or dtype, config, absent)
+            return _in_dtypes(found, kind.network_name, dtype)
         index = check_index(path, source, wanted.load_config(source), absent)
         found = index.get("_class_name")
         if found == "StableDiffusionXLImg2ImgPipeline" and index.get("requires_aesthetics_score"):
@@ -182,12 +197,12 @@ def _load_pipeline(
             )
         # components that a checkpoint was saved without must be named as absent
         absent |= {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
-        dtypes = {"default": dtype, kind.network_name: network_dtype}
+        if network_dtype is None:
+            absent[kind.network_name] = None
+        dtypes = {"default": dtype, kind.network_name: network_dtype or dtype}
         if quantise is not None:
-            absent["quantization_config"] = quantisation_of(kind.network_name, quantise, network_dtype)
-        pipeline = wanted.from_pretrained(
-            source, dtype=dtypes, use_safetensors=True, **absent
-        )  # never a foreign pickle
+            absent["quantization_config"] = quantisation_of(kind.network_name, quantise, network_dtype or dtype)
+        pipeline = wanted.from_pretrained(source, dtype=dtypes, use_safetensors=True, **absent)  # no foreign pickle
         check_parts(path, pipeline)
         return pipeline
     except DiffalignError:

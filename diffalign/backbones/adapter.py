@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffalign.backbones.encoders import Encoders
 from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint
 from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.latent_space import LatentSpace
@@ -60,6 +61,7 @@ class Backbone(LatentSpace, ABC):
         pipeline: the diffusers pipeline, with the policy in it.
         network: its denoiser.
         weights: the networks behind the views.
+        encoders: text encoders and autoencoder, which may be let go of and come back when they are needed.
     """
 
     family: ClassVar[str]
@@ -77,6 +79,7 @@ class Backbone(LatentSpace, ABC):
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
+        self.encoders = Encoders(pipeline)
         self.weights = self._weights_of(trained)
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
@@ -130,7 +133,8 @@ class Backbone(LatentSpace, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.device
+        """Of the network."""
+        return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,7 +213,18 @@ class Backbone(LatentSpace, ABC):
 
         The empty prompt is encoded like any other.
         """
+        known = self.encoders.known_texts(prompts)
+        if known is not None:
+            return {name: leaf.to(self.device) for name, leaf in known.items()}
+        self.encoders.need("text")
         return self._encode_prompts(prompts)
+
+    def free_encoders(self, *parts: str) -> None:
+        """Let go of the text encoders ("text") and the autoencoder ("vae"): they are read again when they are needed."""
+        for part in parts:
+            if self.encoders.has(part):
+                self.encoders.prints[part] = self.fingerprint(part)
+                self.encoders.free(part)
 
     def condition(self, prompts: Sequence[str], *, guidance: float | None = None) -> Condition:
         """Text conditions [prompts, ...], with what guidance compares with beside them.
@@ -239,6 +254,8 @@ class Backbone(LatentSpace, ABC):
         if part == "network":
             told = self.prediction.value + self._network_options()
             return network_fingerprint(self.network, self.pipeline.scheduler, told)
+        if not self.encoders.has(part):
+            return self.encoders.prints[part]
         if part == "vae":
             return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
         parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
@@ -267,7 +284,8 @@ class Backbone(LatentSpace, ABC):
         Args:
             state: the view's whole tensors, where the network holds but pieces of them; None: as they are.
         """
-        self.weights.write(folder, self.pipeline, self.network_name, name, card, state)
+        pipeline = self.encoders.whole() if isinstance(self.weights, FullWeights) else self.pipeline
+        self.weights.write(folder, pipeline, self.network_name, name, card, state)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.

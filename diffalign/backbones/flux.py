@@ -105,7 +105,7 @@ class FluxBackbone(Backbone):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         states, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), None, device=self.device, max_sequence_length=self._max_sequence_length
+            list(prompts), None, device=self.encoders.device("text"), max_sequence_length=self._max_sequence_length
         )
         return {"states": states, "pooled": pooled}
 

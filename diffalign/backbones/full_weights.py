@@ -81,6 +81,11 @@ class FullWeights(Weights):
             self._copies[name] = frozen_copy(self._settings.base(), own.dtype, own.device)
         return self._copies[name]
 
+    @property
+    def copies(self) -> dict[str, nn.Module]:
+        """The frozen networks that are held, by view."""
+        return dict(self._copies)
+
     def hold(self, name: str) -> None:
         if name in self._copies:
             return

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffalign.backbones.autoencoder import Posterior, pictures_of, posterior_of
+from diffalign.backbones.encoders import Encoders
 from diffalign.backbones.fingerprint import autoencoder_identity
 from diffalign.backbones.limits import check_resolution
 
@@ -23,10 +24,12 @@ class LatentSpace:
 
     pipeline: DiffusionPipeline
     network: nn.Module
+    encoders: Encoders
     crop_leaf: ClassVar[str | None] = None
 
     def posterior(self, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
         """The autoencoder's Gaussian, scaled to x0."""
+        self.encoders.need("vae")
         return posterior_of(self.pipeline.vae, media)
 
     def encode(
@@ -41,10 +44,12 @@ class LatentSpace:
 
     def decode(self, x0: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
         """Pictures in [0, 1] of latents."""
+        self.encoders.need("vae")
         return pictures_of(self.pipeline.vae, x0)
 
     def autoencoder_identity(self) -> str:
         """A hash that shipped latents go by: the autoencoder's weights and scale, in whichever precision it is loaded."""
+        self.encoders.need("vae")
         return autoencoder_identity(self.pipeline.vae)
 
     def sample_shape(self, resolution: int | None = None) -> tuple[int, ...]:

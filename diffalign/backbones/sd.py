@@ -57,7 +57,9 @@ class SDBackbone(Backbone):
         )[0]
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        states, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, do_classifier_free_guidance=False)
+        states, _ = self.pipeline.encode_prompt(
+            list(prompts), self.encoders.device("text"), 1, do_classifier_free_guidance=False
+        )
         return {"states": states}
 
     def times(self, steps: int, resolution: int | None = None) -> Float[Tensor, " times"]:

@@ -69,7 +69,7 @@ class SD3Backbone(Backbone):
             texts,
             texts,
             texts,
-            device=self.device,
+            device=self.encoders.device("text"),
             do_classifier_free_guidance=False,
             max_sequence_length=self._max_sequence_length,
         )

@@ -71,7 +71,7 @@ class SDXLBackbone(SDBackbone):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         states, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), device=self.device, do_classifier_free_guidance=False
+            list(prompts), device=self.encoders.device("text"), do_classifier_free_guidance=False
         )
         return {"states": states, "pooled": pooled}
 

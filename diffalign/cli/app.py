@@ -119,12 +119,34 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 
 @app.command()
-def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Validate a config and print its batch arithmetic, without loading anything."""
+def check(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Estimate the memory that it takes; the model's settings are read for it.")
+    ] = False,
+    fit: Annotated[
+        str | None, typer.Option("--fit", help="Whether it fits in so much, such as 24GB, and what to set if not.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate a config and print its batch arithmetic, without loading anything; with --fit, its memory too."""
+    from diffalign.cli.memory import estimate_memory, parse_size, print_memory
     from diffalign.cli.show import describe_config
     from diffalign.config import load_config
 
-    describe_config(load_config(_need_config(config), overrides or ()), as_json=as_json)
+    limit = None if fit is None else parse_size(fit)
+    settings = load_config(_need_config(config), overrides or ())
+    if limit is None and not memory:
+        describe_config(settings, as_json=as_json)
+        return
+    quiet_libraries()
+    facts = estimate_memory(
+        settings, limit, lambda more: load_config(_need_config(config), [*(overrides or ()), *more])
+    )
+    describe_config(settings, as_json=as_json, memory=facts)
+    if not as_json:
+        print_memory(facts)
 
 
 @app.command()

@@ -79,8 +79,8 @@ def _table(rows: Rows) -> Table:
     return table
 
 
-def describe_config(config: RunConfig, *, as_json: bool) -> None:
-    """Print what a valid config means for the batch."""
+def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] | None = None) -> None:
+    """Print what a valid config means for the batch; as JSON, with its memory."""
     training, members = config.training, _members(config)
     facts = {
         "name": config.name,
@@ -98,7 +98,7 @@ def describe_config(config: RunConfig, *, as_json: bool) -> None:
         "samples_per_step": None if members is None else config.groups_per_step * members,
     }
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts if memory is None else facts | {"memory": memory}, indent=2))
         return
     each = "all members of a record" if members is None else f"{members} member{'s' if members > 1 else ''}"
     samples = "" if members is None else f", {facts['samples_per_step']} samples"
@@ -110,7 +110,8 @@ def describe_config(config: RunConfig, *, as_json: bool) -> None:
         f"= {facts['groups_per_step']} groups{samples}"
     )
     console.print(f"the run: {training.steps} steps, {facts['groups_in_all']} groups in all")
-    console.print("the settings alone were looked at: model and data are read by diffalign train")
+    if memory is None:
+        console.print("the settings alone were looked at: model and data are read by diffalign train")
 
 
 def _members(config: RunConfig) -> int | None:

@@ -85,6 +85,8 @@ def encode_records(
             raise DataError(f"no usable records: {counts.bad} are bad{first}")
         fine = path is not None and not encoder.broken and len(work.left_out) <= _LEFT_OUT
         kept = work.writer.finish(source if fine else None, counts, {"left_out": work.left_out if fine else []})
+    except OSError as error:  # a full disk
+        raise DataError(f"data.cache: cannot write in {cache.folder.parent}: {error.strerror or error}") from None
     finally:
         work.writer.discard()
     return kept, latents_of(kept, cache, encoding, seed=seed, read_again=read_again)

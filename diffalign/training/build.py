@@ -36,29 +36,28 @@ log = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_backbone(config: RunConfig, device: torch.device) -> Backbone:
+def build_backbone(config: RunConfig, device: torch.device, *, network_waits: bool = False) -> Backbone:
     """Load the model with what is trained of it as it starts: a fresh adapter, seeded by the run's seed, or the network.
+
+    `network_waits` is as in `load_backbone`.
 
     Raises:
         ConfigError: there is no such model, or its layers are not those that the adapter is for.
     """
+    model = config.model
+    return load_backbone(
+        model.family, model.path, device=device, network_waits=network_waits, **model_arguments(config)
+    )
+
+
+def model_arguments(config: RunConfig) -> dict[str, Any]:
+    """What the section `model` says of how to load the model that is to be trained, as `load_backbone` takes it."""
     model, lora = config.model, config.model.lora
     if model.train == "full":
-        return _load(model, model.path, device, full=_full_settings(model, torch.float32))
-    return _load(
-        model,
-        model.path,
-        device,
-        lora=LoRASettings(
-            lora.rank,
-            lora.alpha,
-            lora.targets,
-            lora.init,
-            lora.dropout,
-            config.seed,
-            None if lora.start is None else Path(lora.start),
-        ),
-    )
+        return _arguments(model) | {"full": _full_settings(model, torch.float32)}
+    start = None if lora.start is None else Path(lora.start)
+    adapter = LoRASettings(lora.rank, lora.alpha, lora.targets, lora.init, lora.dropout, config.seed, start)
+    return _arguments(model) | {"lora": adapter}
 
 
 def build_trained(config: RunConfig, run: Path, device: torch.device, precision: Precision | None = None) -> Backbone:
@@ -77,7 +76,8 @@ def build_trained(config: RunConfig, run: Path, device: torch.device, precision:
         raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
     if model.train == "full":
         dtype = torch.float32 if precision is None else _DTYPES[precision]
-        return _load(model.model_copy(update={"config": None}), str(folder), device, full=_full_settings(model, dtype))
+        given = _arguments(model) | {"config": None, "full": _full_settings(model, dtype)}
+        return load_backbone(model.family, str(folder), device=device, **given)
     backbone = build_backbone(config, device)
     backbone.load_adapter(folder)
     return backbone
@@ -93,23 +93,19 @@ def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
     )
 
 
-def _load(model: ModelConfig, path: str, device: torch.device, **trained: Any) -> Backbone:
-    options: dict[str, Any] = {}
+def _arguments(model: ModelConfig) -> dict[str, Any]:
+    """All but what is trained."""
+    given: dict[str, Any] = {
+        "dtype": _DTYPES[model.precision],
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "config": model.config,
+        "quantise": model.quantise,
+    }
     if model.family in T5_FAMILIES:
-        options["max_sequence_length"] = model.max_sequence_length
+        given["max_sequence_length"] = model.max_sequence_length
     if model.family in GUIDED_FAMILIES:
-        options["guidance"] = model.guidance
-    return load_backbone(
-        model.family,
-        path,
-        device=device,
-        dtype=_DTYPES[model.precision],
-        gradient_checkpointing=model.gradient_checkpointing,
-        config=model.config,
-        quantise=model.quantise,
-        **trained,
-        **options,
-    )
+        given["guidance"] = model.guidance
+    return given
 
 
 def build_inference(

@@ -70,15 +70,17 @@ def _check_start(config: RunConfig, accelerator: Accelerator) -> None:
     check_device(config, accelerator.device)
 
 
-def start_backbone(config: RunConfig, accelerator: Accelerator) -> Backbone:
+def start_backbone(config: RunConfig, accelerator: Accelerator, *, network_waits: bool = False) -> Backbone:
     """The model, in pieces where `training.sharding` asks for it: then no device ever holds the whole network.
+
+    `network_waits` is as in `load_backbone`, of a network that is not in pieces.
 
     Raises:
         ConfigError: there is no such model, or torch is too old to cut it.
     """
     check_sharding(config)
     if not shards(config, accelerator):
-        return build_backbone(config, accelerator.device)
+        return build_backbone(config, accelerator.device, network_waits=network_waits)
     backbone = build_backbone(config, torch.device("cpu"))
     shard_backbone(config, backbone, accelerator)
     for part in backbone.pipeline.components.values():

@@ -29,6 +29,7 @@ from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import list_checkpoints, load_latest
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
+from diffalign.training.held_out_texts import know_held_out_texts
 from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.optimizer import check_optimizer
@@ -159,11 +160,15 @@ def _run_on(
     check_trackers(config)
     check_optimizer(config.optimizer)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
-    backbone = start_backbone(config, accelerator)
+    backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
     team = Team.of(accelerator)
     share = Share(team.rank, team.world, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
+    know_held_out_texts(config, backbone, data.texts, prompts)
+    backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
+    if not shards(config, accelerator) and backbone.device.type != accelerator.device.type:  # the network waited
+        backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)

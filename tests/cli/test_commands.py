@@ -252,6 +252,34 @@ def test_faults_of_ours_are_shown_whole(monkeypatch, error):
         cli.main()
 
 
+@pytest.mark.parametrize(
+    ("spoken_for", "rank", "says", "waits"),
+    [
+        (None, "0", "error: x\n", 0),
+        (None, "1", "error: x\n", 1),  # the first gets time to say it, and the launcher to end this one
+        (False, "1", "error: x\n", 0),
+        (True, "0", "", 0),
+        (True, "1", "", 0),
+    ],
+)
+def test_one_of_several_processes_speaks(monkeypatch, capsys, spoken_for, rank, says, waits):
+    error, waited = ConfigError("x"), []
+    error.spoken_for = spoken_for
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("diffalign.cli.show.describe_config", fail)
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["diffalign", "check", "--config", "quickstart/diffusion_dpo.yaml"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == says
+    assert len(waited) == waits
+
+
 def test_real_errors_have_no_traceback_and_exit_2(tmp_path):
     (tmp_path / "bad.yaml").write_text("optimiser: {}\nseed: x\n")
     done = run_process("train", "--config", "bad.yaml", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The list of records on disk: when it stands for the source, when the source is read anew, and what is mended on the spot."""
+"""The list of records on disk: when it stands for the source, when that is read anew, and what is mended on the spot."""
 
 from __future__ import annotations
 

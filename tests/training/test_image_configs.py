@@ -53,4 +53,7 @@ def test_config_trains_a_tiny_model(name, pick_a_pic, tmp_path):
     steps = rows(run.folder)
     assert [row["step"] for row in steps] == [1, 2]
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert (run.folder / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+    trained = {"lora": "adapter/pytorch_lora_weights", "full": "model/unet/diffusion_pytorch_model"}[
+        run.config.model.train
+    ]
+    assert (run.folder / f"{trained}.safetensors").is_file()
