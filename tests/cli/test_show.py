@@ -18,11 +18,11 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
     ("what", "names"),
     [
         ("objectives", {"diffusion_dpo", "flow_dpo", "sft"}),
-        ("rewards", {"scene", "jpeg"}),
+        ("rewards", {"scene", "jpeg", "emoji"}),
         ("families", {"sd", "sdxl", "sd3", "flux"}),
         ("samplers", {"ddim", "flow_euler"}),
         ("configs", {"quickstart/diffusion_dpo.yaml"}),
-        ("zoo", {"zoo://shapes-sd", "zoo://shapes-sd3"}),
+        ("zoo", {"zoo://shapes-sd", "zoo://shapes-sd3", "zoo://emoji-sd3"}),
     ],
 )
 def test_list(call, what, names):

@@ -11,7 +11,7 @@ MODELS = [model.name for model in list_zoo()]
 
 
 def test_there_are_models():
-    assert {"shapes-sd", "shapes-sd3"} <= set(MODELS)
+    assert {"shapes-sd", "shapes-sd3", "emoji-sd3"} <= set(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
