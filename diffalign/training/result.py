@@ -28,6 +28,6 @@ def write_result(run: Path, config: RunConfig, backbone: Backbone, view: str, ac
         team.main_alone(lambda: backbone.save_adapter(folder, view, card=model_card(config, run), state=state))
     except OSError as error:
         raise SaveError(
-            f"{folder}: cannot be written ({error}); all that is in it is in the last checkpoint: make room, then "
-            f"diffalign train --resume {run}"
+            f"{error}; all that it needs is in the last checkpoint: free some space and go on with diffalign train "
+            f"--resume {run}"
         ) from None
