@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffalign.data.key_table import KeyTable, packed
+from diffalign.data.key_table import KeySet, packed
 from diffalign.data.records import Record
 from diffalign.data.rows import Kind, parse_row
 from diffalign.data.sources import Source, json_rows
@@ -69,7 +69,7 @@ def read_records(
     """
     counts = counts if counts is not None else ReadCounts()
     source = path if isinstance(path, Source) else Source(path)
-    seen = KeyTable()  # of ids
+    seen = KeySet()  # of ids
     size = 0
     for number, (row, home) in enumerate(source.rows()):
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import GroupData, Latents, ReadCounts, Share, ShippedLatents, Source, TensorCache, Texts
-from diffalign.exceptions import ConfigError, DataError
+from diffalign.exceptions import ConfigError, DataError, DiffalignError
 from diffalign.training.build_pictures import build_latents
 from diffalign.zoo import is_zoo, locate
 
@@ -23,7 +23,7 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         share: of several processes, which pictures and prompts this one encodes; None: it encodes all.
 
     Raises:
-        DataError: the data cannot be used; names the record, or data.path.
+        DataError: the data cannot be used, or the cache not be written; names the record, data.path or data.cache.
     """
     try:
         return _build_data(config, backbone, share)
@@ -31,6 +31,11 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         if str(error).startswith(("record ", "data.")):
             raise
         raise type(error)(f"data.path: {error}") from None
+    except OSError as error:
+        if isinstance(error, DiffalignError):
+            raise
+        home = config.data.cache or f"{config.folder}/cache"
+        raise DataError(f"data.cache: cannot write in {home}: {error.strerror or error}") from None
 
 
 def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:

@@ -167,7 +167,7 @@ def _run_on(
     data = build_data(config, backbone, share)
     know_held_out_texts(config, backbone, data.texts, prompts)
     backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
-    if backbone.device != accelerator.device:
+    if not shards(config, accelerator) and backbone.device.type != accelerator.device.type:  # the network waited
         backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)

@@ -18,7 +18,7 @@ from diffalign.zoo import locate
 from tests.end_to_end.bad_input import Outcome, call, settings_file
 from tests.training.tiny import adapter, rows
 
-GROUPS = 300  # of the zoo's own drawings, four each
+GROUPS = 600  # of the zoo's own drawings, four each
 
 # what spoils a run: alarm -> settings
 SPOILT: dict[str, dict[str, Any]] = {
@@ -176,9 +176,9 @@ def test_file_size_is_gamed(tmp_path, ranked_by_jpeg):
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
     sections: dict[str, Any] = {
         "model": {"lora": {"rank": 16, "alpha": 16, "targets": layers}},
-        "data": {"path": str(ranked_by_jpeg)},
-        "objective": {"name": "diffusion_dpo", "beta": 200.0},
-        "optimizer": {"learning_rate": 5e-3},
+        "data": {"path": str(ranked_by_jpeg), "pairs_per_group": 1},
+        "objective": {"name": "diffusion_dpo", "beta": 50.0},
+        "optimizer": {"learning_rate": 3e-3},
         "training": {"steps": 12, "groups": 16},
         "samples": {"every": 10, "count": 64},
         "evaluation": {

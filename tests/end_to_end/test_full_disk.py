@@ -53,7 +53,10 @@ def config(home: Path, **training: int):
 
 
 def sections(home: Path, **training: int) -> dict:
-    data = {"path": str(pairs_folder(home / "data")), "resolution": 16, "cache": str(home / "cache")}
+    folder = home / "data"
+    if not folder.exists():  # files that are written again are read again
+        pairs_folder(folder)
+    data = {"path": str(folder), "resolution": 16, "cache": str(home / "cache")}
     return {"data": data, "training": {"steps": 4, "groups": 1, "checkpoint_every": 2} | training}
 
 
