@@ -96,7 +96,7 @@ def test_one_objective_in_full(call):
 def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == "list rewards: must be one of scene, jpeg, got 'jpg'; did you mean 'jpeg'?"
+    assert str(result.exception) == "list rewards: must be one of scene, jpeg, emoji, got 'jpg'; did you mean 'jpeg'?"
 
 
 def test_check_prints_the_batch_arithmetic(call):

@@ -40,8 +40,8 @@ def test_is_zoo():
     ("path", "says"),
     [
         ("zoo://shape-sd", "did you mean zoo://shapes-sd"),
-        ("zoo://", "the zoo has shapes-sd"),
-        ("zoo://../config", "the zoo has shapes-sd"),
+        ("zoo://", "the zoo has emoji-sd3, shapes-sd, shapes-sd3"),
+        ("zoo://../config", "the zoo has emoji-sd3, shapes-sd, shapes-sd3"),
         ("zoo://shapes-sd/prefs", "a zoo model has preferences and held_out, not 'prefs'"),
         ("zoo://shapes-sd/../../config/run.py", "a zoo model has"),
     ],
