@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffalign.config import RunConfig
+from diffalign.config import RunConfig, with_absolute_paths
 from diffalign.exceptions import ConfigError
 
 _FREE = {  # sections, and settings of the others
@@ -22,7 +22,7 @@ _FREE = {  # sections, and settings of the others
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What a step follows from, by dotted path."""
-    found = dict(_flat(config.model_dump(mode="json"), ""))
+    found = dict(_flat(with_absolute_paths(config).model_dump(mode="json"), ""))
     for name in ("groups", "accumulation", "processes"):  # a run may go on with others that make as many groups
         del found[f"training.{name}"]
     return found | {"training.groups x accumulation x processes": config.groups_per_step}

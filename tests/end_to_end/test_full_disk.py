@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ def hidden(home: Path) -> list[Path]:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Pictures and their filled caches, so that what fails first is what a test is about; and the whole run."""
     home = tmp_path_factory.mktemp("disk")
-    return home, train(config(home), progress=False).folder
+    settings = config(home)
+    time.sleep(2.1)  # pictures that were written just now are read again by the next run, and listed anew
+    return home, train(settings, progress=False).folder
 
 
 def config(home: Path, **training: int):
