@@ -19,6 +19,7 @@ from tests.end_to_end.bad_input import Outcome, call, settings_file
 from tests.training.tiny import adapter, rows
 
 GROUPS = 600  # of the zoo's own drawings, four each
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 
 # what spoils a run: alarm -> settings
 SPOILT: dict[str, dict[str, Any]] = {
@@ -27,17 +28,18 @@ SPOILT: dict[str, dict[str, Any]] = {
         "optimizer": {"learning_rate": 0.03},
         "training": {"steps": 12, "groups": 2},
     },
-    "saturation": {  # eight pairs again and again, at a beta at which the least difference is all that counts
-        "objective": {"name": "diffusion_dpo", "beta": 20_000.0},
+    "saturation": {  # the same four pairs at every step
+        "model": {"lora": {"rank": 8, "alpha": 8, "targets": LAYERS}},
+        "objective": {"name": "diffusion_dpo", "beta": 2000.0},
         "optimizer": {"learning_rate": 2e-3},
-        "training": {"steps": 60, "groups": 4},
+        "training": {"steps": 45, "groups": 4},
     },
 }
 
 
 @pytest.fixture(scope="module")
-def eight_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pairs") / "eight.safetensors"
+def four_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "four.safetensors"
     _subset(path, slice(0, 4), None)
     return path
 
@@ -93,8 +95,10 @@ def check_stopped(seen: Outcome, folder: Path, alarm: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alarm", SPOILT)
-def test_alarm_of_the_steps(tmp_path, eight_pairs, alarm):
-    sections = SPOILT[alarm] | {"data": {"path": str(eight_pairs), "cache": str(tmp_path / "cache")}}
+def test_alarm_of_the_steps(tmp_path, four_pairs, alarm):
+    sections = SPOILT[alarm] | {
+        "data": {"path": str(four_pairs), "pairs_per_group": 1, "cache": str(tmp_path / "cache")}
+    }
     steps = sections["training"]["steps"]
     seen, folder = start(tmp_path, {"window": 4}, **sections)
     check_warned(seen, folder, alarm, steps)
@@ -172,15 +176,14 @@ def ranked_by_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_file_size_is_gamed(tmp_path, ranked_by_jpeg):
-    """Trained for small files alone, the model forgets its captions within ten steps: the held-out checker says so."""
-    layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+    """Trained for small files alone, the model forgets its captions within some steps: the held-out checker says so."""
     sections: dict[str, Any] = {
-        "model": {"lora": {"rank": 16, "alpha": 16, "targets": layers}},
+        "model": {"lora": {"rank": 16, "alpha": 16, "targets": LAYERS}},
         "data": {"path": str(ranked_by_jpeg), "pairs_per_group": 1},
-        "objective": {"name": "diffusion_dpo", "beta": 50.0},
+        "objective": {"name": "diffusion_dpo", "beta": 10.0},
         "optimizer": {"learning_rate": 3e-3},
-        "training": {"steps": 12, "groups": 16},
-        "samples": {"every": 10, "count": 64},
+        "training": {"steps": 25, "groups": 16},
+        "samples": {"every": 5, "count": 64},
         "evaluation": {
             "prompts": "zoo://shapes-sd/held_out",
             "count": 2,
@@ -189,16 +192,18 @@ def test_file_size_is_gamed(tmp_path, ranked_by_jpeg):
             "sampler": {"name": "ddim", "steps": 8},
         },
     }
-    seen, folder = start(tmp_path, {"reward_hacking": "stop", "diversity_limit": 0.95}, **sections)
-    assert check_stopped(seen, folder, "reward_hacking") == 10
-    first, last = (row["rewards"] for row in rows(folder, "samples"))
-    assert last["jpeg"]["mean"] > first["jpeg"]["mean"] + 0.02  # kB
-    assert last["scene"]["mean"] < first["scene"]["mean"] - 0.1
-    assert {row["alarm"] for row in rows(folder, "alarm")} == {"reward_hacking", "diversity_collapse"}
+    seen, folder = start(tmp_path, {"reward_hacking": "stop", "window": 5, "diversity_limit": 0.7}, **sections)
+    assert check_stopped(seen, folder, "reward_hacking") in (5, 10, 15, 20)
+    first, *_, last = (row["rewards"] for row in rows(folder, "samples"))
+    assert last["jpeg"]["mean"] > first["jpeg"]["mean"]
+    assert last["scene"]["mean"] < first["scene"]["mean"] - 0.08
     assert "the held-out reward scene fell by" in seen.err and "while the trained reward jpeg rose by" in seen.err
     content = (folder / "config.yaml").read_text("utf-8").replace("reward_hacking: stop", "reward_hacking: warn")
     (folder / "config.yaml").write_text(content, encoding="utf-8")
     seen = call("train", "--resume", folder)  # alarms may be set anew in a run that goes on
     assert seen.code == 0, seen.err
-    assert [row["step"] for row in rows(folder)] == list(range(1, 13))
-    assert "reward_hacking" in (folder / "report.html").read_text("utf-8")
+    assert [row["step"] for row in rows(folder)] == list(range(1, 26))
+    told = {row["alarm"]: row["action"] for row in rows(folder, "alarm") if row["action"] == "warn"}
+    assert told["diversity_collapse"] == "warn"  # nearly empty pictures are alike, and small
+    page = (folder / "report.html").read_text("utf-8")
+    assert "reward_hacking" in page and "diversity_collapse" in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffalign.exceptions import CheckpointError, ConfigError
+from diffalign.exceptions import ConfigError, SaveError
 from diffalign.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from diffalign.training.team import Team
 
@@ -43,6 +43,6 @@ def test_a_draft_that_failed_is_taken_away(tmp_path, monkeypatch):
 
     monkeypatch.setattr("diffalign.training.checkpoint.save_file", full)
     checkpoint = Checkpoint(Progress(1, 0.0), {"policy": {"a": torch.ones(2)}}, {})
-    with pytest.raises(CheckpointError, match=r"cannot be written .*No space left on device"):
+    with pytest.raises(SaveError, match=r"cannot be written .*No space left on device"):
         save_checkpoint(tmp_path, checkpoint, keep=1)
     assert list((tmp_path / "checkpoints").iterdir()) == []
