@@ -58,6 +58,22 @@ def test_a_picture_of_any_size_has_the_same_description():
     np.testing.assert_array_equal(describe_picture(large), describe_picture(disc((200, 30, 40))))
 
 
+def test_a_large_picture_is_averaged_not_sampled():
+    down, right = np.mgrid[:64, :64]
+    chequered = np.repeat((255 * ((down + right) % 2)).astype(np.uint8)[..., None], 3, axis=2)
+    assert set(describe_picture(chequered)[:192:3]) <= {127, 128}
+
+
+def test_five_names_of_all_are_among_the_five_most_alike():
+    rows = module._read_atlas()[0]
+    output = load_reward("emoji").score([Sample(disc((255, 204, 60)), name) for name in rows])
+    assert output.components["top5"].sum() == 5
+    assert output.components["strict"].sum() == 1
+    assert output.components["reciprocal"].sort(descending=True).values[:6].tolist() == pytest.approx(
+        [1 / place for place in range(1, 7)]
+    )
+
+
 def test_a_yellow_disc_is_liker_a_smile_than_a_tree():
     face, tree = judged(disc((255, 204, 60)), "smiling face"), judged(disc((255, 204, 60)), "evergreen tree")
     assert face["likeness"] > tree["likeness"] + 0.3
