@@ -238,10 +238,34 @@ def test_files_that_were_just_changed_are_not_relied_on(room, monkeypatch):
         assert not file_state.FileState.of(path).settled
 
 
-def test_a_picture_that_was_just_changed_is_read_again_though_its_list_is_old(room, monkeypatch):
-    monkeypatch.setattr(file_state.FileState, "packed", property(lambda self: bytes(file_state.STATE)))
+@pytest.mark.parametrize("broken", [False, True], ids=["kept", "left out"])
+def test_a_picture_that_was_just_changed_is_read_again_though_its_list_is_old(room, monkeypatch, broken):
+    """What counts is how long ago it was changed when it was read, not when the list was written, much later."""
+    if broken:
+        (room.folder / "1b.png").write_bytes(b"text")
+        room.on_bad = "skip"
+    read = room.read
+
+    def read_young(counts: ReadCounts | None = None) -> Iterable[Record]:
+        monkeypatch.setattr(file_state, "SETTLED", 60 * 10**9)
+        yield from read(counts)
+        monkeypatch.setattr(file_state, "SETTLED", 0)  # as if a minute had passed
+
+    monkeypatch.setattr(room, "read", read_young)
     room.write()
     assert room.open() is None
+    monkeypatch.setattr(room, "read", read)
+    room.write()
+    assert room.open() is not None
+
+
+def test_a_state_that_cannot_be_relied_on_is_never_still_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_state, "SETTLED", 60 * 10**9)
+    (tmp_path / "new").write_bytes(b"")
+    young = file_state.FileState.of(tmp_path / "new")
+    assert not young.settled and not young.is_still(young.packed)
+    absent = file_state.FileState.of(tmp_path / "absent")
+    assert absent.settled and absent.is_still(absent.packed)
 
 
 @pytest.mark.parametrize("mended", [False, True])
