@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class PictureEncoding:
         sizes: the buckets, of which each group takes the nearest; None: squares of `resolution`.
         fit: how a picture comes to its size (`open_picture`).
         cell: pixels along a side of a latent.
-        at_hand: whether `posterior` can still be called: an autoencoder may leave memory once all is cached.
+        borrowed: a context around calls of `posterior` in mid-training, when the autoencoder may have left memory.
     """
 
     fingerprint: str
@@ -45,7 +46,7 @@ class PictureEncoding:
     sizes: tuple[Size, ...] | None = None
     fit: Fit = "crop"
     cell: int = 1
-    at_hand: Callable[[], bool] = lambda: True
+    borrowed: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def bucket(self, contents: Iterable[bytes], record: str) -> int:
         """The bucket of a group of pictures; 0 where there are none.

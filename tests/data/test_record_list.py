@@ -333,21 +333,6 @@ def test_only_the_lost_entries_are_made_again(room, monkeypatch):
     assert room.encoder.seen == 2
 
 
-def test_with_the_autoencoder_gone_it_is_made_again_at_the_next_start(room):
-    room.write()
-    flip_a_byte(room.home / "cache")
-    records = room.open()
-    assert records is not None
-    room.encoding = replace(room.encoding, at_hand=lambda: False)
-    with pytest.raises(DamagedShardError, match="is damaged and was removed; start again"):
-        room.latents(records).of(0, 0, "r0")
-    assert len(list(room.latents(records).absent())) == 5
-    room.encoding = replace(room.encoding, at_hand=lambda: True)
-    room.encoder.seen = 0
-    room.write()
-    assert room.encoder.seen == 10
-
-
 def test_a_picture_that_changed_since_does_not_take_the_lost_one_s_place(room):
     room.write()
     records = room.open()
