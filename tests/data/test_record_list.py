@@ -133,6 +133,17 @@ def test_a_list_that_is_not_kept_leaves_no_file(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_drafts_of_killed_writers_go_after_a_day(room):
+    home = room.path.parent
+    home.mkdir()
+    old, young = (home / f".list.arrow.{number}-00.partial" for number in (1, 2))
+    for draft in (old, young):
+        draft.write_bytes(b"torn")
+    os.utime(old, (0, 0))
+    room.write()
+    assert sorted(path.name for path in home.iterdir()) == [young.name, "list.arrow", "list.json"]
+
+
 # ---------------------------------------------------------------- when it is believed
 
 
