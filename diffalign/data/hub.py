@@ -16,12 +16,13 @@ log = logging.getLogger(__name__)
 _SCHEME = "hf://"
 _ROWS = 32  # at a time: they may hold pictures
 _REVISED = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@(.+)")  # OWNER/NAME@REVISION
+_INSIDE = frozenset({"zip", "tar", "gzip", "bz2", "xz", "zstd", "file", "hf"})  # no row makes us ask any other server
 _SAVED = ("dataset_info.json", "dataset_dict.json")  # of `save_to_disk`: one split, several
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file in an archive or on a server.
+    """A file in an archive, or on the hub.
 
     Attributes:
         address: as fsspec has it: zip://a.png::/data/train.zip.
@@ -106,8 +107,8 @@ def _with_remotes(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_remotes(each) for each in value]
     if isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"] is None:
-        address = value["path"]
-        return Remote(address) if isinstance(address, str) and "://" in address else value
+        schemes = set(re.findall(r"(\w+)://", str(value["path"])))
+        return Remote(value["path"]) if schemes and schemes <= _INSIDE else value
     return value
 
 

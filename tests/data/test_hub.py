@@ -130,6 +130,16 @@ def test_pictures_in_lists_are_read_where_they_lie(tmp_path):
     assert [picture_bytes(item, "r") for item in record.items] == [picture_file(7), picture_file(8)]
 
 
+@pytest.mark.parametrize("address", ["https://example.org/x.png", "zip://x.png::http://example.org/x.zip"])
+def test_a_picture_that_is_only_named_by_url_is_not_fetched(address):
+    rows = {"prompt": ["p"], "chosen": [{"bytes": None, "path": address}], "rejected": [{"bytes": b"", "path": None}]}
+    (row,) = hub.rows(datasets.Dataset.from_dict(rows, features=FEATURES))
+    record = parse_row("pairs", row, Path("/"), 0, {})
+    assert record is not None
+    with pytest.raises(DataError, match=r"record 'row-0': cannot read .*example\.org.*: No such file"):
+        picture_bytes(record.items[0], record.id)
+
+
 def test_pick_a_pic_s_columns(tmp_path):
     rows = {
         "caption": ["a", "b", "c"],
@@ -164,8 +174,9 @@ def test_a_folder_with_an_at_sign_in_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for relative in ("me@corp/set", "./me@corp/set"):
         assert len(list(read_records(f"hf://{relative}"))) == 2
-    (tmp_path / "me@corp" / "set").rename(tmp_path / "me@corp" / "set@v1")
-    assert len(list(read_records("hf://me@corp/set@v1"))) == 2
+    (tmp_path / "me@corp").rename(tmp_path / "me")
+    (tmp_path / "me" / "set").rename(tmp_path / "me" / "set@v1")
+    assert len(list(read_records("hf://me/set@v1"))) == 2
 
 
 def test_a_dataset_that_cannot_be_had(tmp_path, monkeypatch):
