@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffalign.config import RunConfig
+from diffalign.config import RunConfig, with_absolute_paths
 from diffalign.exceptions import ConfigError
 from diffalign.training.changed_settings import check_unchanged, settings_of
 from tests.training.tiny import tiny
@@ -89,3 +89,13 @@ def test_steps_are_free_where_nothing_is_divided_by_them(tmp_path):
     assert told.endswith("was 4, is 9 (the stages of training.pair_weight: curriculum are shares of all steps)")
     told = refused(tiny(tmp_path, optimizer=COSINE), tiny(tmp_path, training={"steps": 9}))
     assert told.endswith("  optimizer.schedule: was 'cosine', is 'constant'") and "training.steps" not in told
+
+
+def test_a_relative_path_is_the_absolute_one_of_the_run_folder(tmp_path, monkeypatch):
+    """A run writes its paths whole into config.yaml, whatever was given."""
+    (tmp_path / "pairs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = tiny(tmp_path, data={"path": "pairs", "resolution": 16})
+    absolute = with_absolute_paths(config)
+    assert absolute.data.path == str(tmp_path / "pairs")
+    check_unchanged(settings_of(config), absolute, 1)
