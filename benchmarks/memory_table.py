@@ -14,7 +14,7 @@ from diffalign.config import RunConfig, load_config
 from diffalign.training.memory import MemoryEstimator
 
 MODELS = {  # family, checkpoint, pixels, the config whose objective and data go with it
-    "SD 1.5": ("sd", "stable-diffusion-v1-5/stable-diffusion-v1-5", 512, "sd15_dpo.yaml"),
+    "SD 1.5": ("sd", "stable-diffusion-v1-5/stable-diffusion-v1-5", 512, "sd15_dpo_lora.yaml"),
     "SDXL": ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", 1024, "sdxl_dpo.yaml"),
     "SD 3.5 medium": ("sd3", "stabilityai/stable-diffusion-3.5-medium", 1024, "sd3_dpo.yaml"),
     "FLUX.1-dev": ("flux", "black-forest-labs/FLUX.1-dev", 1024, "flux_dpo_lora.yaml"),

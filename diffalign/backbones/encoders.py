@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,6 +76,16 @@ class Encoders:
         if not self.has(part):
             log.info("%s: read again from the model", "text encoders" if part == "text" else "autoencoder")
             self._fill(self._pipeline, self.names(part), self._device)
+
+    @contextmanager
+    def borrowed(self, part: str) -> Iterator[None]:
+        """A context after which what had been let go of before is let go of again."""
+        had = self.has(part)
+        try:
+            yield
+        finally:
+            if not had:
+                self.free(part)
 
     def whole(self) -> Any:
         """The pipeline with all its parts, to be written to disk: those that were let go of are on the CPU in it alone."""

@@ -103,11 +103,12 @@ def latents_of(
     """The latents of records that are listed."""
 
     def encode_again(wanted: set[str]) -> None:
-        if encoding.at_hand() and read_again is not None:
+        if read_again is not None:
             log.warning(
                 "a shard of %s was damaged: encoding the pictures of %d records again", cache.folder, len(wanted)
             )
-            _encode_again(read_again(), wanted, cache, encoding)
+            with encoding.borrowed():
+                _encode_again(read_again(), wanted, cache, encoding)
 
     return CachedLatents(cache, records, encoding, seed, encode_again)
 

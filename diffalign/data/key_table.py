@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ import numpy as np
 
 WIDTH = 20  # bytes of a key
 KEY = np.dtype(f"S{WIDTH}")
+_ABANDONED = 86_400.0  # seconds: a draft this old has no writer any more
 _FOLD = 4096  # entries that are held as Python objects at least, before they are sorted in
 _BLOCK = 65_536  # entries that are copied at a time
 _MAGIC = b"diffalign keys 2\n"
@@ -221,6 +223,16 @@ def write_whole(path: Path, parts: Sequence[Any]) -> None:
 def draft_of(path: Path) -> Path:
     """A name beside `path` that no other writer has."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Drafts of writers that were killed. Their age tells: a writer may run on another machine."""
+    for draft in folder.glob(".*.partial"):
+        try:
+            if time.time() - draft.stat().st_mtime > _ABANDONED:
+                draft.unlink()
+        except OSError:
+            pass  # another process was faster
 
 
 def file_digest(file: BinaryIO) -> bytes:

@@ -20,9 +20,10 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from diffalign.data.hub import Remote
 from diffalign.exceptions import DataError
 
-PictureSource = Path | bytes  # a file, or the bytes of one
+PictureSource = Path | Remote | bytes  # a file, or the bytes of one
 Fit = Literal["crop", "pad"]
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # Exif's tag, and its values that swap height and width
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from diffalign.data.hub import Remote
 from diffalign.data.records import PictureSource, Record
 from diffalign.exceptions import DataError
 
@@ -215,7 +216,7 @@ def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
         value = value["bytes"]
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         value = value["path"]
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | Remote):
         return value
     if isinstance(value, str) and value:
         _check_text(value, name, column)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from diffalign.backbones import Backbone
@@ -101,7 +102,12 @@ def _build_texts(
     if share.world > 1:
         Texts(TensorCache(folder), fingerprint).fill(prompts(), backbone.text, batch=batch, mine=share.has)
         share.wait()
-    texts = Texts(TensorCache(folder), fingerprint, backbone.text)
+
+    def encode_again(texts: Texts, lost: Iterable[str]) -> None:
+        with backbone.encoders.borrowed("text"):
+            texts.fill(chain(lost, prompts()), backbone.text, batch=batch)
+
+    texts = Texts(TensorCache(folder), fingerprint, encode_again)
     texts.fill(prompts(), backbone.text, batch=batch)
     return texts
 

@@ -187,7 +187,7 @@ def load_latest(run: Path, team: Team = Team()) -> Checkpoint:  # noqa: B008
     Raises:
         CheckpointError: there is none.
     """
-    return _read(team.from_main(lambda: latest_checkpoint(run)))
+    return read_verified(team.from_main(lambda: latest_checkpoint(run)))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -197,11 +197,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: a file is missing or does not match its hash.
     """
     _verify(folder)
-    return _read(folder)
+    return read_verified(folder)
 
 
-def _read(folder: Path) -> Checkpoint:
-    """Read a folder that was verified; what is in pieces is read when it is asked for."""
+def read_verified(folder: Path) -> Checkpoint:
+    """Read a folder that `latest_checkpoint` found; what is in pieces is read when it is asked for."""
     names = json.loads((folder / "manifest.json").read_text())
     sets = find_pieces(names)
     parts: dict[str, Mapping[str, Tensor]] = {
@@ -212,7 +212,17 @@ def _read(folder: Path) -> Checkpoint:
             parts[name.removesuffix(".safetensors")] = load_file(folder / name)
     pieces = parts.pop("optimizer", {})
     trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
-    return Checkpoint(Progress(**json.loads((folder / "state.json").read_text())), parts, trainer, pieces)
+    return Checkpoint(_progress(folder), parts, trainer, pieces)
+
+
+def saved_settings(folder: Path) -> tuple[Mapping[str, Any] | None, int]:
+    """What a verified checkpoint was trained with (None: an older diffalign kept none), and its step; no tensor is read."""
+    trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu", mmap=True)
+    return trainer.get("settings"), _progress(folder).step
+
+
+def _progress(folder: Path) -> Progress:
+    return Progress(**json.loads((folder / "state.json").read_text()))
 
 
 def _verify(folder: Path) -> None:

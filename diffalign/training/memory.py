@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,9 +210,8 @@ class MemoryEstimator:
         peaks = [peak_of(stage, draw, fake=False)]
         peaks.append(peak_of(stage, lambda: backbone.decode(torch.empty(shape)), fake=True))
         most = max(peaks, key=lambda uses: sum(uses.values()))
-        if (
-            optimizer is None and config.model.train == "full"
-        ):  # after training the base is read anew, as wide as what it made
+        # after training the base is read anew, as wide as what it made
+        if optimizer is None and config.model.train == "full":
             most["reference"] = sum(each.nbytes for each in backbone.network.parameters())
         return most
 
@@ -289,12 +289,10 @@ def members_of(config: RunConfig) -> int:
         with safe_open(path, framework="pt") as file:
             return int(file.get_slice("rewards").get_shape()[1])
     try:
-        first = [len(record.items) for record, _ in zip(read_records(path, "groups"), range(64), strict=False)]
-    except (OSError, ValueError):
-        first = []
-    if not first:
+        records = read_records(path, "groups", columns=config.data.columns, on_bad="skip")
+        return max(len(record.items) for record in islice(records, 64))
+    except (OSError, ValueError):  # of no record there is no maximum either
         raise ConfigError(
             f"data.members: groups may have any number of members and no record of {config.data.path} can be read here; "
             "say how many to reckon with: --set data.members=4"
-        )
-    return max(first)
+        ) from None

@@ -186,7 +186,7 @@ def test_file_size_is_gamed(tmp_path, ranked_by_jpeg):
         "samples": {"every": 5, "count": 64},
         "evaluation": {
             "prompts": "zoo://shapes-sd/held_out",
-            "count": 2,
+            "count": 64,
             "rewards": [{"name": "jpeg"}, {"name": "scene", "form": "graded"}],
             "trained_reward": "jpeg",
             "sampler": {"name": "ddim", "steps": 8},

@@ -130,6 +130,31 @@ def test_a_shard_that_is_damaged_in_training_is_encoded_again(tmp_path, backbone
     assert (sum(encoded), encoded.count(0)) == ((6, 0) if kind == "latents" else (0, 1))
 
 
+@pytest.mark.parametrize("part", ["vae", "text"])
+def test_encoders_that_had_left_memory_leave_it_again(tmp_path, monkeypatch, part):
+    """One reading serves all that was lost, other prompts than those that were asked for too."""
+    pairs_folder(tmp_path / "data", 3)
+    backbone = build_backbone(tiny(tmp_path / "model"), torch.device("cpu"))
+    data = built(tmp_path, backbone)
+    expected = data.batch([(0, 0), (0, 2)])
+    backbone.free_encoders("text", "vae")
+    read: list[str] = []
+    need = backbone.encoders.need
+    monkeypatch.setattr(backbone.encoders, "need", lambda part: read.append(part) or need(part))
+    for shard in (tmp_path / "cache").glob(f"{'latents' if part == 'vae' else 'texts'}-*/*.safetensors"):
+        content = bytearray(shard.read_bytes())
+        content[-3] ^= 0xFF
+        shard.unlink()
+        shard.write_bytes(bytes(content))
+    data = built(tmp_path, backbone)
+    seen = [data.batch([(0, number)]) for number in (0, 2)]
+    assert read == [part]
+    assert not backbone.encoders.has("text") and not backbone.encoders.has("vae")
+    assert torch.equal(torch.cat([each.x0 for each in seen]), expected.x0)
+    states = torch.cat([each.condition.leaves["states"] for each in seen])
+    assert torch.equal(states, expected.condition.leaves["states"])
+
+
 def test_what_was_left_out_is_said_again(tmp_path, backbone, caplog):
     folder = pairs_folder(tmp_path / "data", 3)
     (folder / "1a.png").unlink()
