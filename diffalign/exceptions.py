@@ -6,6 +6,7 @@ DiffalignError
 |- ShapeError (ValueError)         tensors do not fit together
 |- MissingExtraError (ImportError) an optional library is not installed; says which extra has it
 |- CheckpointError (RuntimeError)  a checkpoint or adapter cannot be read
+|- SaveError (OSError)             something cannot be written, as on a full disk; what was saved before is unharmed
 |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
 |- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
 |- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
@@ -43,6 +44,10 @@ class MissingExtraError(DiffalignError, ImportError):
 
 class CheckpointError(DiffalignError, RuntimeError):
     """A checkpoint or adapter cannot be read."""
+
+
+class SaveError(DiffalignError, OSError):
+    """Something cannot be written; what was saved before is unharmed."""
 
 
 class DivergenceError(DiffalignError, ArithmeticError):

@@ -12,32 +12,32 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from makers.shapes_recipes import RECIPES, Step
+from makers.shapes_recipes import RECIPES, Recipe, Step
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=sorted(RECIPES))
+def parser(doc: str | None = __doc__, names: Iterable[str] = RECIPES) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=sorted(names))
     parser.add_argument("--build", type=Path, default=Path("build"), help="the folder that all is made in")
     parser.add_argument("--dry", action="store_true", help="print the commands that would run")
     return parser
 
 
-def steps_left(name: str, build: Path) -> Iterator[Step]:
+def steps_left(name: str, build: Path, recipes: Mapping[str, Recipe] = RECIPES) -> Iterator[Step]:
     """The steps whose result is not there, and the card."""
-    recipe = RECIPES[name]
+    recipe = recipes[name]
     for step in recipe.steps:
         if not (build / step.makes).exists():
             yield step
-    yield Step("makers.shapes_card", f"--model {{build}}/{name} {recipe.card}", f"{name}/card.json")
+    yield Step(recipe.card_maker, f"--model {{build}}/{name} {recipe.card}", f"{name}/card.json")
 
 
-def main() -> None:
-    options = parser().parse_args()
-    for step in steps_left(options.model, options.build):
+def main(doc: str | None = __doc__, recipes: Mapping[str, Recipe] = RECIPES) -> None:
+    options = parser(doc, recipes).parse_args()
+    for step in steps_left(options.model, options.build, recipes):
         print(step.command(str(options.build)), flush=True)
         if not options.dry:
             command = [sys.executable, "-m", step.module, *step.arguments(str(options.build))]

@@ -91,11 +91,11 @@ def write_readme(name: str, card: dict, texts: list[str]) -> str:
     kinds = ", ".join(f"{kind} {value:.1%}" for kind, value in card["strict_by_kind"].items())
     parameters = ", ".join(f"{part} {count:,}" for part, count in card["parameters"].items())
     commands = "\n".join(f"      {command}" for command in card["commands"])
-    made = _paragraph(
+    made = paragraph(
         f"**Made by** `{card['maker']}`; the denoiser takes about {card['minutes_of_one_thread']} minutes of one CPU "
         "thread. It runs:"
     )
-    preferences = _paragraph(_preferences(card["preferences"]))
+    preferences = paragraph(_preferences(card["preferences"]))
     prompts = "\n".join(f"{number + 1}. {text}" for number, text in enumerate(texts[:32]))
     return f"""# {name}
 
@@ -133,7 +133,7 @@ def _preferences(drawn: dict) -> str:
     )
 
 
-def _paragraph(text: str) -> str:
+def paragraph(text: str) -> str:
     """An entry of a list, folded."""
     return textwrap.fill(
         text, 118, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False

@@ -38,13 +38,15 @@ class Recipe:
         family: of diffalign's backbones.
         summary: one line for lists.
         steps: autoencoder, denoiser (in phases), preference set.
-        card: options of `makers.shapes_card`: how the model is measured.
+        card: options of the card's maker: how the model is measured.
+        card_maker: the module that measures the model and writes its card.
     """
 
     family: str
     summary: str
     steps: tuple[Step, ...]
     card: str
+    card_maker: str = "makers.shapes_card"
 
     @property
     def minutes(self) -> int:

@@ -15,20 +15,27 @@ _END = "</w>"  # stands behind a word's last letter
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer whose merges are learned on the caption grammar (any other word is spelled in letters).
+    """The tokenizer of the caption grammar (any other word is spelled in letters)."""
+    return build_word_tokenizer(
+        Counter(
+            word for kind in ("single", "count", "both", "relation") for text in captions(kind) for word in text.split()
+        ),
+        LENGTH,
+    )
+
+
+def build_word_tokenizer(counts: Mapping[str, int], length: int) -> CLIPTokenizer:
+    """A byte-pair tokenizer whose merges make each of these words one token.
 
     The same at every call: a model that is trained on from files must find its words under their old numbers. (The trainer
     of the library `tokenizers` numbers them differently each time.)
     """
-    counts = Counter(
-        word for kind in ("single", "count", "both", "relation") for text in captions(kind) for word in text.split()
-    )
     letters = [chr(code) for code in range(33, 127)]
     merges = learn_merges(counts)
     tokens = [*letters, *(letter + _END for letter in letters), *("".join(pair) for pair in merges)]
     specials = ("<|startoftext|>", "<|endoftext|>")
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*tokens, *specials]))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def learn_merges(counts: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -57,7 +64,7 @@ def text_config(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextCo
         intermediate_size=width * 3,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=tokenizer.model_max_length,
         projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

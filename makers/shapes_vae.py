@@ -74,13 +74,18 @@ def train(steps: int, batch: int, learning_rate: float, seed: int) -> Autoencode
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, seed: int) -> None:
-    """Fold a shift and a scale per channel into the 1x1 convolutions, so that latents have mean 0 and variance 1.
-
-    Measured over 4,000 pictures. Afterwards `scaling_factor` is 1: no reader of the model can forget a constant.
-    """
+    """Bring the latents to mean 0 and variance 1, measured over 4,000 pictures."""
     rng = np.random.default_rng(seed + 1)
     latents = torch.cat([vae.encode(draw_scenes(draw_texts(100, rng), rng)).latent_dist.mean for _ in range(40)])
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    fold(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+
+
+@torch.no_grad()
+def fold(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
+    """Fold a shift and a scale per latent channel into the 1x1 convolutions: (z - mean) / std comes out.
+
+    Afterwards `scaling_factor` is 1: no reader of the model can forget a constant.
+    """
     log.info("latent mean %s std %s", mean.tolist(), std.tolist())
     inward, outward = vae.quant_conv, vae.post_quant_conv
     channels = len(mean)

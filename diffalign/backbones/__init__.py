@@ -25,12 +25,13 @@ from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.full_weights import FullSettings
 from diffalign.backbones.kohya import write_kohya
 from diffalign.backbones.lora import LoRASettings
+from diffalign.backbones.model_files import check_index, check_parts, why
 from diffalign.backbones.pipeline_files import write_pipeline
 from diffalign.backbones.quantise import Bits, check_bitsandbytes, check_quantisation, quantisation_of
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.backbones.sdxl import REFINER, SDXLBackbone
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DiffalignError
 from diffalign.zoo import is_zoo, locate
 
 __all__ = [
@@ -176,14 +177,17 @@ def _load_pipeline(
     quantise: Bits | None = None,
 ) -> DiffusionPipeline:
     """With its network in `network_dtype`; None: of a folder without it."""
-    source = str(locate(path)) if is_zoo(path) else path
+    try:
+        source = str(locate(path)) if is_zoo(path) else path
+    except ConfigError as error:
+        raise ConfigError(f"model.path: {error}") from None
     wanted = kind.pipeline_class
     absent: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind.family == "sd" else {}
     try:
         if source.endswith(".safetensors"):
             found = _load_single_file(kind, source, network_dtype or dtype, config, absent)
             return _in_dtypes(found, kind.network_name, dtype)
-        index = wanted.load_config(source)
+        index = check_index(path, source, wanted.load_config(source), absent)
         found = index.get("_class_name")
         if found == "StableDiffusionXLImg2ImgPipeline" and index.get("requires_aesthetics_score"):
             raise ConfigError(REFINER)
@@ -198,13 +202,14 @@ def _load_pipeline(
         dtypes = {"default": dtype, kind.network_name: network_dtype or dtype}
         if quantise is not None:
             absent["quantization_config"] = quantisation_of(kind.network_name, quantise, network_dtype or dtype)
-        return wanted.from_pretrained(source, dtype=dtypes, use_safetensors=True, **absent)  # never a foreign pickle
-    except (OSError, ValueError, NotImplementedError, SafetensorError) as error:  # the third: a schedule without a name
-        if isinstance(error, ConfigError):
-            raise
+        pipeline = wanted.from_pretrained(source, dtype=dtypes, use_safetensors=True, **absent)  # no foreign pickle
+        check_parts(path, pipeline)
+        return pipeline
+    except DiffalignError:
+        raise
+    except Exception as error:  # on damaged files the libraries raise nearly anything
         local = "" if Path(source).exists() else " (no such folder here, and no such model on the hub or no network)"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"model.path: cannot load {path!r}{local}: {first}") from None
+        raise ConfigError(f"model.path: cannot load {path!r}{local}: {why(source, error)}") from None
 
 
 def _in_dtypes(pipeline: DiffusionPipeline, network: str, dtype: torch.dtype) -> DiffusionPipeline:
@@ -236,10 +241,9 @@ def _load_single_file(
         return wanted.from_single_file(source, dtype=dtype, config=config, **absent)
     except (OSError, SingleFileComponentError) as error:
         if config is None:
-            first = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"model.path: cannot load {source!r} by itself: {first} Name a folder or hub id with the settings and "
-                f"parts of a {wanted.__name__} in model.config"
+                f"model.path: cannot load {source!r} by itself: {why(source, error)} Name a folder or hub id with the "
+                f"settings and parts of a {wanted.__name__} in model.config"
             ) from None
         if isinstance(error, OSError):
             raise

@@ -80,8 +80,6 @@ class Backbone(LatentSpace, ABC):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
         self.encoders = Encoders(pipeline)
-        self._prints: dict[str, str] = {}  # of encoders that were let go of
-        self._known_texts: Callable[[Sequence[str]], dict[str, Tensor] | None] | None = None
         self.weights = self._weights_of(trained)
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
@@ -215,21 +213,17 @@ class Backbone(LatentSpace, ABC):
 
         The empty prompt is encoded like any other.
         """
-        known = None if self._known_texts is None else self._known_texts(prompts)
+        known = self.encoders.known_texts(prompts)
         if known is not None:
             return {name: leaf.to(self.device) for name, leaf in known.items()}
         self.encoders.need("text")
         return self._encode_prompts(prompts)
 
-    def know_texts(self, known: Callable[[Sequence[str]], dict[str, Tensor] | None]) -> None:
-        """Ask `known` first for what `text` gives; it returns None where it lacks one of the prompts."""
-        self._known_texts = known
-
     def free_encoders(self, *parts: str) -> None:
         """Let go of the text encoders ("text") and the autoencoder ("vae"): they are read again when they are needed."""
         for part in parts:
             if self.encoders.has(part):
-                self._prints[part] = self.fingerprint(part)
+                self.encoders.prints[part] = self.fingerprint(part)
                 self.encoders.free(part)
 
     def condition(self, prompts: Sequence[str], *, guidance: float | None = None) -> Condition:
@@ -253,12 +247,15 @@ class Backbone(LatentSpace, ABC):
         return Condition(given, null)
 
     def fingerprint(self, part: str) -> str:
-        """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen "network"."""
+        """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen network ("network").
+
+        It changes when they would.
+        """
         if part == "network":
             told = self.prediction.value + self._network_options()
             return network_fingerprint(self.network, self.pipeline.scheduler, told)
         if not self.encoders.has(part):
-            return self._prints[part]
+            return self.encoders.prints[part]
         if part == "vae":
             return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
         parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
@@ -287,7 +284,8 @@ class Backbone(LatentSpace, ABC):
         Args:
             state: the view's whole tensors, where the network holds but pieces of them; None: as they are.
         """
-        self.weights.write(folder, self.encoders.whole(), self.network_name, name, card, state)
+        pipeline = self.encoders.whole() if isinstance(self.weights, FullWeights) else self.pipeline
+        self.weights.write(folder, pipeline, self.network_name, name, card, state)
 
     def load_adapter(self, folder: Path, name: str = POLICY) -> None:
         """Read what `save_adapter` wrote into this backbone's policy.

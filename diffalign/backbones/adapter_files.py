@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffalign.backbones.folder_swap import recover_folder, replace_folder
 from diffalign.backbones.lora import adapter_state
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, SaveError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -35,6 +35,9 @@ def write_adapter(
         part: what that class calls the network ("unet", "transformer").
         card: the text of README.md.
         state: the adapter's tensors, where they had to be gathered; None: as they are in the network.
+
+    Raises:
+        SaveError: it cannot be written; the folder is as it was.
     """
     tensors = adapter_state(network, name) if state is None else state
     draft = folder.with_name(f".{folder.name}.partial")
@@ -44,16 +47,20 @@ def write_adapter(
         layers = network.named_modules()
         metadata["target_modules"] = sorted(each for each, layer in layers if isinstance(layer, LoraLayer))
         metadata["exclude_modules"] = None
-    pipeline.save_lora_weights(
-        draft,
-        **{
-            f"{part}_lora_layers": {key: value.cpu() for key, value in tensors.items()},
-            f"{part}_lora_adapter_metadata": metadata,
-        },
-    )
-    if card is not None:
-        (draft / "README.md").write_text(card, encoding="utf-8")
-    replace_folder(draft, folder)
+    try:
+        pipeline.save_lora_weights(
+            draft,
+            **{
+                f"{part}_lora_layers": {key: value.cpu() for key, value in tensors.items()},
+                f"{part}_lora_adapter_metadata": metadata,
+            },
+        )
+        if card is not None:
+            (draft / "README.md").write_text(card, encoding="utf-8")
+        replace_folder(draft, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveError(f"{folder}: cannot be written ({error}); what was saved before is unharmed") from None
 
 
 def read_adapter(folder: Path, pipeline: type[DiffusionPipeline], part: str) -> tuple[dict[str, Tensor], float | None]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+Known = Callable[[Sequence[str]], dict[str, Tensor] | None]
 Loader = Callable[[], Any]  # the pipeline anew, on the CPU, without its network
 
 
@@ -18,6 +20,9 @@ class Encoders:
     """Text encoders and autoencoder of a pipeline.
 
     One that was freed has its settings still, and tensors on torch's "meta" device, which hold nothing.
+
+    Attributes:
+        prints: the fingerprints of parts that were freed.
 
     Args:
         pipeline: whose components they are.
@@ -28,6 +33,20 @@ class Encoders:
         self._pipeline = pipeline
         self._load = load
         self._device: torch.device | None = None
+        self._ask: Known | None = None
+        self.prints: dict[str, str] = {}
+
+    def know_texts(self, ask: Known) -> None:
+        """Have `known_texts` ask for leaves that are kept elsewhere; None stands for a prompt that is not."""
+        self._ask = ask
+
+    def known_texts(self, prompts: Sequence[str]) -> dict[str, Tensor] | None:
+        """The text leaves of these prompts, if they are all kept."""
+        ask, self._ask = self._ask, None  # for what cannot be read there, it asks here
+        try:
+            return None if ask is None else ask(prompts)
+        finally:
+            self._ask = ask
 
     def names(self, part: str) -> list[str]:
         """Of the components that are "text" or "vae"."""
@@ -57,6 +76,16 @@ class Encoders:
         if not self.has(part):
             log.info("%s: read again from the model", "text encoders" if part == "text" else "autoencoder")
             self._fill(self._pipeline, self.names(part), self._device)
+
+    @contextmanager
+    def borrowed(self, part: str) -> Iterator[None]:
+        """A context after which what had been let go of before is let go of again."""
+        had = self.has(part)
+        try:
+            yield
+        finally:
+            if not had:
+                self.free(part)
 
     def whole(self) -> Any:
         """The pipeline with all its parts, to be written to disk: those that were let go of are on the CPU in it alone."""
@@ -95,5 +124,5 @@ def is_hollow(module: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in module.parameters())
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
+def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]

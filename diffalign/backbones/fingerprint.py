@@ -17,7 +17,7 @@ _SET_BY_CALLS = ("truncation", "padding")
 def fingerprint_of(
     kind: str, modules: Mapping[str, nn.Module], tokenizers: Mapping[str, Any], options: Iterable[str] = ()
 ) -> str:
-    """It changes with a weight, a dtype, a setting, a word or rule of a tokenizer or one of the options, and nothing else."""
+    """It changes with a weight, a dtype, a setting, a word or rule of a tokenizer or one of the options; else never."""
     digest = hashlib.sha256(kind.encode())
     for name, module in modules.items():
         digest.update(repr(sorted(_plain(module.config).items())).encode())

@@ -59,7 +59,7 @@ def fresh_config(
     """An adapter on all targets but the `excluded` layers.
 
     Raises:
-        ConfigError: no layer has one of the names in `settings.targets`.
+        ConfigError: no layer has one of the names in `settings.targets`, or one that has is of no kind that peft adapts.
     """
     if settings.targets is not None:
         _check_targets(network, settings.targets)
@@ -77,7 +77,7 @@ def add_adapter(network: nn.Module, name: str, config: LoraConfig) -> None:
     """Add a float32 adapter, whose weights are still to be given.
 
     Raises:
-        ConfigError: a target is of no kind that peft adapts.
+        ConfigError: a target is of no kind that peft adapts, or there is no memory for the rank.
     """
     # peft draws from the global generator (whoever gives the weights replaces it), and warns of every further adapter
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -86,6 +86,9 @@ def add_adapter(network: nn.Module, name: str, config: LoraConfig) -> None:
             network.add_adapter(copy.deepcopy(config), adapter_name=name)  # type: ignore[operator]
         except ValueError as error:
             raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"model.lora.rank: no adapter of rank {config.r} can be made: {first}") from None
     rest_adapter(network, name)
 
 

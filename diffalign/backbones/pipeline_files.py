@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffalign.backbones.folder_swap import recover_folder, replace_folder
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, SaveError
 
 
 def write_pipeline(folder: Path, pipeline: Any, part: str, network: nn.Module, card: str | None = None) -> None:
@@ -20,15 +20,22 @@ def write_pipeline(folder: Path, pipeline: Any, part: str, network: nn.Module, c
     Args:
         folder: replaced, if there is one.
         card: the text of README.md.
+
+    Raises:
+        SaveError: it cannot be written; the folder is as it was.
     """
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     whole = copy.copy(pipeline)
     setattr(whole, part, network)
-    whole.save_pretrained(draft, safe_serialization=True)
-    if card is not None:
-        (draft / "README.md").write_text(card, encoding="utf-8")
-    replace_folder(draft, folder)
+    try:
+        whole.save_pretrained(draft, safe_serialization=True)
+        if card is not None:
+            (draft / "README.md").write_text(card, encoding="utf-8")
+        replace_folder(draft, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveError(f"{folder}: cannot be written ({error}); what was saved before is unharmed") from None
 
 
 def read_network(folder: Path, network: type[Any], part: str) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def _describe(kind: type[Backbone], path: str, config: str | None) -> dict[str, 
         )
     if source in PUBLISHED and not Path(source).exists():
         described: dict[str, Part | None] = {**PUBLISHED[source]}
-        if kind.network_name not in described or f"{kind.family}" != _family_of(source):
+        if kind.network_name not in described or kind.family != _family_of(source):
             raise ConfigError(
                 f"model.path: {path} is of family {_family_of(source)!r}, and model.family is {kind.family!r}"
             )

@@ -5,17 +5,33 @@ Heavy imports stand inside the commands, so that `--help`, `list` and `check` an
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import sys
 import time
 
 from diffalign.cli import export as _export  # noqa: F401 (its command joins the app)
 from diffalign.cli.app import app
-from diffalign.exceptions import ConfigError, DataError, DiffalignError, MissingExtraError, RunInterrupted
+from diffalign.exceptions import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DiffalignError,
+    MissingExtraError,
+    RunInterrupted,
+)
 
 __all__ = ["app", "main"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_LESS_MEMORY = (
+    "take fewer training.groups with more training.accumulation, training.max_batch: 1, training.two_pass or "
+    "model.gradient_checkpointing (docs/training.md); of pictures, a smaller evaluation.batch"
+)
 _PATIENCE = (
     15.0  # seconds: processes on one machine read a config and import torch at the same time, but not at one pace
 )
@@ -34,9 +50,25 @@ def main() -> None:
         sys.exit(128 + stop.signal)
     except DiffalignError as error:
         _say(f"error: {error}", error)
-        sys.exit(2 if isinstance(error, ConfigError | DataError | MissingExtraError) else 1)
+        wrong = ConfigError | DataError | MissingExtraError | CheckpointError
+        sys.exit(2 if isinstance(error, wrong) else 1)
+    except OSError as error:
+        if error.errno not in (*_FULL, *_UNUSABLE):
+            raise
+        what = f"{error.filename!s:.300}: {error.strerror}" if error.filename else error.strerror
+        if error.errno in _UNUSABLE:
+            print(f"error: {what}; give another path", file=sys.stderr)
+            sys.exit(2)
+        print(f"error: cannot write: {what}; free some space and start again", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError, and so is the CPU's
+        if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
+            raise
+        told = str(error).partition("\n")[0]
+        print(f"error: out of memory ({told[:200]}); {_LESS_MEMORY}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _say(text: str, error: DiffalignError) -> None:

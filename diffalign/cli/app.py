@@ -182,7 +182,7 @@ def generate(
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="Of the weights: fp32, bf16 or fp16.")] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of the first picture; the next has the next seed.")
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first picture; the next has the next seed.")
     ] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,

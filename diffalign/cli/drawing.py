@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from diffalign.cli.progress import drawing_bar
+from diffalign.config.fields import is_text
 from diffalign.config.model import Precision
 from diffalign.data import read_prompts
 from diffalign.exceptions import ConfigError
@@ -31,7 +32,8 @@ def draw(
         ConfigError, DataError: the model or the prompts cannot be used.
     """
     texts = _prompts(prompts)
-    generator, about = _load(wishes, **model)
+    with _as_options(("model", "family", "device"), within="model."):
+        generator, about = _load(wishes, **model)
     before = _stamps(out)
     with _as_options({*wishes, "out"}), drawing_bar(len(texts) * count) as progress:
         rows = draw_pictures(generator, texts, out, seed=seed, count=count, progress=progress, **about)
@@ -48,11 +50,16 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _prompts(source: str) -> list[str]:
     if is_zoo(source):
-        return read_prompts(locate(source))
+        try:
+            return read_prompts(locate(source))
+        except ConfigError as error:
+            raise ConfigError(f"--prompts: {error}") from None
     if source.endswith((".txt", ".jsonl")):
         return read_prompts(Path(source))
     if not source.strip():
         raise ConfigError("--prompts: empty; give a prompt, a .txt, a .jsonl or zoo://NAME/held_out")
+    if not is_text(source):
+        raise ConfigError(f"--prompts: not UTF-8 text, got {source!r:.100}")
     return [source]
 
 
@@ -117,12 +124,13 @@ def family_of(model: str, family: str | None) -> str:
 
 
 @contextmanager
-def _as_options(names: Collection[str]) -> Iterator[None]:
-    """What an error says of an argument is said of the option of that name."""
+def _as_options(names: Collection[str], within: str = "") -> Iterator[None]:
+    """What an error says of an argument, or of a setting of the section `within`, is said of the option of that name."""
     try:
         yield
     except ConfigError as error:
-        name, _, text = str(error).partition(": ")
+        setting, _, text = str(error).partition(": ")
+        name = {"model.path": "model"}.get(setting, setting.removeprefix(within))
         if name not in names:
             raise
         raise ConfigError(f"--{name.replace('_', '-')}: {text}") from None

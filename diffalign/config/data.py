@@ -25,9 +25,7 @@ class BucketConfig(Params):
 
     step: PositiveInt = 64  # sides are multiples of this many pixels
     smallest: PositiveInt | None = None  # pixels along the shorter side; None: half of the resolution
-    largest: PositiveInt | None = (
-        None  # pixels along the longer side; None: twice the resolution, or what the model can place
-    )
+    largest: PositiveInt | None = None  # pixels along the longer side; None: twice the resolution, or the model's limit
 
 
 class DataConfig(Params):

@@ -9,6 +9,17 @@ from pydantic import AfterValidator, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-LocalPath = Annotated[
-    str, AfterValidator(os.path.expanduser)
-]  # a path, or a name of another kind; ~ is the home folder
+
+
+def is_text(text: str) -> bool:
+    """Whether a file can hold it, and a file's name be it."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _path(text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"must be a path or a name, got {text!r}; write null for none")
+    return os.path.expanduser(text)
+
+
+LocalPath = Annotated[str, AfterValidator(_path)]  # a path, or a name of another kind; ~ is the home folder

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
+from diffalign.config.fields import is_text
+from diffalign.config.problems import sentence, shown
 from diffalign.config.run import RunConfig, method_problems
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
 
+_LARGEST = 2**63
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -42,6 +43,8 @@ def find_config(name: str | Path) -> Path:
         for candidate in (home / name, home / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
+    if Path(name).is_dir():
+        raise ConfigError(f"{name}: is a folder, not a config file; name a .yaml in it")
     close = _similar_configs(str(name))
     if len(close) > 2:
         hint = f"; did you mean one of {Path(close[0]).parent}/, such as {close[0]!r}?"
@@ -74,7 +77,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not isinstance(content, dict):
@@ -83,7 +86,11 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(content, overrides, source=str(path))
 
 
-def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "the config") -> RunConfig:
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+
+
+def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, source: str = "the config") -> RunConfig:
     """Validate a nested dict.
 
     Raises:
@@ -96,12 +103,14 @@ def parse_config(content: Mapping[str, Any], overrides: Sequence[str] = (), *, s
     refused = [problem for override in overrides if (problem := _apply(merged, override))]
     if refused:
         raise ConfigError("\n".join(refused))
-    try:
-        return RunConfig.model_validate(merged)
-    except ValidationError as error:
-        objective, model = _section(merged, "objective"), _section(merged, "model")
-        sentences = [*method_problems(objective.get("name"), model.get("family"))]
-        sentences += [_sentence(item, merged) for item in error.errors(include_url=False)]
+    sentences = [*_unusable(merged, "")]
+    if not sentences:
+        try:
+            return RunConfig.model_validate(merged)
+        except ValidationError as error:
+            objective, model = _section(merged, "objective"), _section(merged, "model")
+            sentences = [*method_problems(objective.get("name"), model.get("family"))]
+            sentences += [sentence(item, merged) for item in error.errors(include_url=False)]
     problems = list(dict.fromkeys(line for sentence in sentences for line in sentence.splitlines()))
     noun = "problem" if len(problems) == 1 else "problems"
     raise ConfigError("\n".join([f"{len(problems)} {noun} in {source}", *(f"  {problem}" for problem in problems)]))
@@ -149,6 +158,17 @@ def _copy(content: Any) -> Any:
     return [_copy(value) for value in content] if isinstance(content, list | tuple) else content
 
 
+def _unusable(content: Any, path: str) -> Iterator[str]:
+    """Numbers that no computer counts with (seeds and sizes end at 64 bits), and text that no file can hold."""
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _unusable(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, int) and abs(content) >= _LARGEST:
+        yield f"{path}: must be from -2^63 to 2^63, got a number of {content.bit_length()} bits"
+    elif isinstance(content, str) and not is_text(content):
+        yield f"{path}: must be text without NUL bytes and lone surrogates, got {shown(content)}"
+
+
 def _apply(content: dict[str, Any], override: str) -> str | None:
     """Put one override in; what is wrong with it, or None."""
     path, equals, text = override.partition("=")
@@ -170,128 +190,3 @@ def _apply(content: dict[str, Any], override: str) -> str | None:
         here = inner
     here[keys[-1]] = _copy(value)
     return None
-
-
-_BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
-_SECTION_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
-
-
-def _sentence(item: ErrorDetails, content: Mapping[str, Any]) -> str:
-    """One problem as `dotted.path: what was expected, what was seen`."""
-    keys = _written_keys(item["loc"], content)
-    path = ".".join(keys)
-    kind, context, seen = item["type"], item.get("ctx", {}), _shown(item["input"])
-    if kind == "value_error":  # from our own validators, which name their path themselves
-        text = str(context["error"])
-        return text if not path else f"{path}: {text}"
-    if kind == "extra_forbidden":
-        return f"{path}: unknown key{_hint_for_unknown(keys, content)}"
-    if kind == "missing":
-        return f"{path}: required, but missing"
-    if kind in _BOUNDS:
-        return f"{path}: must be {_BOUNDS[kind]} {next(iter(context.values())):g}, got {seen}"
-    if kind == "literal_error":
-        return f"{path}: must be {context['expected']}, got {seen}{_closest(item['input'], context['expected'])}"
-    if kind == "union_tag_invalid":
-        tag = str(context["discriminator"]).strip("'")
-        return (
-            f"{path}.{tag}: must be one of {context['expected_tags']}, got '{context['tag']}'"
-            f"{_closest(context['tag'], context['expected_tags'])}"
-        )
-    if kind == "union_tag_not_found":
-        tag = str(context["discriminator"]).strip("'")
-        choices = sorted(name for model in _models_at(keys, content) for name in _tags(model))
-        return f"{path}.{tag}: required, but missing; one of {', '.join(choices)}"
-    if kind == "string_pattern_mismatch":
-        return f"{path}: must match {context['pattern']}, got {seen}"
-    if kind in _SECTION_EXPECTED:
-        return f"{path}: must be a section of keys, got {seen}; known keys: {', '.join(_fields_at(keys, content))}"
-    if kind in ("tuple_type", "list_type"):
-        return f"{path}: must be a list, got {seen}"
-    hint = "; write null for none" if str(item["input"]).lower() == "none" else ""
-    expected = item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
-    return f"{path}: must be {expected}, got {seen}{hint}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _closest(seen: Any, expected: str) -> str:
-    names = [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-    close = difflib.get_close_matches(str(seen), names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _hint_for_unknown(keys: Sequence[str], content: Mapping[str, Any]) -> str:
-    *parents, key = keys
-    if "." in key:
-        return f"; in a file, sections are nested: write '{key.split('.')[-1]}:' inside '{key.split('.')[0]}:'"
-    known = _fields_at(parents, content)
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    if parents == ["objective"]:  # another method in the place of a file's own leaves that one's settings behind
-        name = content["objective"]["name"]
-        return f" of {name}; known keys: {', '.join(known)}; to change the method: --set 'objective={{name: {name}}}'"
-    return f"; known keys: {', '.join(known)}"
-
-
-def _written_keys(location: tuple[int | str, ...], content: Mapping[str, Any]) -> list[str]:
-    """The path as written in the file: pydantic's own steps for the chosen variant of a union are left out."""
-    keys: list[str] = []
-    here: Any = content
-    for number, step in enumerate(location):
-        last = number == len(location) - 1
-        if isinstance(here, Mapping) and step not in here and not last and step in here.values():
-            continue  # a discriminator's value, such as 'diffusion_dpo'
-        if step == "[key]" and last:  # it is the key itself that is wrong
-            continue
-        keys.append(str(step))
-        here = _inside(here, str(step))
-    return keys
-
-
-def _inside(here: Any, key: str) -> Any:
-    if isinstance(here, Mapping):
-        return here.get(key)
-    if isinstance(here, list) and key.isdigit() and int(key) < len(here):
-        return here[int(key)]
-    return None
-
-
-def _models_at(keys: Sequence[str], content: Mapping[str, Any]) -> list[type[BaseModel]]:
-    """The settings classes of one section; for a choice of variants, the one that was chosen."""
-    models: list[type[BaseModel]] = [RunConfig]
-    here: Any = content
-    for key in keys:
-        if isinstance(here, Mapping):
-            found = [model.model_fields[key] for model in models if key in model.model_fields]
-            models = [inner for field in found for inner in _models_in(field.annotation)]
-        here = _inside(here, key)
-        values = here.values() if isinstance(here, Mapping) else ()
-        seen = {value for value in values if isinstance(value, str)}
-        models = [model for model in models if _tags(model) & seen] or models
-    return models
-
-
-def _fields_at(keys: Sequence[str], content: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name for model in _models_at(keys, content) for name in model.model_fields))
-
-
-def _tags(model: type[BaseModel]) -> set[str]:
-    return {
-        tag
-        for name in ("name", "sampling")
-        if name in model.model_fields and get_origin(model.model_fields[name].annotation) is Literal
-        for tag in get_args(model.model_fields[name].annotation)
-    }
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, types.UnionType, tuple, list) or get_args(annotation):
-        for inner in get_args(annotation):
-            yield from _models_in(inner)

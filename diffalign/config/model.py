@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.params import Params
@@ -22,7 +22,8 @@ class LoRAConfig(Params):
     rank: PositiveInt | None = 8  # diffusers' Diffusion-DPO command: rank = alpha = 8; None: that of `start`
     alpha: PositiveFloat | None = 8.0
     dropout: ShareBelowOne = 0.0
-    targets: tuple[str, ...] | None = None  # None: the family's attention projections, or those of `start`
+    # None: the family's attention projections, or those of `start`
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     init: Literal["gaussian", "default"] = "gaussian"
     # a LoRA to go on with, a folder or .safetensors file of diffusers' or kohya's format; the reference is base + it
     start: LocalPath | None = None

@@ -24,6 +24,13 @@ class JPEGParams(Params):
     direction: Literal["compressible", "incompressible"] = "compressible"  # the sign: -kB or +kB
 
 
-REWARD_PARAMS: tuple[type[Params], ...] = (SceneParams, JPEGParams)
+class EmojiParams(Params):
+    """Does the picture look more like the emoji that its prompt names than like any other of the zoo's."""
 
-RewardParams = Annotated[SceneParams | JPEGParams, Field(discriminator="name")]
+    name: Literal["emoji"] = "emoji"
+    form: Literal["strict", "reciprocal", "likeness"] = "strict"  # first or not, one over its place, or how alike
+
+
+REWARD_PARAMS: tuple[type[Params], ...] = (SceneParams, JPEGParams, EmojiParams)
+
+RewardParams = Annotated[SceneParams | JPEGParams | EmojiParams, Field(discriminator="name")]

@@ -91,6 +91,8 @@ class HealthConfig(Params):
     # mean loss of the last `window` steps; in proportion less where the first ones average below ln 2
     saturation_limit: PositiveFloat = 0.02
     reward_hacking: Literal["off", "warn", "stop"] = "warn"  # the held-out reward falls while the trained one rises
+    diversity_collapse: Literal["off", "warn", "stop"] = "warn"  # pictures of different prompts become alike
+    diversity_limit: ShareBelowOne = 0.6  # times the samples' diversity before the first step
     window: PositiveInt = 20
 
 
@@ -116,7 +118,7 @@ def method_problems(name: object, family: object) -> Iterator[str]:
 
 
 class RunConfig(Params):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
     seed: NonNegativeInt = 0
     folder: LocalPath = "runs"  # run folders are made in here
     device: str | None = None  # None: CUDA, then MPS, then CPU

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+_MOST_VALUES = 100_000
 _EXPONENT = r"[eE][-+]?[0-9]+"
 _FLOAT = re.compile(
     rf"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:{_EXPONENT})?|\.[0-9]+(?:{_EXPONENT})?|[0-9][0-9_]*{_EXPONENT}"
@@ -51,9 +52,29 @@ def read_yaml(text: str) -> Any:
     """The plain values that a text means.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or a key stands twice.
+        yaml.YAMLError: it is not YAML, a key stands twice, or it is made to take all memory (aliases of aliases,
+            numbers of thousands of digits).
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise yaml.YAMLError("brackets are nested too deeply") from None
+    except ValueError as error:  # of int()
+        raise yaml.YAMLError(f"a number is too long: {error}") from None
+    if _count(content, {}) > _MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
+    return content
+
+
+def _count(content: Any, known: dict[int, int]) -> int:
+    """How many values there are once every alias is written out; what refers to itself counts once."""
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = 1
+        inner = content.values() if isinstance(content, dict) else content
+        known[id(content)] += sum(_count(value, known) for value in inner)
+    return known[id(content)]
 
 
 def write_yaml(content: Any) -> str:

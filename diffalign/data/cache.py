@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffalign.data.key_table import KEY, KeyTable, packed, write_whole
+from diffalign.data.key_table import KEY, KeyTable, packed, remove_abandoned, write_whole
 from diffalign.exceptions import DataError
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ OPEN = 64  # shards that are mapped at a time
 _INDEX = "index"
 _LISTED = 4096  # entries that are read from their shards' lists before it pays to write the index again
 _GROWN = 65_536  # ... and that are held in memory while a cache is filled
-_ABANDONED = 86_400.0  # seconds: a draft this old has no writer any more
 _ROW = 32  # bits of a place that hold the row within its shard
 
 
@@ -70,7 +68,7 @@ class TensorCache:
         self._checked: set[int] = set()  # shards whose hash was right
         self._open: OrderedDict[int, Any] = OrderedDict()
         if folder.is_dir():
-            _remove_abandoned(folder)
+            remove_abandoned(folder)
             self._read_index()
             self.refresh()
 
@@ -167,6 +165,7 @@ class TensorCache:
         self._table.put(map(packed, keys), range(number << _ROW, (number << _ROW) + len(keys)))
 
     def _read_listing(self, listing: Path) -> None:
+        seen = _files_of(self.folder, listing.stem)
         try:
             content = json.loads(listing.read_text())
             keys, digest = list(content["keys"]), content["sha256"]
@@ -183,7 +182,7 @@ class TensorCache:
             self._list(listing.stem, size, keys)
         else:
             log.warning("cache shard %s is damaged: its entries are made again", listing.stem)
-            _unlink(self.folder, listing.stem)
+            _unlink(self.folder, listing.stem, seen)
 
     def _read_index(self) -> None:
         """The entries as the index has them, unless a shard of it is not as it says."""
@@ -238,6 +237,7 @@ class TensorCache:
             return self._open[number]
         name = self._names[number]
         path = self.folder / f"{name}.safetensors"
+        seen = _files_of(self.folder, name)
         try:
             if number not in self._checked:
                 digest = json.loads(path.with_suffix(".json").read_text())["sha256"]
@@ -248,7 +248,7 @@ class TensorCache:
             reader = safe_open(path, framework="pt")
         except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError):
             self._forget(number)
-            _unlink(self.folder, name)
+            _unlink(self.folder, name, seen)
             raise DamagedShardError(f"data.cache: {path} is damaged and was removed; {_START_AGAIN}") from None
         except OSError as error:
             raise DataError(f"data.cache: cannot read {path}: {error.strerror}") from None
@@ -270,7 +270,22 @@ class TensorCache:
 _START_AGAIN = "start again (diffalign train --resume RUN), and its entries are made anew"
 
 
-def _unlink(folder: Path, shard: str) -> None:
+def _files_of(folder: Path, shard: str) -> list[tuple[int, int] | None]:
+    """Inode and time of its two files; None where there is none."""
+    found: list[tuple[int, int] | None] = []
+    for suffix in (".json", ".safetensors"):
+        try:
+            file = os.stat(folder / f"{shard}{suffix}")
+            found.append((file.st_ino, file.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return found
+
+
+def _unlink(folder: Path, shard: str, seen: list[tuple[int, int] | None]) -> None:
+    """Remove a damaged shard, unless another process has made it again since its files were `seen`."""
+    if _files_of(folder, shard) != seen:
+        return
     try:
         for suffix in (".json", ".safetensors"):
             (folder / f"{shard}{suffix}").unlink(missing_ok=True)
@@ -278,13 +293,3 @@ def _unlink(folder: Path, shard: str) -> None:
         raise DataError(
             f"data.cache: {folder / shard}.safetensors is damaged, and cannot be removed: {error.strerror}"
         ) from None
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Drafts of writers that were killed."""
-    for draft in folder.glob(".*.partial"):
-        try:
-            if time.time() - draft.stat().st_mtime > _ABANDONED:
-                draft.unlink()
-        except OSError:
-            pass  # another process was faster

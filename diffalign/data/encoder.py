@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from diffalign.data.records import Fit, OpenedPicture, open_picture, picture_siz
 log = logging.getLogger(__name__)
 # entries and bytes of a cache shard: a process that is killed loses at most so many
 _SHARD, _SHARD_BYTES = 1024, 32 * 2**20
+# bytes over all sizes: pictures that wait for their batch to be full, and latents for their shard
+_WAITING_BYTES, _READY_BYTES = 512 * 2**20, 256 * 2**20
+_FORMAT = 2  # of how a picture becomes pixels (`open_picture`): raise it with every change that can be seen in them
 _NOTICE = 1000  # pictures between two lines of the log
 
 Keys = list[tuple[str, str]]  # [member] -> (key, key of the mirror image; "" where nothing is mirrored)
@@ -34,7 +38,7 @@ class PictureEncoding:
         sizes: the buckets, of which each group takes the nearest; None: squares of `resolution`.
         fit: how a picture comes to its size (`open_picture`).
         cell: pixels along a side of a latent.
-        at_hand: whether `posterior` can still be called: an autoencoder may leave memory once all is cached.
+        borrowed: a context around calls of `posterior` in mid-training, when the autoencoder may have left memory.
     """
 
     fingerprint: str
@@ -45,7 +49,7 @@ class PictureEncoding:
     sizes: tuple[Size, ...] | None = None
     fit: Fit = "crop"
     cell: int = 1
-    at_hand: Callable[[], bool] = lambda: True
+    borrowed: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def bucket(self, contents: Iterable[bytes], record: str) -> int:
         """The bucket of a group of pictures; 0 where there are none.
@@ -76,8 +80,8 @@ class PictureEncoding:
         """All that a picture's entry depends on besides the picture, its mirror and the autoencoder."""
         height, width = self.size(bucket)
         if self.fit == "pad":
-            return f"pad {height}x{width} {self.cell}"
-        return f"crop {height}" if height == width else f"crop {height}x{width}"
+            return f"{_FORMAT} pad {height}x{width} {self.cell}"
+        return f"{_FORMAT} crop {height}x{width}"
 
     def open(self, content: bytes, record: str, bucket: int) -> OpenedPicture:
         """The picture at its bucket's size.
@@ -134,6 +138,9 @@ class Encoder:
             self._unknown.add(key)
             while len(waiting) >= self.encoding.batch:
                 self._encode(waiting, list(waiting)[: self.encoding.batch])
+        while sum(map(_pixel_bytes, self._waiting.values())) > _WAITING_BYTES:
+            fullest = max(self._waiting.values(), key=_pixel_bytes)
+            self._encode(fullest, list(fullest))
 
     def settle(self) -> None:
         """Encode all that waits."""
@@ -163,8 +170,10 @@ class Encoder:
         before, self._encoded = self._encoded, self._encoded + len(keys)
         if self._encoded // _NOTICE > before // _NOTICE:
             log.info("%d pictures encoded so far", self._encoded)
-        if len(ready) >= _SHARD or sum(each.nbytes for each in parts.values()) * len(ready) >= _SHARD_BYTES * len(keys):
+        if len(ready) >= _SHARD or _latent_bytes(ready) >= _SHARD_BYTES:
             self._write(ready)
+        while sum(map(_latent_bytes, self._ready.values())) > _READY_BYTES:
+            self._write(max(self._ready.values(), key=_latent_bytes))
 
     def _about(self, picture: OpenedPicture) -> dict[str, Tensor]:
         if self.encoding.fit == "crop":
@@ -178,3 +187,13 @@ class Encoder:
         self._cache.add(list(ready), {name: torch.stack([each[name] for each in entries]) for name in entries[0]})
         self._unwritten.difference_update(ready)
         ready.clear()
+
+
+def _pixel_bytes(waiting: dict[str, OpenedPicture]) -> int:
+    """Of pictures of one size."""
+    return len(waiting) * next((picture.pixels.nbytes for picture in waiting.values()), 0)
+
+
+def _latent_bytes(ready: dict[str, dict[str, Tensor]]) -> int:
+    """Of entries of one shape."""
+    return len(ready) * next((sum(part.nbytes for part in entry.values()) for entry in ready.values()), 0)

@@ -85,6 +85,8 @@ def encode_records(
             raise DataError(f"no usable records: {counts.bad} are bad{first}")
         fine = path is not None and not encoder.broken and len(work.left_out) <= _LEFT_OUT
         kept = work.writer.finish(source if fine else None, counts, {"left_out": work.left_out if fine else []})
+    except OSError as error:  # a full disk
+        raise DataError(f"data.cache: cannot write in {cache.folder.parent}: {error.strerror or error}") from None
     finally:
         work.writer.discard()
     return kept, latents_of(kept, cache, encoding, seed=seed, read_again=read_again)
@@ -101,11 +103,12 @@ def latents_of(
     """The latents of records that are listed."""
 
     def encode_again(wanted: set[str]) -> None:
-        if encoding.at_hand() and read_again is not None:
+        if read_again is not None:
             log.warning(
                 "a shard of %s was damaged: encoding the pictures of %d records again", cache.folder, len(wanted)
             )
-            _encode_again(read_again(), wanted, cache, encoding)
+            with encoding.borrowed():
+                _encode_again(read_again(), wanted, cache, encoding)
 
     return CachedLatents(cache, records, encoding, seed, encode_again)
 

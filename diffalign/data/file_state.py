@@ -24,25 +24,30 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, path: Path | str) -> FileState:
-        """Ask before the file is read: a change while it is read then counts as one after."""
+        """Ask before the file is read: a change while it is read then counts as one after.
+
+        It cannot be relied on where the last change lies so little back now that a later one might not show.
+        """
         try:
             seen = os.stat(path)
         except OSError:
             return cls(-1, -1, -1, -1)
+        if max(seen.st_mtime_ns, seen.st_ctime_ns) >= time.time_ns() - SETTLED:
+            return cls(0, 0, 0, 0)
         return cls(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
     @property
     def settled(self) -> bool:
-        """Whether its last change lies far enough back that a later one would show."""
-        return max(self.modified, self.changed) < time.time_ns() - SETTLED
+        """Whether it could be relied on when it was asked for."""
+        return any(self)
 
     @property
     def packed(self) -> bytes:
-        return _PACKING.pack(*(self if self.settled else (0, 0, 0, 0)))
+        return _PACKING.pack(*self)
 
     def is_still(self, packed: bytes) -> bool:
-        """Whether it is what was packed."""
-        return _PACKING.pack(*self) == packed
+        """Whether it is what was packed; never so if it cannot be relied on."""
+        return self.settled and self.packed == packed
 
 
 def state_of(files: Iterable[Path]) -> dict[str, Any] | None:

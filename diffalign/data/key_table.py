@@ -6,16 +6,21 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 WIDTH = 20  # bytes of a key
 KEY = np.dtype(f"S{WIDTH}")
+_ABANDONED = 86_400.0  # seconds: a draft this old has no writer any more
 _FOLD = 4096  # entries that are held as Python objects at least, before they are sorted in
-_MAGIC = b"diffalign keys 1\n"
+_BLOCK = 65_536  # entries that are copied at a time
+_MAGIC = b"diffalign keys 2\n"
+_START = 256  # bytes of the head
 
 
 def packed(key: str) -> bytes:
@@ -74,15 +79,8 @@ class KeyTable:
 
     def put(self, keys: Iterable[bytes], values: Iterable[int]) -> None:
         self._recent.update(zip(keys, values, strict=True))
-        if len(self._recent) > max(_FOLD, len(self._keys) // 8):
+        if not isinstance(self._keys, np.memmap) and len(self._recent) > max(_FOLD, len(self._keys) // 8):
             self._fold()
-
-    def add(self, key: bytes) -> bool:
-        """Put a key without a number; whether it is new."""
-        new = self.find(key) < 0
-        if new:
-            self.put([key], [0])
-        return new
 
     def keep(self, wanted: np.ndarray, values: np.ndarray) -> None:
         """Let the entries go that `wanted` [entries] does not mark, and give the others these numbers.
@@ -101,58 +99,108 @@ class KeyTable:
     def _fold(self) -> None:
         if not self._recent:
             return
+        blocks = list(self._merged())
+        self._recent = {}
+        self._keys, self._values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+
+    def _merged(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All entries in the order of their keys, a block at a time."""
         keys = np.array(list(self._recent), KEY)
         values = np.array(list(self._recent.values()), np.int64)
         order = np.argsort(keys)
         keys, values = keys[order], values[order]
-        self._recent = {}
-        if len(self._keys):
-            places = np.searchsorted(self._keys, keys)
-            known = self._keys[np.minimum(places, len(self._keys) - 1)] == keys
-            old = np.ones(len(self._keys), bool)
-            old[places[known]] = False
-            rest = self._keys[old]
-            places = np.searchsorted(rest, keys)
-            keys, values = np.insert(rest, places, keys), np.insert(self._values[old], places, values)
-        self._keys, self._values = keys, values
+        places = np.searchsorted(
+            self._keys, keys
+        )  # before which of the sorted ones each recent one comes, or which it is
+        for start in range(0, max(len(self._keys), 1), _BLOCK):
+            stop = min(start + _BLOCK, len(self._keys))
+            block, numbers = self._keys[start:stop], self._values[start:stop]
+            low = np.searchsorted(places, start)
+            high = len(places) if stop == len(self._keys) else np.searchsorted(places, stop)
+            own, given, at = keys[low:high], values[low:high], places[low:high] - start
+            if len(block):
+                known = (at < len(block)) & (block[np.minimum(at, len(block) - 1)] == own)
+                old = np.ones(len(block), bool)
+                old[at[known]] = False
+                at = at - np.searchsorted(at[known], at)  # those before it that go
+                block, numbers = block[old], numbers[old]
+            yield np.insert(block, at, own), np.insert(numbers, at, given)
 
     # ------------------------------------------------------------ on disk
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Write the table beside what it is `about`, whole or not at all, and map the file from then on.
 
+        What is mapped already is copied a block at a time: memory does not grow with the table.
+
         Raises:
             OSError: the file cannot be written.
         """
-        self._fold()
-        content = [np.ascontiguousarray(self._keys).data, np.ascontiguousarray(self._values).data]
-        header = {"count": len(self._keys), "sha256": _digest(content), "about": about}
-        text = _MAGIC + json.dumps(header).encode() + b"\n"
-        text += b" " * (-len(text) % 8)  # numbers start at a multiple of 8
-        write_whole(path, [text, content[1], content[0]])
+        draft, keys = draft_of(path), draft_of(path)
+        count = 0
+        try:
+            with draft.open("wb") as file, keys.open("w+b") as aside:
+                file.write(bytes(_START))
+                for block, numbers in self._merged():
+                    file.write(np.ascontiguousarray(numbers).data)
+                    aside.write(np.ascontiguousarray(block).data)
+                    count += len(block)
+                aside.seek(0)
+                shutil.copyfileobj(aside, file)
+                file.write(json.dumps(about).encode())
+            with draft.open("r+b") as file:
+                file.seek(_START)
+                header = _MAGIC + json.dumps({"count": count, "sha256": file_digest(file).hex()}).encode()
+                file.seek(0)
+                file.write(header.ljust(_START - 1) + b"\n")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+            keys.unlink(missing_ok=True)
         self.load(path)
 
     def load(self, path: Path) -> bool:
         """Map what `save` wrote; False, and nothing is changed, where the file is not there or not whole."""
         try:
             with path.open("rb") as file:
-                if file.readline() != _MAGIC:
+                start = file.read(_START)
+                if not start.startswith(_MAGIC):
                     return False
-                header = json.loads(file.readline())
-                start = file.tell() + -file.tell() % 8
-                count, digest, about = int(header["count"]), header["sha256"], header["about"]
-                if os.fstat(file.fileno()).st_size != start + count * (WIDTH + 8):
+                header = json.loads(start[len(_MAGIC) :])
+                count = int(header["count"])
+                if file_digest(file).hex() != header["sha256"]:
                     return False
+                file.seek(_START + count * (WIDTH + 8))
+                about = json.loads(file.read())
                 if count:
-                    values: np.ndarray = np.memmap(file, np.int64, "r", start, (count,))
-                    keys: np.ndarray = np.memmap(file, KEY, "r", start + 8 * count, (count,))
+                    values: np.ndarray = np.memmap(file, np.int64, "r", _START, (count,))
+                    keys: np.ndarray = np.memmap(file, KEY, "r", _START + 8 * count, (count,))
                 else:
                     keys, values = np.empty(0, KEY), np.empty(0, np.int64)
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        if _digest([keys.data, values.data]) != digest:
-            return False
         self._keys, self._values, self._recent, self.about = keys, values, {}, about
+        return True
+
+
+class KeySet:
+    """Which 20-byte keys have come: some 22 bytes for each."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = [np.empty(0, KEY)] * 256  # sorted, by first byte: one is sorted anew at a time
+        self._recent: list[set[bytes]] = [set() for _ in range(256)]
+
+    def add(self, key: bytes) -> bool:
+        """Put a key in; whether it is new."""
+        keys, recent = self._parts[key[0]], self._recent[key[0]]
+        wanted = np.array([key], KEY)
+        place = int(np.searchsorted(keys, wanted)[0])
+        if key in recent or bool((keys[place : place + 1] == wanted).any()):
+            return False
+        recent.add(key)
+        if len(recent) > 32 + len(keys) // 16:
+            self._parts[key[0]] = np.sort(np.concatenate([keys, np.array(list(recent), KEY)]))
+            recent.clear()
         return True
 
 
@@ -177,8 +225,19 @@ def draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
-def _digest(parts: Sequence[Any]) -> str:
+def remove_abandoned(folder: Path) -> None:
+    """Drafts of writers that were killed. Their age tells: a writer may run on another machine."""
+    for draft in folder.glob(".*.partial"):
+        try:
+            if time.time() - draft.stat().st_mtime > _ABANDONED:
+                draft.unlink()
+        except OSError:
+            pass  # another process was faster
+
+
+def file_digest(file: BinaryIO) -> bytes:
+    """Of a file from where it stands to its end."""
     digest = hashlib.sha256()
-    for part in parts:
+    while part := file.read(2**20):
         digest.update(part)
-    return digest.hexdigest()
+    return digest.digest()

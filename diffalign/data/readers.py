@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffalign.data.key_table import KeyTable, packed
+from diffalign.data.key_table import KeySet, packed
 from diffalign.data.records import Record
 from diffalign.data.rows import Kind, parse_row
 from diffalign.data.sources import Source, json_rows
@@ -69,7 +69,7 @@ def read_records(
     """
     counts = counts if counts is not None else ReadCounts()
     source = path if isinstance(path, Source) else Source(path)
-    seen = KeyTable()  # of ids
+    seen = KeySet()  # of ids
     size = 0
     for number, (row, home) in enumerate(source.rows()):
         try:
@@ -131,6 +131,10 @@ def read_prompts(path: Path) -> list[str]:
             prompt = row.get("prompt")
             if not isinstance(prompt, str) or not prompt.strip():
                 raise DataError(f"{path}, row {number}: 'prompt' must be text that is not empty, got {prompt!r}")
+            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+                raise DataError(
+                    f"{path}, row {number}: 'prompt' has a lone surrogate, half a character: {prompt!r:.100}"
+                )
             prompts.append(prompt)
     else:
         prompts = [line.strip() for line in _text(path).splitlines() if line.strip()]
@@ -141,7 +145,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows marks the beginning
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

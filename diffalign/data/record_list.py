@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffalign.data.file_state import STATE, FileState
-from diffalign.data.key_table import KEY, WIDTH, draft_of, write_whole
+from diffalign.data.key_table import KEY, WIDTH, draft_of, remove_abandoned, write_whole
 from diffalign.data.readers import ReadCounts
 
 FORMAT = 1  # of the file, and of how records become what it holds
@@ -126,6 +126,7 @@ class RecordListWriter:
         self.count = 0
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
         self._draft = draft_of(path)
         self._sink = pa.OSFile(str(self._draft), "wb")
         self._writer = pa.ipc.new_file(self._sink, _COLUMNS)

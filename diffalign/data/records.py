@@ -20,9 +20,10 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from diffalign.data.hub import Remote
 from diffalign.exceptions import DataError
 
-PictureSource = Path | bytes  # a file, or the bytes of one
+PictureSource = Path | Remote | bytes  # a file, or the bytes of one
 Fit = Literal["crop", "pad"]
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # Exif's tag, and its values that swap height and width
 
@@ -66,7 +67,7 @@ def picture_bytes(source: PictureSource, record: str) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:
-        raise DataError(f"record {record!r}: cannot read {source}: {error.strerror}") from None
+        raise DataError(f"record {record!r}: cannot read {source!s:.300}: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def open_picture(
 ) -> OpenedPicture:
     """Decode, turn upright, resize (bilinear, antialiased) and bring to one size.
 
-    What a transparent picture hides is shown, as diffusers does.
+    What a transparent picture hides is shown, as diffusers does; of an animation, the first picture counts.
 
     Args:
         content: the file's bytes.
@@ -140,7 +141,7 @@ def open_picture(
     try:
         picture: Image.Image = Image.open(io.BytesIO(content))
         picture.load()
-        picture = ImageOps.exif_transpose(picture).convert("RGB")  # cameras note how they were held
+        picture = _rgb(ImageOps.exif_transpose(picture))  # cameras note how they were held
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise _unreadable(error, content, record) from None
     height, width = (size, size) if isinstance(size, int) else size
@@ -173,3 +174,12 @@ def open_picture(
 def _unreadable(error: Exception, content: bytes, record: str) -> DataError:
     why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
     return DataError(f"record {record!r}: not a readable picture ({why}); {len(content)} bytes")
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """As RGB of 8 bits: of grey pictures with more, Pillow would take all that is above 255 for white."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture, dtype=np.float32) / 257).round().astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"mode {picture.mode}: 32 bits without a known white; save it with 8 or 16 bits")
+    return picture.convert("RGB")

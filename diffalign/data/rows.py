@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from diffalign.data.hub import Remote
 from diffalign.data.records import PictureSource, Record
 from diffalign.exceptions import DataError
 
@@ -119,7 +120,19 @@ def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str
 
 
 def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
-    return str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+    name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
+    _check_text(name, f"row-{number}", names["id"])
+    return name
+
+
+def _check_text(text: str, name: str, column: str) -> None:
+    """JSON can write half a character (\\ud83d of an emoji), which is in no text.
+
+    Raises:
+        DataError: it is there.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"record {name!r}: column {column!r} has a lone surrogate, half a character, got {text!r:.100}")
 
 
 def _need(row: Mapping[str, Any], names: Mapping[str, str], wanted: Sequence[str], name: str) -> None:
@@ -137,6 +150,7 @@ def _prompt(row: Mapping[str, Any], names: Mapping[str, str], name: str) -> str:
     prompt = row[names["prompt"]]
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"record {name!r}: column {names['prompt']!r} must be text that is not empty, got {prompt!r}")
+    _check_text(prompt, name, names["prompt"])
     return prompt
 
 
@@ -202,8 +216,11 @@ def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
         value = value["bytes"]
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         value = value["path"]
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | Remote):
         return value
     if isinstance(value, str) and value:
+        _check_text(value, name, column)
+        if "\0" in value:
+            raise DataError(f"record {name!r}: column {column!r} has a NUL byte in a path, got {value!r:.100}")
         return home / value
     raise DataError(f"record {name!r}: column {column!r} must be a picture's path or bytes, got {type(value).__name__}")

@@ -55,9 +55,12 @@ class ShippedLatents:
                 self._rewards = file.get_tensor("rewards")
                 numbers = file.get_tensor("prompt").tolist()
                 prompts: list[str] = json.loads(about["prompts"])
+                self._check_shapes(path, len(numbers))
                 names = [(f"group-{number}", prompts[index]) for number, index in enumerate(numbers)]
                 self.records = self._paired(names, pairs_per_group) if kind == "pairs" else names
-        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+        except DataError:
+            raise
+        except (OSError, SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
             raise DataError(f"{path}: not a readable preference set ({error})") from None
         if about.get("autoencoder") != autoencoder:
             raise DataError(
@@ -67,8 +70,25 @@ class ShippedLatents:
         if not self.records:
             why = "no two members of a group differ in reward" if numbers else "the file is empty"
             raise DataError(f"{path}: no usable {kind}: {why}")
-        if not bool(torch.isfinite(self._latents).all()):
-            raise DataError(f"{path}: some latents are not finite; the file is damaged")
+
+    def _check_shapes(self, path: Path, prompts: int) -> None:
+        latents, rewards = tuple(self._latents.shape), tuple(self._rewards.shape)
+        if len(latents) < 3 or rewards != latents[:2] or prompts != latents[0]:
+            raise DataError(
+                f"{path}: latents must be [groups, members, ...], rewards [groups, members] and prompt [groups], got "
+                f"{latents}, {rewards} and ({prompts},)"
+            )
+        # a NaN among the rewards is one that was not scored
+        for name, bad in (("latents", ~torch.isfinite(self._latents)), ("rewards", self._rewards.isinf())):
+            groups = bad.flatten(1).any(1).nonzero().flatten().tolist()
+            if groups:
+                shown = ", ".join(map(str, groups[:8])) + (", ..." if len(groups) > 8 else "")
+                raise DataError(f"{path}: {name} of group {shown} are not finite; leave these groups out")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one latent."""
+        return tuple(self._latents.shape[2:])
 
     def _paired(self, names: list[tuple[str, str]], most: int | None) -> list[tuple[str, str]]:
         """Put pairs in the place of the groups; their records' names and prompts."""

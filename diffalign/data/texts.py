@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from diffalign.data.cache import DamagedShardError, TensorCache, content_key
 
+log = logging.getLogger(__name__)
 Encode = Callable[[list[str]], dict[str, Tensor]]
 _CHUNK = 8192  # prompts that are looked up together
 _SHARD_BYTES = 64 * 2**20  # of one shard, unless a single prompt has more
@@ -21,14 +23,12 @@ class Texts:
         self,
         cache: TensorCache,
         fingerprint: str,
-        encode: Encode | None = None,
-        at_hand: Callable[[], bool] = lambda: True,
+        encode_again: Callable[[Texts, Iterable[str]], None] | None = None,
     ) -> None:
-        """`encode` makes the leaves of a prompt again whose shard turns out damaged, as long as it is `at_hand`."""
+        """`encode_again` fills in these prompts, and others that were lost with them, where a shard turns out damaged."""
         self._cache = cache
         self._fingerprint = fingerprint
-        self._encode = encode
-        self._at_hand = at_hand
+        self._encode_again = encode_again
 
     def key(self, prompt: str) -> str:
         return content_key(self._fingerprint, prompt)
@@ -38,9 +38,10 @@ class Texts:
         try:
             return self._cache.stack(keys)
         except DamagedShardError:
-            if self._encode is None or not self._at_hand():
+            if self._encode_again is None:
                 raise
-            self.fill(prompts, self._encode, batch=8)
+            log.warning("a shard of %s was damaged: encoding its prompts again", self._cache.folder)
+            self._encode_again(self, prompts)
             return self._cache.stack(keys)
 
     def fill(

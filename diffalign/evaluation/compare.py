@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
-from diffalign.exceptions import ConfigError, DataError
+from diffalign.exceptions import ConfigError, DataError, SaveError
 from diffalign.pipelines import ImageGenerator, replace_folder, save_picture, to_picture
 from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample, build_reward
 from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
@@ -58,16 +58,39 @@ def evaluate(
 
     Raises:
         ConfigError: no prompts.
+        SaveError: it cannot be written; what was there before is unharmed.
     """
     if not prompts:
         raise ConfigError(
             "evaluation.prompts: names no prompts to compare on; set it to a .txt, a .jsonl or zoo://NAME/held_out"
         )
     check_quality(config)
-    started = time.monotonic()
-    seeds = [config.seed + number for number in range(len(prompts))]
     draft = run / ".evaluation.partial"
     shutil.rmtree(draft, ignore_errors=True)
+    try:
+        summary = _draw_and_score(generator, prompts, config, draft, view, progress)
+        replace_folder(draft, run / "evaluation")
+    except OSError as error:
+        raise SaveError(
+            f"{run / 'evaluation'}: cannot be written ({error.strerror or error}); free some space and compare again with "
+            f"diffalign eval {run}"
+        ) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return summary
+
+
+def _draw_and_score(
+    generator: ImageGenerator,
+    prompts: Sequence[str],
+    config: EvaluationConfig,
+    draft: Path,
+    view: str,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """All that stands in the folder `draft`, and the content of its summary.json."""
+    started = time.monotonic()
+    seeds = [config.seed + number for number in range(len(prompts))]
     rewards = [build_reward(params) for params in config.rewards]
     scored: dict[str, list[list[RewardOutput]]] = {reward.spec.name: [] for reward in rewards}
     small: dict[str, Tensor] = {}  # thumbnails: the pictures themselves leave memory batch by batch
@@ -120,7 +143,6 @@ def evaluate(
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     (draft / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    replace_folder(draft, run / "evaluation")
     return summary
 
 

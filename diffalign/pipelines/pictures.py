@@ -19,8 +19,11 @@ def to_picture(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     draft = path.with_name(f".{path.name}.partial")
-    picture.save(draft, format="PNG")
-    os.replace(draft, path)
+    try:
+        picture.save(draft, format="PNG")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def contact_sheet(pictures: Float[Tensor, "batch 3 height width"], columns: int = 8, side: int = 96) -> Image.Image:

@@ -16,14 +16,16 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from diffalign.config.params import Params
-from diffalign.config.rewards import JPEGParams, SceneParams
+from diffalign.config.rewards import EmojiParams, JPEGParams, SceneParams
 from diffalign.exceptions import ConfigError
+from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.protocol import PictureReward, Reward, RewardOutput, RewardSpec, Sample
 from diffalign.rewards.scene import SceneReward
 
 __all__ = [
     "REWARDS",
+    "EmojiReward",
     "JPEGReward",
     "PictureReward",
     "Reward",
@@ -54,9 +56,14 @@ def _load_jpeg(params: JPEGParams) -> JPEGReward:
     return JPEGReward(quality=params.quality, direction=params.direction)
 
 
+def _load_emoji(params: EmojiParams) -> EmojiReward:
+    return EmojiReward(form=params.form)
+
+
 REWARDS: dict[str, RewardEntry] = {
     "scene": RewardEntry(SceneParams, _load_scene, SceneReward().spec),
     "jpeg": RewardEntry(JPEGParams, _load_jpeg, JPEGReward().spec),
+    "emoji": RewardEntry(EmojiParams, _load_emoji, EmojiReward().spec),
 }
 
 

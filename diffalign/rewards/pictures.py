@@ -44,6 +44,8 @@ def as_pixels(media: Any) -> Pixels:
 def _channels_last(media: Any) -> np.ndarray:
     """uint8 or float32 [height, width, 3]."""
     if isinstance(media, Image.Image):
+        if media.mode.startswith("I;16"):  # Pillow would take all that is above 255 for white
+            media = Image.fromarray((np.asarray(media, dtype=np.float32) / 257).round().astype(np.uint8))
         return np.asarray(media.convert("RGB"))
     if isinstance(media, Tensor):
         if media.ndim != 3 or media.shape[0] != 3:

@@ -16,10 +16,10 @@ def resumed_config(file: Path, overrides: Sequence[str]) -> RunConfig:
 
     Args:
         file: the run's config.yaml.
-        overrides: `training.processes=N` and the like; only what keeps the groups of a step.
+        overrides: `training.processes=N` and the like; only what keeps the groups of a step and their order.
 
     Raises:
-        ConfigError: anything else is to be changed, or a step would see more or fewer groups.
+        ConfigError: anything else is to be changed, or a step would see more, fewer or other groups.
     """
     for override in overrides:
         if override.partition("=")[0].strip() not in _FREE:
@@ -29,8 +29,13 @@ def resumed_config(file: Path, overrides: Sequence[str]) -> RunConfig:
             )
     config = load_config(file)
     wanted = load_config(file, overrides)
+    before, training = config.training, wanted.training
+    if config.data.buckets is not None and training.groups != before.groups:
+        raise ConfigError(
+            f"training.groups: with data.buckets the order of the records follows from it, so this run goes on with "
+            f"{before.groups}, not {training.groups}; {split_advice(config, training.processes)}"
+        )
     if wanted.groups_per_step != config.groups_per_step:
-        training = wanted.training
         raise ConfigError(
             f"training.processes: a step of this run takes {config.groups_per_step} groups, and groups {training.groups} x "
             f"accumulation {training.accumulation} x processes {training.processes} are {wanted.groups_per_step}; "
@@ -42,9 +47,10 @@ def resumed_config(file: Path, overrides: Sequence[str]) -> RunConfig:
 def split_advice(config: RunConfig, processes: int) -> str:
     """Settings with which so many processes take the groups of a step between them."""
     total, groups = config.groups_per_step, config.training.groups
-    if total % processes:
-        fit = [number for number in range(1, total + 1) if total % number == 0]
-        return f"processes must divide {total}: {', '.join(map(str, fit))}"
+    units = total if config.data.buckets is None else total // groups  # a forward's groups of one bucket stay together
+    if units % processes:
+        fit = [number for number in range(1, units + 1) if units % number == 0]
+        return f"processes must divide {units}: {', '.join(map(str, fit))}"
     share = total // processes
     if share % groups:  # as many at once as fit, and never more than were asked for
         groups = next(number for number in range(min(groups, share), 0, -1) if share % number == 0)

@@ -27,7 +27,7 @@ from diffalign.denoising import (
     StratifiedTime,
     default_time,
 )
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator
 from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
@@ -188,5 +188,8 @@ def held_out_prompts(config: RunConfig) -> list[str]:
     source = config.evaluation.prompts
     if source is None:
         return []
-    prompts = read_prompts(locate(source) if is_zoo(source) else Path(source))
+    try:
+        prompts = read_prompts(locate(source) if is_zoo(source) else Path(source))
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"evaluation.prompts: {error}") from None
     return prompts[: config.evaluation.count]

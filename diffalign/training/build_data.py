@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import GroupData, Latents, ReadCounts, Share, ShippedLatents, Source, TensorCache, Texts
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DataError, DiffalignError
 from diffalign.training.build_pictures import build_latents
 from diffalign.zoo import is_zoo, locate
 
@@ -23,8 +24,22 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         share: of several processes, which pictures and prompts this one encodes; None: it encodes all.
 
     Raises:
-        DataError: the data cannot be used; names the record.
+        DataError: the data cannot be used, or the cache not be written; names the record, data.path or data.cache.
     """
+    try:
+        return _build_data(config, backbone, share)
+    except (ConfigError, DataError) as error:
+        if str(error).startswith(("record ", "data.")):
+            raise
+        raise type(error)(f"data.path: {error}") from None
+    except OSError as error:
+        if isinstance(error, DiffalignError):
+            raise
+        home = config.data.cache or f"{config.folder}/cache"
+        raise DataError(f"data.cache: cannot write in {home}: {error.strerror or error}") from None
+
+
+def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:
     data, share = config.data, share or Share()
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     source = _source(config)
@@ -38,6 +53,9 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         latents = ShippedLatents(
             Path(source.path), backbone.autoencoder_identity(), data.kind, pairs_per_group=data.pairs_per_group
         )
+        wanted = backbone.sample_shape()
+        if latents.sample_shape != wanted:
+            raise DataError(f"{data.path}: a latent of this model is {wanted}, and these are {latents.sample_shape}")
         records = latents.records
         counts.kept, counts.ties = len(records), latents.ties
     else:
@@ -84,7 +102,12 @@ def _build_texts(
     if share.world > 1:
         Texts(TensorCache(folder), fingerprint).fill(prompts(), backbone.text, batch=batch, mine=share.has)
         share.wait()
-    texts = Texts(TensorCache(folder), fingerprint, backbone.text)
+
+    def encode_again(texts: Texts, lost: Iterable[str]) -> None:
+        with backbone.encoders.borrowed("text"):
+            texts.fill(chain(lost, prompts()), backbone.text, batch=batch)
+
+    texts = Texts(TensorCache(folder), fingerprint, encode_again)
     texts.fill(prompts(), backbone.text, batch=batch)
     return texts
 

@@ -63,6 +63,7 @@ def _encoding(config: RunConfig, backbone: Backbone) -> PictureEncoding:
         batch=data.encode_batch,
         sizes=_sizes(config, backbone, resolution),
         fit=data.fit,
+        borrowed=partial(backbone.encoders.borrowed, "vae"),
         cell=resolution // backbone.sample_shape(resolution)[-1],
     )
 

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from diffalign.backbones import recover_folders, replace_folder
-from diffalign.exceptions import CheckpointError
+from diffalign.exceptions import CheckpointError, SaveError
 from diffalign.training.piece_files import PiecesOnDisk, find_pieces, piece_file, write_pieces
 from diffalign.training.team import Team
 
@@ -75,7 +75,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int, team: Team 
     run call it.
 
     Raises:
-        CheckpointError: it cannot be written, by whichever process; the checkpoints that were there are unharmed.
+        SaveError: it cannot be written, by whichever process; the checkpoints that were there are unharmed.
     """
     home = run / "checkpoints"
     step = checkpoint.progress.step
@@ -88,8 +88,9 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int, team: Team 
     except OSError as error:
         if team.is_main:
             shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(
-            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed"
+        raise SaveError(
+            f"{folder}: cannot be written ({error}); the checkpoints before it are unharmed: free some space and go on "
+            f"with diffalign train --resume {run}"
         ) from None
     if team.is_main:
         _drop_old(run, folder, keep)
@@ -186,7 +187,7 @@ def load_latest(run: Path, team: Team = Team()) -> Checkpoint:  # noqa: B008
     Raises:
         CheckpointError: there is none.
     """
-    return _read(team.from_main(lambda: latest_checkpoint(run)))
+    return read_verified(team.from_main(lambda: latest_checkpoint(run)))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -196,11 +197,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: a file is missing or does not match its hash.
     """
     _verify(folder)
-    return _read(folder)
+    return read_verified(folder)
 
 
-def _read(folder: Path) -> Checkpoint:
-    """Read a folder that was verified; what is in pieces is read when it is asked for."""
+def read_verified(folder: Path) -> Checkpoint:
+    """Read a folder that `latest_checkpoint` found; what is in pieces is read when it is asked for."""
     names = json.loads((folder / "manifest.json").read_text())
     sets = find_pieces(names)
     parts: dict[str, Mapping[str, Tensor]] = {
@@ -211,7 +212,17 @@ def _read(folder: Path) -> Checkpoint:
             parts[name.removesuffix(".safetensors")] = load_file(folder / name)
     pieces = parts.pop("optimizer", {})
     trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
-    return Checkpoint(Progress(**json.loads((folder / "state.json").read_text())), parts, trainer, pieces)
+    return Checkpoint(_progress(folder), parts, trainer, pieces)
+
+
+def saved_settings(folder: Path) -> tuple[Mapping[str, Any] | None, int]:
+    """What a verified checkpoint was trained with (None: an older diffalign kept none), and its step; no tensor is read."""
+    trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu", mmap=True)
+    return trainer.get("settings"), _progress(folder).step
+
+
+def _progress(folder: Path) -> Progress:
+    return Progress(**json.loads((folder / "state.json").read_text()))
 
 
 def _verify(folder: Path) -> None:

@@ -34,7 +34,7 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"device: {name!r} cannot be used here ({first}); leave it out to choose") from None
     return device
 

@@ -133,8 +133,8 @@ def enter_network(ledger: MemoryLedger, backbone: Backbone) -> None:
 
 def pack_linear_layers(stage: Stage, network: nn.Module, bytes_per_weight: float) -> Tensor:
     """Count the frozen linear layers as packed; the ledger counts what is returned, as long as it lives."""
-    layers = network.named_modules()
-    weights = [each.weight for name, each in layers if isinstance(each, nn.Linear) and ".lora_" not in name]
+    linear = [each for name, each in network.named_modules() if isinstance(each, nn.Linear) and ".lora_" not in name]
+    weights = [each.weight for each in linear]
     stage.ledger.add(weights, None)
     with stage.mode:
         packed = torch.empty(round(bytes_per_weight * sum(each.numel() for each in weights)), dtype=torch.uint8)

@@ -89,6 +89,16 @@ def _fewer_groups(config: RunConfig) -> Iterator[Changes]:
             yield {"training.groups": fewer, "training.accumulation": accumulation * groups // fewer}
 
 
+def _fewer_groups_of_all(config: RunConfig) -> Iterator[Changes]:
+    if config.data.buckets is None:
+        yield from _fewer_groups(config)
+
+
+def _fewer_groups_of_a_bucket(config: RunConfig) -> Iterator[Changes]:
+    if config.data.buckets is not None:
+        yield from _fewer_groups(config)
+
+
 def _two_passes(config: RunConfig) -> Iterator[Changes]:
     if not config.training.two_pass:
         yield {"training.two_pass": True, "training.max_batch": 1}
@@ -158,7 +168,8 @@ _STEPS: list[tuple[str, str, Callable[[RunConfig], Iterator[Changes]]]] = [
     ("caching", "fewer pictures and prompts encoded at a time: the same cache", _halved("data.encode_batch")),
     ("drawing", "fewer pictures drawn at a time: the same pictures", _halved("evaluation.batch")),
     ("training", "activations worked out again in the backward: a second forward", _checkpointing),
-    ("training", "fewer groups at a time, the same step", _fewer_groups),
+    ("training", "fewer groups at a time, the same step", _fewer_groups_of_all),
+    ("training", "fewer groups at a time: other groups of a bucket meet in a step, as many", _fewer_groups_of_a_bucket),
     ("training", "one sample at a time with gradient: a second forward", _two_passes),
     ("training", "frozen weights and activations in bf16: less precision", _narrow_both),
     ("caching", "encoders and autoencoder in bf16: less precision", _narrow_weights),

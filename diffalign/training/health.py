@@ -49,6 +49,7 @@ class HealthMonitor:
         self._recent: deque[Mapping[str, float]] = deque(maxlen=config.window)
         self._first_loss: float | None = None  # mean of the first window
         self._first_rewards: dict[str, Mapping[str, float]] = {}
+        self._first_diversity: float | None = None
         self._steps = 0
         self._rung: dict[str, int | None] = {}  # the step since which it has been quiet; None: it rings
 
@@ -59,6 +60,7 @@ class HealthMonitor:
             "recent": [dict(row) for row in self._recent],
             "first_loss": self._first_loss,
             "first_rewards": {name: dict(row) for name, row in self._first_rewards.items()},
+            "first_diversity": self._first_diversity,
             "rung": dict(self._rung),
         }
 
@@ -68,6 +70,7 @@ class HealthMonitor:
         self._recent = deque(state["recent"], maxlen=self._config.window)
         self._first_loss = state.get("first_loss")
         self._first_rewards = dict(state["first_rewards"])
+        self._first_diversity = state.get("first_diversity")
         self._rung = dict(state.get("rung", {}))
 
     def after_step(self, metrics: Mapping[str, float]) -> list[Alarm]:
@@ -78,11 +81,15 @@ class HealthMonitor:
             return []
         return [*self._winner_error(), *self._saturation()]
 
-    def after_samples(self, rewards: Mapping[str, Mapping[str, float]]) -> list[Alarm]:
-        """Feed the periodic samples' figures: reward name -> mean, spread (standard deviation), count."""
+    def after_samples(self, rewards: Mapping[str, Mapping[str, float]], diversity: float | None = None) -> list[Alarm]:
+        """Feed the periodic samples' figures: reward name -> mean, spread (standard deviation), count; and their diversity.
+
+        The first ones, drawn before the first step, are what the others are compared with.
+        """
         for name, figures in rewards.items():
             self._first_rewards.setdefault(name, figures)
-        return self._hacking(rewards)
+        alarms = self._hacking(rewards)
+        return alarms if diversity is None else [*alarms, *self._collapse(diversity)]
 
     def _mean(self, name: str) -> float | None:
         values = [row[name] for row in self._recent if name in row]
@@ -138,6 +145,21 @@ class HealthMonitor:
                 subject=name,
             )
         return alarms
+
+    def _collapse(self, diversity: float) -> list[Alarm]:
+        """Of one sample, and of equal ones, the figure is 0, which cannot fall."""
+        if self._first_diversity is None:
+            self._first_diversity = diversity
+        first, limit = self._first_diversity, self._config.diversity_limit
+        if not first > 0:
+            return []
+        return self._report(
+            "diversity_collapse",
+            self._config.diversity_collapse,
+            diversity < limit * first,
+            f"the samples of different prompts differ {diversity / first:.2f} times as much as before the first step "
+            f"(limit {limit:g}): the pictures become one; look at the samples, and go back to an earlier checkpoint",
+        )
 
     def _report(self, alarm: str, action: str, rings: bool, message: str, subject: str = "") -> list[Alarm]:
         bell = f"{alarm} {subject}".strip()

@@ -21,4 +21,4 @@ def know_held_out_texts(config: RunConfig, backbone: Backbone, texts: Texts, pro
     def known(asked: Sequence[str]) -> dict[str, Tensor] | None:
         return texts.stack(asked) if wanted.issuperset(asked) else None
 
-    backbone.know_texts(known)
+    backbone.encoders.know_texts(known)

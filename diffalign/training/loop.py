@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.exceptions import DivergenceError, HealthStop, RunInterrupted
+from diffalign.exceptions import DiffalignError, DivergenceError, HealthStop, RunInterrupted, SaveError
+from diffalign.training.changed_settings import settings_of
 from diffalign.training.checkpoint import save_checkpoint
 from diffalign.training.health import Alarm, HealthMonitor
 from diffalign.training.offline import OfflineTrainer
@@ -71,6 +72,13 @@ class TrainingLoop:
                     f"diffalign eval {self.folder}",
                     received,
                 )
+        except OSError as error:
+            if isinstance(error, DiffalignError):
+                raise
+            raise SaveError(
+                f"{self.folder}: cannot be written ({error.strerror or error}) at step {trainer.step}; its checkpoints are "
+                f"unharmed: free some space and go on with diffalign train --resume {self.folder}"
+            ) from None
         finally:
             self.log.close()
             self.trackers.close()
@@ -125,6 +133,7 @@ class TrainingLoop:
     def _save(self) -> None:
         checkpoint = self.trainer.checkpoint()
         checkpoint.trainer["health"] = self.monitor.state()
+        checkpoint.trainer["settings"] = settings_of(self.config)
         save_checkpoint(self.folder, checkpoint, keep=self.config.training.keep_checkpoints, team=self.team)
 
     def _samples_are_due(self) -> bool:
@@ -141,7 +150,7 @@ class TrainingLoop:
         figures, diversity = self.samples.judge(pictures, self.trainer.step)
         self.log.write("samples", self.trainer.step, rewards=figures, diversity=diversity)
         self.trackers.write(self.trainer.step, {f"held_out/{name}": figure["mean"] for name, figure in figures.items()})
-        return self.monitor.after_samples(figures)
+        return self.monitor.after_samples(figures, diversity)
 
     def _ring(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from diffalign.training.dry_run import (
     step_peak,
 )
 from diffalign.training.memory_ledger import MemoryLedger
+from diffalign.training.memory_of_processes import of_one_process
 from diffalign.training.micro_batch import GroupLoss, MicroBatch
 from diffalign.training.optimizer import build_optimizer
 from diffalign.training.processes import start_accelerator
@@ -106,9 +108,12 @@ class MemoryEstimator:
         stages["training"] = self._once("training", here, *RunConfig.model_fields)
         if draws:
             stages["drawing"] = self._once("drawing", here, "model", "data", "evaluation", "samples")
-        if config.training.processes > 1:  # DistributedDataParallel copies all gradients into buckets
-            own = sum(each.nbytes for each in self._backbone(here)[0].trained_parameters())
-            stages["training"] = stages["training"] | {"gradient buckets": own}
+        if config.training.processes > 1:
+            backbone = self._backbone(here)[0]
+            stages = {
+                name: uses if name == "caching" else of_one_process(uses, config, backbone, trains=name == "training")
+                for name, uses in stages.items()
+            }
         return MemoryEstimate(stages, latents, texts, self._cuda)
 
     def _once(self, stage: str, config: RunConfig, *sections: str) -> Any:
@@ -205,9 +210,8 @@ class MemoryEstimator:
         peaks = [peak_of(stage, draw, fake=False)]
         peaks.append(peak_of(stage, lambda: backbone.decode(torch.empty(shape)), fake=True))
         most = max(peaks, key=lambda uses: sum(uses.values()))
-        if (
-            optimizer is None and config.model.train == "full"
-        ):  # after training the base is read anew, as wide as what it made
+        # after training the base is read anew, as wide as what it made
+        if optimizer is None and config.model.train == "full":
             most["reference"] = sum(each.nbytes for each in backbone.network.parameters())
         return most
 
@@ -285,12 +289,10 @@ def members_of(config: RunConfig) -> int:
         with safe_open(path, framework="pt") as file:
             return int(file.get_slice("rewards").get_shape()[1])
     try:
-        first = [len(record.items) for record, _ in zip(read_records(path, "groups"), range(64), strict=False)]
-    except (OSError, ValueError):
-        first = []
-    if not first:
+        records = read_records(path, "groups", columns=config.data.columns, on_bad="skip")
+        return max(len(record.items) for record in islice(records, 64))
+    except (OSError, ValueError):  # of no record there is no maximum either
         raise ConfigError(
             f"data.members: groups may have any number of members and no record of {config.data.path} can be read here; "
             "say how many to reckon with: --set data.members=4"
-        )
-    return max(first)
+        ) from None

@@ -73,7 +73,7 @@ def _check_start(config: RunConfig, accelerator: Accelerator) -> None:
 def start_backbone(config: RunConfig, accelerator: Accelerator, *, network_waits: bool = False) -> Backbone:
     """The model, in pieces where `training.sharding` asks for it: then no device ever holds the whole network.
 
-    `network_waits` is as in `load_backbone`, and has no effect on one in pieces.
+    `network_waits` is as in `load_backbone`, of a network that is not in pieces.
 
     Raises:
         ConfigError: there is no such model, or torch is too old to cut it.

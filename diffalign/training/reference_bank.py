@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffalign.data import TrainingOrder
+from diffalign.exceptions import SaveError
 
 log = logging.getLogger(__name__)
 # Of everything that turns (seed, epoch, record) into an error: draws, order of members, errors. Counted up by whoever
@@ -118,8 +119,14 @@ class ReferenceBank:
         return errors if errors.shape == absent.shape else absent
 
     def _save(self, epoch: int, errors: Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         draft = self._file(epoch).with_suffix(f".{os.getpid()}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"errors": errors.contiguous()}, draft)
+            draft.replace(self._file(epoch))
+        except (OSError, SafetensorError) as error:
+            draft.unlink(missing_ok=True)
+            raise SaveError(f"data.cache: {self.folder} cannot be written ({error}); free some space") from None
         save_file({"errors": errors.contiguous()}, draft)
         draft.replace(self._file(epoch))
 

@@ -25,7 +25,8 @@ from diffalign.training.build import (
     held_out_prompts,
 )
 from diffalign.training.build_data import build_data
-from diffalign.training.checkpoint import list_checkpoints, load_latest
+from diffalign.training.changed_settings import check_unchanged
+from diffalign.training.checkpoint import latest_checkpoint, list_checkpoints, read_verified, saved_settings
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
 from diffalign.training.held_out_texts import know_held_out_texts
@@ -94,6 +95,7 @@ def resume(folder: Path, *, progress: bool = True, overrides: Sequence[str] = ()
     Raises:
         ConfigError: not a run folder, or something else is to be changed.
         CheckpointError: its checkpoints are all damaged.
+        ConfigError: its config.yaml was changed in what its steps follow from.
         And what `train` raises.
     """
     return _run(open_run(folder, overrides), folder, progress)
@@ -157,16 +159,16 @@ def _run_on(
         check_folder(config)
     check_trackers(config)
     check_optimizer(config.optimizer)
+    team = Team.of(accelerator)
+    newest = team.from_main(lambda: _newest_checkpoint(folder, config))
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
-    team = Team.of(accelerator)
     share = Share(team.rank, team.world, accelerator.wait_for_everyone)
     data = build_data(config, backbone, share)
-    if accelerator.is_main_process or shards(config, accelerator):  # other processes draw nothing
-        know_held_out_texts(config, backbone, data.texts, prompts)
+    know_held_out_texts(config, backbone, data.texts, prompts)
     backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
-    if backbone.device != accelerator.device:
+    if not shards(config, accelerator) and backbone.device.type != accelerator.device.type:  # the network waited
         backbone.network.to(accelerator.device)
     objective = get_objective(config.objective.name)
     trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
@@ -177,8 +179,8 @@ def _run_on(
         advice.append(_how_to_go_on(folder))
         if announce is not None:
             announce(folder)
-    elif list_checkpoints(folder):
-        saved = load_latest(folder, team)
+    elif newest is not None:
+        saved = read_verified(newest)
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True
@@ -203,6 +205,21 @@ def _run_on(
         part(trainer)
         raise
     return _finished(folder, config, trainer)
+
+
+def _newest_checkpoint(folder: Path | None, config: RunConfig) -> Path | None:
+    """The one to go on from; None: there is none yet.
+
+    Raises:
+        CheckpointError: all are damaged.
+        ConfigError: it was trained with other settings: said now, not after everything is encoded with these.
+    """
+    if folder is None or not list_checkpoints(folder):
+        return None
+    newest = latest_checkpoint(folder)
+    settings, step = saved_settings(newest)
+    check_unchanged(settings, config, step)
+    return newest
 
 
 def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:

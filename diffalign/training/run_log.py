@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from io import FileIO
 from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from rich.console import Console, RenderableType
@@ -21,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from diffalign.config import RunConfig, save_config, with_absolute_paths
-from diffalign.exceptions import ConfigError, MissingExtraError
+from diffalign.exceptions import ConfigError, MissingExtraError, SaveError
 
 _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 _SHOWN = (  # metric, label, format
@@ -42,7 +45,8 @@ def make_run_folder(config: RunConfig) -> Path:
     """Make `folder/NAME-TIME` with the resolved config (local paths made absolute) and the environment in it.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be made.
+        SaveError: it cannot be written in; there is none.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     home = Path(config.folder)
@@ -56,8 +60,12 @@ def make_run_folder(config: RunConfig) -> Path:
             raise ConfigError(
                 f"folder: cannot make {folder}: {error.strerror}; choose another with --set folder=..."
             ) from None
-        save_config(with_absolute_paths(config), folder / "config.yaml")
-        write_json(folder / "environment.json", describe_environment())
+        try:
+            save_config(with_absolute_paths(config), folder / "config.yaml")
+            write_json(folder / "environment.json", describe_environment())
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise SaveError(f"folder: cannot write in {folder}: {error.strerror}; free some space") from None
         return folder
     raise ConfigError(f"folder: {home} already has 999 runs named {config.name}-{stamp}")
 
@@ -96,9 +104,16 @@ def describe_environment() -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a whole JSON file or none of it."""
+    _write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(draft, path)
+    try:
+        draft.write_text(text)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 class MetricsLog:
@@ -107,14 +122,12 @@ class MetricsLog:
     def __init__(self, run: Path, *, resume_step: int | None = None, enabled: bool = True) -> None:
         """Start the file; with `resume_step`, rows of later steps alone are dropped: they will be written again."""
         self.path = run / "metrics.jsonl"
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
         if not enabled:  # of several processes, one writes
             return
         kept = [] if resume_step is None else [row for row in read_rows(self.path) if row["step"] <= resume_step]
-        draft = self.path.with_name(".metrics.jsonl.partial")
-        draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(draft, self.path)
-        self._file = self.path.open("a")
+        _write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self.path.open("ab", buffering=0)
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append a row; a number that is not finite (fp16's first gradient norms) becomes null, as JSON has it."""
@@ -123,8 +136,9 @@ class MetricsLog:
         plain = {
             key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()
         }
-        self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
-        self._file.flush()
+        line = (json.dumps({"event": event, "step": step, **plain}) + "\n").encode()
+        if self._file.write(line) != len(line):  # the disk is full: the next write would say so, after half a line
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         if self._file is not None:

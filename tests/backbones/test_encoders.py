@@ -63,7 +63,7 @@ def test_known_texts_need_no_encoder():
             return None
         return {name: torch.stack([rows[prompt][name] for prompt in asked]) for name in texts}
 
-    backbone.know_texts(known)
+    backbone.encoders.know_texts(known)
     backbone.free_encoders("text")
     condition = backbone.condition(["b", "a"])
     assert torch.equal(condition.leaves["states"], texts["states"][[1, 0]])

@@ -29,7 +29,7 @@ def go_on(family, path, **settings):
 
 
 def test_policy_and_reference_begin_as_the_base_with_it(family, begun):
-    _, folder = begun
+    before, folder = begun
     backbone = go_on(family, folder)
     for view in ("policy", "reference"):
         assert torch.equal(answer(backbone, view), answer(before))
@@ -40,7 +40,7 @@ def test_policy_and_reference_begin_as_the_base_with_it(family, begun):
 
 
 def test_training_moves_the_policy_alone_and_one_lora_is_saved(family, begun, tmp_path):
-    _, folder = begun
+    before, folder = begun
     backbone = go_on(family, folder)
     trained = [name for name, each in backbone.network.named_parameters() if each.requires_grad]
     assert trained and all(".policy." in name for name in trained)

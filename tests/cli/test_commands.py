@@ -20,6 +20,7 @@ from diffalign.exceptions import (
     HealthStop,
     MissingExtraError,
     RunInterrupted,
+    SaveError,
 )
 from tests.cli.conftest import run_process
 
@@ -209,10 +210,17 @@ def test_doctor_shows_extras_by_name(call, monkeypatch):
         (ConfigError("a: b\nc: d"), 2, "error: a: b\nc: d\n"),
         (DataError("x"), 2, "error: x\n"),
         (MissingExtraError("x"), 2, "error: x\n"),
-        (CheckpointError("x"), 1, "error: x\n"),
+        (CheckpointError("x"), 2, "error: x\n"),
+        (SaveError("x"), 1, "error: x\n"),
         (DivergenceError("x"), 1, "error: x\n"),
         (HealthStop("x"), 1, "error: x\n"),
         (DiffalignError("x"), 1, "error: x\n"),
+        (MemoryError(), 1, "error: out of memory (); take fewer training.groups"),
+        (RuntimeError("CUDA out of memory. Tried\nx"), 1, "error: out of memory (CUDA out of memory. Tried); take"),
+        (RuntimeError("x can't allocate memory"), 1, "error: out of memory (x can't allocate memory); take"),
+        (OSError(28, "No space left on device", "a"), 1, "error: cannot write: a: No space left on device; free"),
+        (OSError(27, "File too large"), 1, "error: cannot write: File too large; free"),
+        (OSError(36, "File name too long", "a"), 2, "error: a: File name too long; give another path\n"),
         (RunInterrupted("saved", 15), 143, "saved\n"),
         (RunInterrupted("saved", 2), 130, "saved\n"),
         (KeyboardInterrupt(), 130, ""),
@@ -229,7 +237,47 @@ def test_errors_become_exit_codes(monkeypatch, capsys, error, code, says):
     assert stop.value.code == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.replace("Aborted.\n", "") == says
+    assert captured.err.replace("Aborted.\n", "").startswith(says)
+    assert captured.err.count("\n") == says.count("\n") or captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "No such file"), TypeError()])
+def test_faults_of_ours_are_shown_whole(monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("diffalign.cli.show.describe_config", fail)
+    monkeypatch.setattr(sys, "argv", ["diffalign", "check", "--config", "quickstart/diffusion_dpo.yaml"])
+    with pytest.raises(type(error)):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("spoken_for", "rank", "says", "waits"),
+    [
+        (None, "0", "error: x\n", 0),
+        (None, "1", "error: x\n", 1),  # the first gets time to say it, and the launcher to end this one
+        (False, "1", "error: x\n", 0),
+        (True, "0", "", 0),
+        (True, "1", "", 0),
+    ],
+)
+def test_one_of_several_processes_speaks(monkeypatch, capsys, spoken_for, rank, says, waits):
+    error, waited = ConfigError("x"), []
+    error.spoken_for = spoken_for
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("diffalign.cli.show.describe_config", fail)
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["diffalign", "check", "--config", "quickstart/diffusion_dpo.yaml"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == says
+    assert len(waited) == waits
 
 
 def test_real_errors_have_no_traceback_and_exit_2(tmp_path):

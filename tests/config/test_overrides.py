@@ -52,7 +52,7 @@ def test_override_into_a_value_or_a_list():
     )
 
 
-@pytest.mark.parametrize("text", ["[", "2024-13-45", "08", "{a", "1:30:00", "\x00"])
+@pytest.mark.parametrize("text", ["[", "2024-13-45", "08", "{a", "1:30:00"])
 def test_odd_override_values_are_text(text):
     assert parse_config(settings(), [f"data.path={text}"]).data.path == text
 

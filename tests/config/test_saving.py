@@ -43,7 +43,8 @@ ODD_TEXTS = [
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_round_trip_of_odd_texts(text, tmp_path):
-    config = parse_config(settings(data={"path": text, "cache": text, "columns": {"prompt": text}}))
+    path = text if text.strip() else "x"
+    config = parse_config(settings(data={"path": path, "cache": path, "columns": {"prompt": text}}))
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     assert yaml.safe_load((tmp_path / "config.yaml").read_text("utf-8"))["data"]["columns"]["prompt"] == text

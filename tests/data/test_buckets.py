@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from diffalign.data import (
     read_records,
 )
 from diffalign.data.buckets import nearest_bucket
-from diffalign.data.records import open_picture, picture_size
+from diffalign.data.encoder import Encoder
+from diffalign.data.records import OpenedPicture, open_picture, picture_size
 from diffalign.exceptions import DataError
 from tests.data.pictures import encode, picture_file, write_rows
 
@@ -243,6 +245,39 @@ def test_groups_of_one_bucket_stack(folder, tmp_path, batch):
     for row, sizes in zip(wide.condition.leaves["time_ids"], (SHAPES["r0"], SHAPES["r3"]), strict=True):
         for ids, (width, height) in zip(row.tolist(), sizes, strict=True):
             assert ids == [height, width, 0, (round(12 / height * width) - 20) // 2, 12, 20]
+
+
+def test_what_waits_is_bounded_over_all_sizes(folder, tmp_path, monkeypatch):
+    """However many pictures a batch may have: the fullest bucket does not wait for its own."""
+    waiting, ready = [], []
+    add = Encoder.add
+
+    def seen_add(self: Encoder, pictures: dict[str, OpenedPicture]) -> None:
+        add(self, pictures)
+        waiting.append(sum(each.pixels.nbytes for some in self._waiting.values() for each in some.values()))
+        ready.append(sum(map(len, self._ready.values())))
+
+    monkeypatch.setattr(Encoder, "add", seen_add)
+    expected = data_of(folder, tmp_path / "unbounded", batch=100)
+    picture = 3 * 16 * 16 * 4
+    assert waiting[-1] > 7 * picture
+    waiting.clear()
+    monkeypatch.setattr("diffalign.data.encoder._WAITING_BYTES", 5 * picture)
+    data_of(folder, tmp_path / "some", batch=100)
+    assert 3 * picture < max(waiting) <= 5 * picture and max(ready) > 2
+    ready.clear()
+    monkeypatch.setattr("diffalign.data.encoder._READY_BYTES", picture // 2)  # of latents of a quarter: with variance
+    data = data_of(folder, tmp_path / "bounded", batch=100)
+    assert max(ready) <= 2
+    assert all(torch.equal(data.batch([(0, n)]).x0, expected.batch([(0, n)]).x0) for n in range(4))
+
+
+def test_entries_of_another_way_of_decoding_are_never_served(monkeypatch):
+    encoding = PictureEncoding("f", lambda x: {}, 16, flip=True)
+    before = {key for fit in ("crop", "pad") for key in replace(encoding, fit=fit).keys([b"x"])[0]}
+    monkeypatch.setattr("diffalign.data.encoder._FORMAT", 99)
+    after = {key for fit in ("crop", "pad") for key in replace(encoding, fit=fit).keys([b"x"])[0]}
+    assert len(before) == len(after) == 4 and not before & after
 
 
 def test_padding_is_masked_for_each_member_and_mirrored_with_it(folder, tmp_path):

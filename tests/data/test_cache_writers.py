@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -195,3 +197,38 @@ def test_a_shard_that_was_damaged_and_made_again_by_another_process(tmp_path):
     filled(tmp_path, 1)
     reader.refresh()
     assert values(reader) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_a_slow_reader_leaves_alone_what_another_process_has_made_again(tmp_path, monkeypatch, when):
+    """It saw the damage; by the time it removes the shard, that is a good one."""
+    reader = filled(tmp_path, 1)
+    (shard,) = tmp_path.glob("*.safetensors")
+    whole = shard.read_bytes()
+    shard.unlink()
+    shard.write_bytes(whole[:-1] + (b"" if when == "opened" else b"\x01"))
+    loads, digest = cache.json.loads, hashlib.file_digest
+
+    def mend() -> None:
+        monkeypatch.undo()
+        cache.write_whole(shard, [whole])
+
+    def slow_digest(file: Any, name: str) -> Any:
+        found = digest(file, name)
+        mend()
+        return found
+
+    if when == "read":
+        monkeypatch.setattr(hashlib, "file_digest", slow_digest)
+        assert int(reader.get(name_of(0))["x"]) == 0
+    else:
+
+        def slow_loads(text: str) -> Any:
+            found = loads(text)
+            size = shard.stat().st_size
+            mend()
+            return found | {"bytes": size + 1 + len(whole)}  # as if the size had been seen before
+
+        monkeypatch.setattr(cache.json, "loads", slow_loads)
+        TensorCache(tmp_path)
+    assert values(TensorCache(tmp_path)) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Memory does not grow with the data: benchmarks/data_at_size.py has the figures for a million records."""
+"""Memory does not grow with the data; benchmarks/data_at_size.py measures it for a million records."""
 
 from __future__ import annotations
 

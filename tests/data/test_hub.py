@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import zipfile
 from pathlib import Path
 
 import datasets
 import pytest
 
 from diffalign.data import ReadCounts, Source, file_state, hub, read_records
+from diffalign.data.records import picture_bytes
+from diffalign.data.rows import parse_row
 from diffalign.exceptions import DataError, MissingExtraError
 from tests.data.pictures import picture_file, write_rows
 
@@ -91,6 +95,51 @@ def test_an_image_folder(tmp_path, streaming):
     assert [Path(str(record.items[0])).read_bytes() for record in records] == [picture_file(n) for n in range(3)]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_image_folder_in_a_zip(tmp_path, streaming):
+    home = tmp_path / "images"
+    home.mkdir()
+    rows = [{"file_name": f"{number}.png", "prompt": "p", "label": "good"} for number in range(3)]
+    with zipfile.ZipFile(home / "train.zip", "w") as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.png", picture_file(number))
+        archive.writestr("metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(f"hf://{home}", streaming=streaming)
+    records = list(read_records(source, "labelled", columns={"item": "image"}))
+    assert [picture_bytes(record.items[0], record.id) for record in records] == [picture_file(n) for n in range(3)]
+    (home / "train.zip").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"record 'row-2': cannot read zip://2\.png::.*train\.zip: .*not a zip"):
+        picture_bytes(records[2].items[0], records[2].id)
+
+
+def test_pictures_in_lists_are_read_where_they_lie(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.png", picture_file(7))
+    images = [{"bytes": None, "path": f"zip://x.png::{tmp_path / 'a.zip'}"}, {"bytes": picture_file(8), "path": None}]
+    features = datasets.Features(
+        {
+            "prompt": datasets.Value("string"),
+            "items": datasets.List(datasets.Image()),
+            "rewards": datasets.List(datasets.Value("float32")),
+        }
+    )
+    rows = {"prompt": ["p"], "items": [images], "rewards": [[2.0, 1.0]]}
+    (row,) = hub.rows(datasets.Dataset.from_dict(rows, features=features))
+    record = parse_row("groups", row, tmp_path, 0, {})
+    assert record is not None
+    assert [picture_bytes(item, "r") for item in record.items] == [picture_file(7), picture_file(8)]
+
+
+@pytest.mark.parametrize("address", ["https://example.org/x.png", "zip://x.png::http://example.org/x.zip"])
+def test_a_picture_that_is_only_named_by_url_is_not_fetched(address):
+    rows = {"prompt": ["p"], "chosen": [{"bytes": None, "path": address}], "rejected": [{"bytes": b"", "path": None}]}
+    (row,) = hub.rows(datasets.Dataset.from_dict(rows, features=FEATURES))
+    record = parse_row("pairs", row, Path("/"), 0, {})
+    assert record is not None
+    with pytest.raises(DataError, match=r"record 'row-0': cannot read .*example\.org.*: No such file"):
+        picture_bytes(record.items[0], record.id)
+
+
 def test_pick_a_pic_s_columns(tmp_path):
     rows = {
         "caption": ["a", "b", "c"],
@@ -115,6 +164,19 @@ def test_a_revision_is_told(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     list(read_records(Source("hf://owner/name@v1", "test", "small", True)))
     assert asked == [(("owner/name", "small"), {"split": "test", "revision": "v1", "streaming": True})]
+
+
+def test_a_folder_with_an_at_sign_in_its_name(tmp_path, monkeypatch):
+    home = tmp_path / "me@corp" / "set"
+    home.mkdir(parents=True)
+    pairs(2).to_parquet(home / "train.parquet")
+    assert len(list(read_records(f"hf://{home}"))) == 2
+    monkeypatch.chdir(tmp_path)
+    for relative in ("me@corp/set", "./me@corp/set"):
+        assert len(list(read_records(f"hf://{relative}"))) == 2
+    (tmp_path / "me@corp").rename(tmp_path / "me")
+    (tmp_path / "me" / "set").rename(tmp_path / "me" / "set@v1")
+    assert len(list(read_records("hf://me/set@v1"))) == 2
 
 
 def test_a_dataset_that_cannot_be_had(tmp_path, monkeypatch):

@@ -46,6 +46,18 @@ def test_any_size_gives_the_square(size, resolution):
     assert 0 <= seen.min() <= seen.max() <= 1
 
 
+def test_grey_of_16_bits_keeps_its_shades():
+    shades = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    for form in ("PNG", "TIFF"):
+        seen = open_picture(encode(Image.fromarray(shades), form), "x", 8).pixels
+        torch.testing.assert_close(seen[0], torch.from_numpy(shades / 65535).float(), rtol=0, atol=0.5 / 255)
+
+
+def test_grey_of_32_bits_is_refused():
+    with pytest.raises(DataError, match=r"record 'x': not a readable picture \(mode F: 32 bits without a known white"):
+        open_picture(encode(Image.fromarray(np.ones((8, 8), dtype=np.float32)), "TIFF"), "x", 8)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
 def test_modes_become_rgb(mode):
     form = "TIFF" if mode == "CMYK" else "PNG"

@@ -193,8 +193,8 @@ def test_stop_alarm_ends_all_processes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["flow_dpo", "sft"])
 @pytest.mark.parametrize("count", [2, None], ids=["samples-alone", "with-evaluation"])
-def test_one_process_draws_while_the_other_trains(tmp_path, objective, count):
-    """SD3's transformer has a buffer: DDP would wait for the other rank to take it."""
+def test_pictures_are_drawn_between_steps_and_at_the_end(tmp_path, objective, count):
+    """SD3's transformer has a buffer: at the end, when one draws alone, DDP would wait for the other rank to take it."""
     evaluation = {"prompts": "zoo://shapes-sd3/held_out", "sampler": {"name": "flow_euler", "steps": 1}, "count": 2}
     sections: dict[str, Any] = {
         "family": "sd3",

@@ -35,3 +35,15 @@ def test_a_quickstart_raises_the_held_out_reward(method, tmp_path):
     assert scene["wins"] > scene["losses"]
     assert abs(jpeg["difference"]) < 0.2  # kB, of about 1.4: the pictures stay as complex as they were
     assert summary["diversity"]["aligned"] > 0.9 * summary["diversity"]["base"]
+
+
+@pytest.mark.slow
+def test_the_designers_emoji_before_its_own_raise_the_likeness_of_other_names(tmp_path):
+    summary = _run("quickstart/emoji_dpo.yaml", tmp_path)
+    emoji, jpeg = summary["rewards"]["emoji"], summary["rewards"]["jpeg"]
+    assert summary["prompts"] == emoji["scored"] == 120
+    assert not emoji["trained_on"]
+    assert 0.75 <= emoji["base_mean"] <= 0.9  # recognisable, with headroom to the autoencoder's 0.936
+    assert emoji["low"] > 0.005
+    assert emoji["wins"] > 2 * emoji["losses"]
+    assert abs(jpeg["difference"]) < 0.1  # kB

@@ -32,8 +32,8 @@ def test_build_from_params():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("scenes", {}, "reward: must be one of scene, jpeg, got 'scenes'; did you mean 'scene'?"),
-        ("zzz", {}, "reward: must be one of scene, jpeg, got 'zzz'"),
+        ("scenes", {}, "reward: must be one of scene, jpeg, emoji, got 'scenes'; did you mean 'scene'?"),
+        ("zzz", {}, "reward: must be one of scene, jpeg, emoji, got 'zzz'"),
         ("jpeg", {"quality": 200}, "jpeg.quality: must be <= 100, got 200"),
         ("jpeg", {"quality": "high"}, "jpeg.quality: must be a valid integer, unable to parse string as an integer"),
         ("jpeg", {"qualty": 90}, "jpeg.qualty: unknown option; did you mean 'quality'?"),
@@ -49,5 +49,5 @@ def test_wrong_names_and_options(name, options, message):
 
 
 def test_settings_of_something_else():
-    with pytest.raises(ConfigError, match="must be one of SceneParams, JPEGParams, got Params"):
+    with pytest.raises(ConfigError, match="must be one of SceneParams, JPEGParams, EmojiParams, got Params"):
         build_reward(Params())

@@ -23,6 +23,7 @@ PROMPTS = [
     "a red cross",
 ]
 NAMES = sorted(REWARDS)
+EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
 
 
 def pictures() -> list[Image.Image]:
@@ -34,16 +35,20 @@ def as_tensor(images: list[Image.Image]) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float() / 255
 
 
-def batch() -> list[Sample]:
-    return [
-        Sample(image, text, id=f"r{index}") for index, (image, text) in enumerate(zip(pictures(), PROMPTS, strict=True))
-    ]
+def prompts(name: str) -> list[str]:
+    """What the reward may be asked of the pictures."""
+    return EMOJI if name == "emoji" else PROMPTS
+
+
+def batch(name: str) -> list[Sample]:
+    pairs = zip(pictures(), prompts(name), strict=True)
+    return [Sample(image, text, id=f"r{index}") for index, (image, text) in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_permutation_equivariant(name):
     reward, order = load_reward(name), [3, 0, 4, 2, 1]
-    straight, mixed = reward.score(batch()), reward.score([batch()[index] for index in order])
+    straight, mixed = reward.score(batch(name)), reward.score([batch(name)[index] for index in order])
     torch.testing.assert_close(mixed.values, straight.values[order], rtol=0, atol=0)
     for part, values in straight.components.items():
         torch.testing.assert_close(mixed.components[part], values[order], rtol=0, atol=0)
@@ -52,8 +57,8 @@ def test_permutation_equivariant(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_size_does_not_matter(name):
     reward = load_reward(name)
-    one_by_one = torch.cat([reward.score([sample]).values for sample in batch()])
-    torch.testing.assert_close(one_by_one, reward.score(batch()).values, rtol=0, atol=0)
+    one_by_one = torch.cat([reward.score([sample]).values for sample in batch(name)])
+    torch.testing.assert_close(one_by_one, reward.score(batch(name)).values, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,7 +83,7 @@ def test_empty_batch(name):
     ],
 )
 def test_bad_sample_is_nan_with_reason_and_spares_the_rest(name, bad, reason, caplog):
-    reward, good = load_reward(name), batch()
+    reward, good = load_reward(name), batch(name)
     before = reward.score(good)
     after = reward.score([*good[:2], Sample(bad, "a red circle", id="broken"), *good[2:]])
     assert after.values[2].isnan()
@@ -93,7 +98,7 @@ def test_bad_sample_is_nan_with_reason_and_spares_the_rest(name, bad, reason, ca
 def test_values_lie_in_the_declared_range(name):
     reward = load_reward(name)
     low, high = reward.spec.range
-    assert ((reward.score(batch()).values >= low) & (reward.score(batch()).values <= high)).all()
+    assert ((reward.score(batch(name)).values >= low) & (reward.score(batch(name)).values <= high)).all()
     assert reward.spec == load_reward(name).spec == REWARDS[name].spec
     assert hash(reward.spec) == hash(REWARDS[name].spec)
 
@@ -113,7 +118,9 @@ def test_values_lie_in_the_declared_range(name):
 )
 def test_forms_of_pictures_agree(name, form):
     reward = load_reward(name)
-    torch.testing.assert_close(reward(form(pictures()), PROMPTS), reward(pictures(), PROMPTS), rtol=0, atol=0)
+    torch.testing.assert_close(
+        reward(form(pictures()), prompts(name)), reward(pictures(), prompts(name)), rtol=0, atol=0
+    )
 
 
 def test_one_picture():

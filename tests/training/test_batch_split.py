@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from diffalign.config import load_config
 from diffalign.config.yaml_values import write_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.training.batch_split import resumed_config, split_advice
@@ -48,6 +49,44 @@ def test_other_groups_are_refused_with_numbers_that_work(file, overrides, advice
     ) as told:
         resumed_config(file, overrides)
     assert str(told.value).endswith(advice)
+
+
+@pytest.fixture
+def bucketed(tmp_path):
+    """The same with buckets: 4 times 2 groups of one bucket."""
+    path = tmp_path / "config.yaml"
+    settings = tiny_settings(
+        tmp_path,
+        data={"path": str(tmp_path), "buckets": {"step": 8}},
+        training={"groups": 2, "accumulation": 2, "processes": 2},
+    )
+    path.write_text(write_yaml(settings), encoding="utf-8")
+    return path
+
+
+def test_groups_of_a_bucket_stay_together(bucketed):
+    training = resumed_config(bucketed, ["training.processes=4", "training.accumulation=1"]).training
+    assert (training.processes, training.accumulation, training.groups) == (4, 1, 2)
+    says = (
+        r"training.groups: with data.buckets the order of the records follows .*, so this run goes on with 2, not 1; "
+    )
+    with pytest.raises(ConfigError, match=says) as told:
+        resumed_config(bucketed, ["training.processes=8", "training.accumulation=1", "training.groups=1"])
+    assert str(told.value).endswith("processes must divide 4: 1, 2, 4")
+    with pytest.raises(ConfigError, match=says) as told:
+        resumed_config(bucketed, ["training.groups=1", "training.accumulation=4"])
+    assert str(told.value).endswith("take --set training.processes=2")
+
+
+@pytest.mark.parametrize("processes", range(1, 9))
+def test_advice_with_buckets_leaves_groups_alone(bucketed, processes):
+    advice = split_advice(load_config(bucketed), processes)
+    if 4 % processes:
+        assert advice == "processes must divide 4: 1, 2, 4"
+        return
+    assert "training.groups" not in advice
+    overrides = advice.removeprefix("take ").replace("--set ", "").split()
+    assert resumed_config(bucketed, overrides).training.processes == processes
 
 
 @pytest.mark.parametrize(

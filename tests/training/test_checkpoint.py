@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffalign.backbones import folder_swap
-from diffalign.exceptions import CheckpointError
+from diffalign.exceptions import CheckpointError, SaveError
 from diffalign.training import checkpoint as room
 from diffalign.training.checkpoint import (
     Checkpoint,
@@ -142,7 +142,7 @@ def test_failed_write_leaves_the_older_ones(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(room.torch, "save", fail)
-    with pytest.raises(CheckpointError, match=r"cannot be written .*the checkpoints before it are unharmed"):
+    with pytest.raises(SaveError, match=r"cannot be written .*the checkpoints before it are unharmed"):
         save_checkpoint(tmp_path, at(2), keep=1)
     assert steps(tmp_path) == [1]
     assert load_latest(tmp_path).progress.step == 1

@@ -167,6 +167,28 @@ def test_reward_that_was_not_scored_at_first():
     assert watch.after_samples({}) == []
 
 
+def test_diversity_collapse():
+    watch = monitor(diversity_limit=0.5)
+    told = [watch.after_samples({}, diversity) for diversity in (0.4, 0.21, 0.19, 0.1)]
+    assert [len(alarms) for alarms in told] == [0, 0, 1, 0]
+    assert told[2][0].alarm == "diversity_collapse"
+    assert "differ 0.47 times as much as before the first step (limit 0.5)" in told[2][0].message
+    assert monitor(diversity_collapse="off").after_samples({}, 0.4) == []
+
+
+@pytest.mark.parametrize("first", [0.0, None])
+def test_no_diversity_no_collapse(first):
+    watch = monitor()
+    assert [watch.after_samples({}, each) for each in (first, first)] == [[], []]
+
+
+def test_diversity_of_before_is_carried_over():
+    first, second = monitor(), monitor()
+    first.after_samples({}, 0.4)
+    second.restore(first.state())
+    assert len(second.after_samples({}, 0.2)) == 1
+
+
 def test_no_trained_reward_no_hacking():
     watch = HealthMonitor(HealthConfig(), trained_reward=None)
     watch.after_samples(figures(scene=0, jpeg=0))

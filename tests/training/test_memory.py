@@ -15,8 +15,9 @@ from diffalign.backbones.weightless import copies_of, load_weightless, parts_of
 from diffalign.config import load_config
 from diffalign.exceptions import ConfigError
 from diffalign.training.fitting import propose
-from diffalign.training.memory import MemoryEstimator
+from diffalign.training.memory import MemoryEstimator, members_of
 from tests.backbones.models import FAMILIES, path_of
+from tests.data.pictures import write_rows
 
 CLOSE = 0.15
 
@@ -171,7 +172,7 @@ def test_cache_on_disk_of_a_record_and_a_prompt(tmp_path):
     [
         (
             ["model.path=nobody/such-model"],
-            "model.path: the settings of 'nobody/such-model' are not here and cannot be had",
+            "the settings of 'nobody/such-model' are not here and cannot be had",
         ),
         (["model.path=some.safetensors"], "model.config: some.safetensors is a single file"),
         (["model.path=black-forest-labs/FLUX.1-dev"], "is of family 'flux', and model.family is 'sd'"),
@@ -214,3 +215,38 @@ def test_proposals_end_where_nothing_is_left():
     assert found and found[-1].estimate.needed() > 1
     needs = [estimator(config).needed(), *(each.estimate.needed() for each in found)]
     assert needs == sorted(needs, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "why"), [("null", "the same step"), ("{step: 8}", "other groups of a bucket meet")]
+)
+def test_fewer_groups_at_a_time_are_another_order_with_buckets(tmp_path, buckets, why):
+    base = [
+        "training.groups=4",
+        f"data.buckets={buckets}",
+        f"data.path={tmp_path}",
+        "model.gradient_checkpointing=true",
+    ]
+    estimator, config = MemoryEstimator("cpu"), quickstart(*base)
+
+    def apply(changes: dict[str, Any]) -> Any:
+        return quickstart(*base, *(f"{path}={str(value).lower()}" for path, value in changes.items()))
+
+    limit = estimator(apply({"training.groups": 2, "training.accumulation": 2})).needed("training")
+    found = [each for each in propose(config, limit, estimator, apply) if "training.groups" in each.changes]
+    assert [each.changes["training.groups"] for each in found] == [2]
+    assert "fewer groups at a time" in found[0].why and why in found[0].why
+
+
+def test_members_are_counted_under_other_column_names(tmp_path, caplog):
+    """As the run reads them: by data.columns, past bad rows, and no more of them than needed."""
+    names = [f"{number}.png" for number in range(3)]
+    good = {"prompt": "p", "images": names, "scores": [1.0, 0.0, 0.5]}
+    listed = [{"prompt": "p", "images": names}, *({"id": f"r{number}"} | good for number in range(64)), {"prompt": "p"}]
+    write_rows(tmp_path / "metadata.jsonl", listed)
+    base = ["objective={name: gdro}", "data={path: zoo://shapes-sd/preferences, kind: groups}", f"data.path={tmp_path}"]
+    config = quickstart(*base, "data.columns={items: images, rewards: scores}")
+    assert members_of(config) == 3
+    assert caplog.text.count("skipped: ") == 1, "the last row is beyond the first 64 records"
+    with pytest.raises(ConfigError, match=r"data\.members: .* no record of .* can be read here"):
+        members_of(quickstart(*base))

@@ -63,7 +63,7 @@ def test_loss_on_a_fixed_batch_falls(home, name, family):
 def test_every_method_has_a_quickstart_of_its_own():
     """CI runs those of tests/end_to_end; each is valid (tests/config) and begins to learn (above)."""
     names = {Path(name).stem for name in list_configs() if name.startswith("quickstart/")}
-    assert names == set(OFFLINE)
+    assert names - {"emoji_dpo"} == set(OFFLINE)  # that one is named after its model
     for name in OFFLINE:
         config = quickstart(name)
         assert (config.name, config.objective.name) == (name, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from diffalign.config import RunConfig
 from diffalign.data import GroupData, ShippedLatents, TensorCache, Texts, save_latents
 from diffalign.exceptions import CheckpointError, ConfigError, HealthStop, RunInterrupted
 from diffalign.training import load_run, resume, train
-from diffalign.training.checkpoint import list_checkpoints
+from diffalign.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from diffalign.training.offline import OfflineTrainer, StepResult
 from tests.data.pictures import pairs_folder
 from tests.training.tiny import adapter, assert_equal, assert_same_run, rows, tiny, trainer_state
@@ -220,14 +221,68 @@ def test_handlers_are_put_back(home, after_step):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def edit(run: Path, path: str, value: Any) -> None:
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    *sections, name = path.split(".")
+    here = content
+    for section in sections:
+        here = here[section]
+    here[name] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+
+
+def forget(run: Path, *names: str) -> None:
+    """Take settings out of what the newest checkpoint was trained with; without names, all."""
+    folder = list_checkpoints(run)[-1]
+    checkpoint = load_checkpoint(folder)
+    settings = checkpoint.trainer.pop("settings")
+    if names:
+        assert settings.keys() >= set(names)
+        checkpoint.trainer["settings"] = {name: value for name, value in settings.items() if name not in names}
+    save_checkpoint(run, checkpoint, keep=9)
+
+
 def test_changed_rank_is_refused(home, after_step):
     after_step(2, send(signal.SIGTERM))
     folder = started_and_stopped(tiny(home), RunInterrupted)
-    content = yaml.safe_load((folder / "config.yaml").read_text())
-    content["model"]["lora"]["rank"] = 3
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    edit(folder, "model.lora.rank", 3)
+    with pytest.raises(ConfigError, match=r"step 2 was trained with.*\n  model.lora.rank: was 2, is 3$"):
+        resume(folder, progress=False)
+    forget(folder, "model.lora.rank")
+    with pytest.raises(ConfigError, match=r"\n  model.lora.rank: was 8, is 3$"):  # the default
+        resume(folder, progress=False)
+    forget(folder)  # as an older version left it
     with pytest.raises(CheckpointError, match=r"the checkpoint of step 2 does not fit the run's config.yaml"):
         resume(folder, progress=False)
+
+
+def test_a_setting_that_an_older_version_did_not_know(home, after_step):
+    after_step(2, send(signal.SIGTERM))
+    folder = started_and_stopped(tiny(home), RunInterrupted)
+    forget(folder, "data.fit", "time.sampling", "training.measure")
+    assert resume(folder, progress=False).steps == 4
+
+
+def test_other_settings_are_refused_before_anything_is_encoded(tmp_path, after_step, caplog):
+    """By the newest checkpoint that is whole."""
+    data = {"path": str(pairs_folder(tmp_path / "pairs", 3)), "resolution": 16}
+    after_step(3, send(signal.SIGTERM))
+    config = tiny(tmp_path, data=data, training={"steps": 4, "groups": 1, "checkpoint_every": 2})
+    folder = started_and_stopped(config, RunInterrupted)
+    edit(folder, "data.resolution", 32)
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"step 3 was trained with.*\n  data.resolution: was 16, is 32$"):
+        resume(folder, progress=False)
+    with (folder / "checkpoints/step-3/policy.safetensors").open("r+b") as file:
+        file.truncate(10)
+    with pytest.raises(ConfigError, match=r"step 2 was trained with.*\n  data.resolution: was 16, is 32$"):
+        resume(folder, progress=False)
+    assert not (tmp_path / "cache").exists()
+    edit(folder, "data.resolution", 16)
+    caplog.clear()
+    assert resume(folder, progress=False).steps == 4
+    assert caplog.text.count("trying the one before") == 1
+    assert [row["step"] for row in rows(folder, "resume")] == [2]
 
 
 @pytest.mark.slow
