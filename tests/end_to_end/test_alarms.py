@@ -93,6 +93,13 @@ def check_stopped(seen: Outcome, folder: Path, alarm: str) -> int:
     return step
 
 
+def warn_from_now_on(run: Path, alarm: str) -> None:
+    """Alarms may be set anew in a run that goes on; otherwise the next event would stop it again."""
+    content = (run / "config.yaml").read_text("utf-8")
+    assert f"{alarm}: stop" in content
+    (run / "config.yaml").write_text(content.replace(f"{alarm}: stop", f"{alarm}: warn"), encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("alarm", SPOILT)
 def test_alarm_of_the_steps(tmp_path, four_pairs, alarm):
@@ -106,6 +113,7 @@ def test_alarm_of_the_steps(tmp_path, four_pairs, alarm):
     seen, stopped = start(tmp_path, {"window": 4, alarm: "stop"}, **sections)
     step = check_stopped(seen, stopped, alarm)
     assert step < steps
+    warn_from_now_on(stopped, alarm)
     seen = call("train", "--resume", stopped)  # the user has looked, and goes on
     assert seen.code == 0, seen.err
     assert [row["step"] for row in rows(stopped)] == list(range(1, steps + 1))
@@ -198,9 +206,8 @@ def test_file_size_is_gamed(tmp_path, ranked_by_jpeg):
     assert last["jpeg"]["mean"] > first["jpeg"]["mean"]
     assert last["scene"]["mean"] < first["scene"]["mean"] - 0.08
     assert "the held-out reward scene fell by" in seen.err and "while the trained reward jpeg rose by" in seen.err
-    content = (folder / "config.yaml").read_text("utf-8").replace("reward_hacking: stop", "reward_hacking: warn")
-    (folder / "config.yaml").write_text(content, encoding="utf-8")
-    seen = call("train", "--resume", folder)  # alarms may be set anew in a run that goes on
+    warn_from_now_on(folder, "reward_hacking")
+    seen = call("train", "--resume", folder)
     assert seen.code == 0, seen.err
     assert [row["step"] for row in rows(folder)] == list(range(1, 26))
     told = {row["alarm"]: row["action"] for row in rows(folder, "alarm") if row["action"] == "warn"}
