@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
@@ -117,6 +118,9 @@ def put_adapter(
             metadata=metadata,
             low_cpu_mem_usage=True,
         )
+        kind: Any = network.peft_config[name]  # type: ignore[index]
+        if kind.use_dora or kind.lora_bias:
+            raise ValueError("it is a DoRA or has biases, and only a plain LoRA can be trained or exported")
         taken = len(adapter_state(network, name))
         if taken != len(state):
             raise ValueError(f"{taken} of its {len(state)} tensors fit the layers of this {part}")

@@ -63,16 +63,16 @@ def kohya_tensors(family: str, network: nn.Module, name: str) -> dict[str, Tenso
         if not isinstance(layer, LoraLayer) or name not in layer.lora_A:
             continue
         down, up = (part[name].weight.detach().cpu() for part in (layer.lora_A, layer.lora_B))
-        alpha = float(layer.lora_alpha[name])
+        scale = float(layer.scaling[name])  # alpha / rank, or what a rank-stabilised one has in its place
         if family in ("sd", "sdxl"):
             own = original_name(key, settings.layers_per_block) if family == "sdxl" else key
             flat = "lora_unet_" + own.replace(".", "_")
             tensors[f"{flat}.lora_down.weight"] = down.contiguous()
             tensors[f"{flat}.lora_up.weight"] = up.contiguous()
-            tensors[f"{flat}.alpha"] = torch.tensor(alpha)
+            tensors[f"{flat}.alpha"] = torch.tensor(scale * len(down))
         else:
             tensors[f"transformer.{key}.lora_A.weight"] = down.contiguous()
-            tensors[f"transformer.{key}.lora_B.weight"] = (up * (alpha / len(down))).contiguous()
+            tensors[f"transformer.{key}.lora_B.weight"] = (up * scale).contiguous()
     return tensors
 
 

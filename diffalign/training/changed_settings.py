@@ -17,7 +17,7 @@ from diffalign.exceptions import ConfigError
 _FREE = {  # sections, and settings of the others
     "name", "folder", "device", "samples", "evaluation", "health", "log",
     "model.gradient_checkpointing", "data.cache", "data.encode_batch", "data.on_bad", "training.steps",
-    "training.max_batch", "training.two_pass", "training.reference_bank", "training.sharding",
+    "training.max_batch", "training.two_pass", "training.sharding",
     "training.checkpoint_every", "training.keep_checkpoints", "training.log_every", "training.threads",
     "training.groups", "training.accumulation", "training.processes",  # but not their product
 }  # fmt: skip

@@ -63,6 +63,8 @@ def export(
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"--format: must be one of {', '.join(get_args(Format))}, got {format!r}{hint}")
     _check_out(out, source, cast(Format, format), overwrite=overwrite)
+    if precision is not None and format != "merged":
+        raise ConfigError("--precision: is of --format merged; a LoRA is written in the precision that it has")
     of_run = (source / "config.yaml").is_file()
     if of_run:
         if model is not None or family is not None:
@@ -72,6 +74,8 @@ def export(
         if not result.is_dir():
             raise ConfigError(f"{source} has no {result.name} yet: finish it with diffalign train --resume {source}")
         if config.model.train == "full":
+            if precision is not None:
+                raise ConfigError("--precision: is of a LoRA that is merged; a whole model is copied as it was trained")
             return _copy_model(config, source, out, format)
         return _export_lora(result, config.model, out, format, precision, (config, source))
     if not source.exists():
@@ -94,15 +98,21 @@ def _check_out(out: Path, source: Path, format: Format, *, overwrite: bool) -> N
         raise ConfigError(f"--out: {out} and {source} lie in one another; choose a place outside")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: no such folder: {out.parent}")
+    beside = out.with_suffix(".md")
+    if out.suffix == ".safetensors" and beside.exists() and not _is_ours(beside):
+        raise ConfigError(f"--out: {beside}, where the model card goes, is a file of yours; choose another name")
     if not out.exists():
         return
     if not overwrite:
         raise ConfigError(f"--out: {out} exists; choose another name, or add --overwrite")
-    card = out.with_suffix(".md") if out.is_file() else out / "README.md"
-    if not card.is_file() or f"- {TAG}\n" not in card.read_text(encoding="utf-8", errors="replace"):
+    if not _is_ours(beside if out.is_file() else out / "README.md"):
         raise ConfigError(
             f"--overwrite: {out} was not written by diffalign export (it has no card of ours); remove it yourself"
         )
+
+
+def _is_ours(card: Path) -> bool:
+    return card.is_file() and f"- {TAG}\n" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def _export_lora(

@@ -175,7 +175,7 @@ class OfflineTrainer:
             "empty_prompt_share": config.data.empty_prompt_share,
             "measure": training.measure or self._objective.measure,
             "shared": [training.share_noise, training.share_time],
-            "precision": training.mixed_precision,
+            "precision": [training.mixed_precision, config.model.reference.model_dump(mode="json")],
         }
         home = Path(config.data.cache) if config.data.cache else Path(config.folder) / "cache"
         members = self.data.batch([(0, 0)]).members

@@ -127,8 +127,6 @@ class ReferenceBank:
         except (OSError, SafetensorError) as error:
             draft.unlink(missing_ok=True)
             raise SaveError(f"data.cache: {self.folder} cannot be written ({error}); free some space") from None
-        save_file({"errors": errors.contiguous()}, draft)
-        draft.replace(self._file(epoch))
 
 
 def _batches(rows: Sequence[int], size: int, buckets: np.ndarray | None) -> Iterator[list[int]]:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 
 from diffalign.backbones import LoRASettings, load_skeleton, put_adapter, write_kohya
 from diffalign.backbones.kohya import kohya_tensors, original_name
+from diffalign.exceptions import ConfigError
 from tests.backbones.models import FAMILIES, NETWORKS, PIPELINES, answer, load, load_fresh, path_of, perturb
 
 SDXL = {  # stable-diffusion-xl-base-1.0, unet/config.json
@@ -182,3 +185,37 @@ def test_a_skeleton_carries_an_adapter_over(family, tmp_path):
     ours, theirs = (kohya_tensors(family, network, "policy") for network in (backbone.network, skeleton))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def of_another_kind(family, folder, **kind):
+    """A LoRA as peft makes it with other settings than ours, saved by diffusers; and the network's answer with it."""
+    backbone = load_fresh(family, None)
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"], **kind)
+    backbone.network.add_adapter(config, adapter_name="default")
+    generator = torch.Generator().manual_seed(5)
+    for key, parameter in backbone.network.named_parameters():
+        if "lora_B" in key:
+            parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    part = NETWORKS[family]
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(backbone.network, adapter_name="default")}
+    metadata = {f"{part}_lora_adapter_metadata": config.to_dict()}
+    type(backbone.pipeline).save_lora_weights(folder, **layers, **metadata)
+    return backbone
+
+
+def test_a_rank_stabilised_lora_keeps_its_strength(family, tmp_path):
+    """Its factor is alpha / sqrt(rank)."""
+    made = of_another_kind(family, tmp_path / "stable", use_rslora=True)
+    network = load_skeleton(family, path_of(family))
+    put_adapter(network, PIPELINES[family], NETWORKS[family], tmp_path / "stable", "policy", "source")
+    write_kohya(tmp_path / "lora.safetensors", family, network, "policy", "mine")
+    read = load_fresh(family, None)
+    read.pipeline.load_lora_weights(tmp_path / "lora.safetensors")
+    torch.testing.assert_close(answer(read, "reference"), answer(made, "reference"), rtol=1e-5, atol=3e-6)
+
+
+def test_a_dora_is_refused(tmp_path):
+    of_another_kind("sd", tmp_path / "dora", use_dora=True)
+    network = load_skeleton("sd", path_of("sd"))
+    with pytest.raises(ConfigError, match=r"source: .*dora is not a LoRA of this model: it is a DoRA or has biases"):
+        put_adapter(network, PIPELINES["sd"], NETWORKS["sd"], tmp_path / "dora", "policy", "source")

@@ -154,6 +154,24 @@ def test_nothing_is_overwritten(call, run_folder, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "out.safetensors"]
 
 
+def test_a_file_beside_it_is_not_overwritten(call, run_folder, tmp_path):
+    notes, out = tmp_path / "notes.md", tmp_path / "notes.safetensors"
+    notes.write_text("my notes")
+    for more in ((), ("--overwrite",)):
+        told = refusal(call, run_folder, "-o", out, "-f", "kohya", *more)
+        assert "notes.md, where the model card goes, is a file of yours" in told
+    assert notes.read_text() == "my notes" and not out.exists()
+    notes.unlink()
+    assert call("export", run_folder, "-o", out, "-f", "kohya").exit_code == 0
+    assert call("export", run_folder, "-o", out, "-f", "kohya", "--overwrite").exit_code == 0
+
+
+def test_a_precision_is_of_what_is_merged(call, run_folder, tmp_path):
+    for kind in ("kohya", "diffusers"):
+        told = refusal(call, run_folder, "-o", tmp_path / "x", "-f", kind, "--precision", "fp16")
+        assert "--precision: is of --format merged" in told
+
+
 def test_a_run_is_not_written_into(call, run_folder):
     before = sorted(path.name for path in run_folder.iterdir())
     for out in (run_folder, run_folder / "adapter", run_folder / "new", run_folder.parent):

@@ -99,3 +99,8 @@ def test_a_relative_path_is_the_absolute_one_of_the_run_folder(tmp_path, monkeyp
     absolute = with_absolute_paths(config)
     assert absolute.data.path == str(tmp_path / "pairs")
     check_unchanged(settings_of(config), absolute, 1)
+
+
+def test_a_bank_decides_the_draws(tmp_path):
+    before, after = tiny(tmp_path), tiny(tmp_path, training={"steps": 4, "groups": 1, "reference_bank": 1})
+    assert "training.reference_bank: was None, is 1" in refused(before, after)
