@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from torch import Tensor
 
 from diffalign.config import RunConfig, load_config
@@ -44,7 +45,7 @@ CASES = [
 
 
 def save_middle(folder: Path) -> Path:
-    """A random UNet in the layout of SD 1.5 around the zoo's autoencoder and text encoder."""
+    """A random UNet in the layout of SD 1.5 around the zoo's autoencoder and text encoder; and a pair of pictures in it."""
     zoo = StableDiffusionPipeline.from_pretrained(locate("zoo://shapes-sd"), safety_checker=None)
     torch.manual_seed(0)
     zoo.register_modules(
@@ -56,6 +57,11 @@ def save_middle(folder: Path) -> Path:
         )
     )
     zoo.save_pretrained(folder)
+    for number, name in enumerate(("a.png", "b.png")):
+        Image.new("RGB", (160, 160), (90 * number, 60, 30)).save(folder / name)
+    (folder / "metadata.jsonl").write_text(
+        json.dumps({"prompt": "grey", "chosen": "a.png", "rejected": "b.png"}) + "\n"
+    )
     return folder
 
 
@@ -71,6 +77,7 @@ def config_of(model: str, trained: str, checkpointing: bool, folder: Path, more:
             f"model={{family: {'sd3' if flow else 'sd'}, path: '{path}', train: {trained}}}",
             f"model.gradient_checkpointing={str(checkpointing).lower()}",
             *(["model.max_sequence_length=1"] if flow else []),
+            *([f"data={{path: '{path}'}}"] if model == "middle" else []),
             f"training.groups={groups}",
             "training.threads=1",
             "samples.every=null",

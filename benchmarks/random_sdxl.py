@@ -21,8 +21,8 @@ def save_random_sdxl(folder: Path, width: float = 1.0, dtype: torch.dtype = torc
     """A folder that `DiffusionPipeline.from_pretrained` reads; its text encoders, which no step asks, have two layers."""
     zoo = StableDiffusionPipeline.from_pretrained(locate("zoo://shapes-sd"), safety_checker=None)
     zoo.tokenizer.model_max_length = 77
-    widths = [64 * round(width * each) for each in (5, 10, 20)]
-    texts = [64 * round(width * each) for each in (12, 20)]
+    widths = [64 * max(1, round(width * each)) for each in (5, 10, 20)]
+    texts = [64 * max(1, round(width * each)) for each in (12, 20)]
 
     def clip(hidden: int, **more: int) -> CLIPTextConfig:
         return CLIPTextConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -217,7 +218,7 @@ def test_a_bad_picture_of_one_process_ends_all(tmp_path):
     assert code == 1  # torchrun's
     (told,) = messages(err)
     assert told.startswith("error: record 'r0': not a readable picture")
-    assert "exitcode  : 2" in err
+    assert re.search(r"exitcode  : [12]\b", err)  # of whichever process the launcher saw end first
     assert "[rank" not in err, err
     assert not (tmp_path / "runs").exists()
 
