@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).parents[1]
     [
         (("step_overhead.py", "--groups", "2", "--steps", "2"), r"median [\d.]+"),
         (("reference_bank.py", "--groups", "64", "--steps", "2"), r"bank / live: median [\d.]+"),
+        (("memory_estimate.py", "--models", "shapes-sd"), r"full checkpointing: estimate [\d.]+, tensors [\d.]+"),
         (("two_passes.py", "--groups", "1", "--members", "2"), r"2 members: one pass +\d+ MB"),
         (("paper_way.py", "--groups", "1", "--steps", "2"), r"paper's way / ours: median [\d.]+"),
         (("loading.py", "--pairs", "2", "--repeats", "1"), r"loader / step: [\d.]+"),

@@ -66,6 +66,7 @@ def test_what_does_not_fit_gets_settings_that_can_be_pasted(call):
     assert pasted["model"] == {"gradient_checkpointing": True}
 
 
+@pytest.mark.slow
 def test_json_holds_proposals_in_bytes(call):
     facts = json.loads(call(*QUICK, "--fit", "1MB", "--json").stdout)
     memory = facts["memory"]

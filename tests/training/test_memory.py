@@ -113,6 +113,7 @@ def test_published_models_have_their_published_sizes(path, family, part, million
     assert sum(each.numel() for each in found.parameters()) / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_settings_that_change_the_estimate():
     estimator = MemoryEstimator("cuda")
     base = ("training.groups=4", "model.lora.rank=64")
@@ -203,6 +204,7 @@ def test_proposals_come_in_the_order_of_their_cost_and_end_when_it_fits():
     assert apply(found[0].changes | found[1].changes).groups_per_step == config.groups_per_step
 
 
+@pytest.mark.slow
 def test_proposals_end_where_nothing_is_left():
     estimator = MemoryEstimator("cpu")
     config = quickstart("training.groups=2")
