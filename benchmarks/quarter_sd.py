@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +26,6 @@ def save_quarter_sd(folder: Path) -> Path:
     zoo = StableDiffusionPipeline.from_pretrained(locate("zoo://shapes-sd"), safety_checker=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text = CLIPTextConfig(
-            vocab_size=len(zoo.tokenizer),
-            hidden_size=192,
-            intermediate_size=768,
-            num_hidden_layers=12,
-            num_attention_heads=3,
-            max_position_embeddings=77,
-            bos_token_id=zoo.tokenizer.bos_token_id,
-            eos_token_id=zoo.tokenizer.eos_token_id,
-            pad_token_id=zoo.tokenizer.pad_token_id,
-        )
-        zoo.tokenizer.model_max_length = 77
         pipeline = StableDiffusionPipeline(
             vae=AutoencoderKL(
                 block_out_channels=(32, 64, 128, 128),
@@ -46,7 +35,7 @@ def save_quarter_sd(folder: Path) -> Path:
                 norm_num_groups=8,
                 sample_size=SIDE,
             ),
-            text_encoder=CLIPTextModel(text),
+            text_encoder=CLIPTextModel(text_settings(zoo.tokenizer, 192, 12)),
             tokenizer=zoo.tokenizer,
             unet=UNet2DConditionModel(
                 sample_size=SIDE // 8,
@@ -68,6 +57,23 @@ def save_quarter_sd(folder: Path) -> Path:
         )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def text_settings(tokenizer: Any, width: int, layers: int, **more: int) -> CLIPTextConfig:
+    """A CLIP text encoder for 77 tokens of this tokenizer, with heads 64 wide."""
+    tokenizer.model_max_length = 77
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
 
 
 def save_pairs(folder: Path, count: int, side: int = SIDE) -> Path:

@@ -12,7 +12,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from quarter_sd import text_settings
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from diffalign.zoo import locate
 
@@ -20,23 +21,8 @@ from diffalign.zoo import locate
 def save_random_sdxl(folder: Path, width: float = 1.0, dtype: torch.dtype = torch.float32) -> Path:
     """A folder that `DiffusionPipeline.from_pretrained` reads; its text encoders, which no step asks, have two layers."""
     zoo = StableDiffusionPipeline.from_pretrained(locate("zoo://shapes-sd"), safety_checker=None)
-    zoo.tokenizer.model_max_length = 77
     widths = [64 * max(1, round(width * each)) for each in (5, 10, 20)]
     texts = [64 * max(1, round(width * each)) for each in (12, 20)]
-
-    def clip(hidden: int, **more: int) -> CLIPTextConfig:
-        return CLIPTextConfig(
-            vocab_size=len(zoo.tokenizer),
-            hidden_size=hidden,
-            intermediate_size=4 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=hidden // 64,
-            max_position_embeddings=77,
-            bos_token_id=zoo.tokenizer.bos_token_id,
-            eos_token_id=zoo.tokenizer.eos_token_id,
-            pad_token_id=zoo.tokenizer.pad_token_id,
-            **more,
-        )
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -49,8 +35,10 @@ def save_random_sdxl(folder: Path, width: float = 1.0, dtype: torch.dtype = torc
                 sample_size=1024,
                 scaling_factor=0.13025,
             ),
-            text_encoder=CLIPTextModel(clip(texts[0])),
-            text_encoder_2=CLIPTextModelWithProjection(clip(texts[1], projection_dim=texts[1])),
+            text_encoder=CLIPTextModel(text_settings(zoo.tokenizer, texts[0], 2)),
+            text_encoder_2=CLIPTextModelWithProjection(
+                text_settings(zoo.tokenizer, texts[1], 2, projection_dim=texts[1])
+            ),
             tokenizer=zoo.tokenizer,
             tokenizer_2=zoo.tokenizer,
             unet=UNet2DConditionModel(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,7 @@ def load_network(family: str, path: str, *, dtype: torch.dtype = torch.float32, 
         return network
     source = str(locate(path)) if is_zoo(path) else path
     try:
-        library, class_name = kind.pipeline_class.load_config(source)[kind.network_name]
-        found = getattr(importlib.import_module(library), class_name)
+        found = _network_class(kind, kind.pipeline_class.load_config(source))
         return found.from_pretrained(source, subfolder=kind.network_name, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"model.path: cannot load the network of {path!r}: {str(error).splitlines()[0]}") from None
@@ -152,8 +152,7 @@ def load_skeleton(family: str, path: str, *, config: str | None = None) -> nn.Mo
     named = config or path
     source = str(locate(named)) if is_zoo(named) else named
     try:
-        library, class_name = kind.pipeline_class.load_config(source)[kind.network_name]
-        found = getattr(importlib.import_module(library), class_name)
+        found = _network_class(kind, kind.pipeline_class.load_config(source))
         settings = found.load_config(source, subfolder=kind.network_name)
         with init_empty_weights():
             network: nn.Module = found.from_config(settings)
@@ -166,6 +165,11 @@ def _kind_of(family: str) -> type[Backbone]:
     if family not in FAMILIES:
         raise ConfigError(f"model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
     return FAMILIES[family]
+
+
+def _network_class(kind: type[Backbone], index: Mapping[str, Any]) -> Any:
+    library, class_name = index[kind.network_name]
+    return getattr(importlib.import_module(library), class_name)
 
 
 def _load_pipeline(
@@ -247,7 +251,5 @@ def _load_single_file(
             ) from None
         if isinstance(error, OSError):
             raise
-    library, class_name = index[name]
-    network = getattr(importlib.import_module(library), class_name)
-    alone = network.from_single_file(source, config=config, subfolder=name, torch_dtype=dtype)
+    alone = _network_class(kind, index).from_single_file(source, config=config, subfolder=name, torch_dtype=dtype)
     return wanted.from_pretrained(config, dtype=dtype, use_safetensors=True, **{name: alone}, **absent)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffalign.backbones.encoders import Encoders
-from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint
+from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint, tensors_fingerprint
 from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.latent_space import LatentSpace
 from diffalign.backbones.lora import LoRASettings
@@ -247,10 +247,9 @@ class Backbone(LatentSpace, ABC):
         return Condition(given, null)
 
     def fingerprint(self, part: str) -> str:
-        """A hash of what turns pictures ("vae") or prompts ("text") into tensors, or of the frozen network ("network").
-
-        It changes when they would.
-        """
+        """A hash of what makes tensors of pictures ("vae") or prompts ("text"), the frozen "network", the LoRA "start"."""
+        if part == "start":
+            return tensors_fingerprint(self.weights.begun_with())
         if part == "network":
             told = self.prediction.value + self._network_options()
             return network_fingerprint(self.network, self.pipeline.scheduler, told)

@@ -52,6 +52,13 @@ def network_fingerprint(network: nn.Module, scheduler: Any, prediction: str) -> 
     return digest.hexdigest()[:32]
 
 
+def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Of named tensors alone."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, "", tensors)
+    return digest.hexdigest()[:32]
+
+
 def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -117,9 +117,6 @@ class FullWeights(Weights):
         for buffer, other in zip(self._copies[name].buffers(), self.network.buffers(), strict=True):
             buffer.copy_(other)
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-
     def state(self, name: str) -> dict[str, Tensor]:
         """By the network's own names."""
         return dict(self.module(name).state_dict())

@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from diffalign.exceptions import SaveError
 
 _RESNET = {  # diffusers' name of a residual block's layer -> the original's
     "norm1": "in_layers.0",
@@ -43,16 +46,25 @@ _VERSIONS = {  # ss_base_model_version, modelspec.architecture
     "flux": ("flux1", "flux-1-dev"),
 }
 _SD2_WIDTH = 1024  # of the text states; SD1 has 768
+_SD2_LARGE = 96  # latents along a side of the 768-pixel models, which predict v; the others have 64
 
 
 def write_kohya(
     file: Path, family: str, network: nn.Module, name: str, title: str, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the adapter `name` of a network; `file` is replaced if there is one."""
+    """Write the adapter `name` of a network, whole or not at all; `file` is replaced if there is one.
+
+    Raises:
+        SaveError: it cannot be written.
+    """
     draft = file.with_name(f".{file.name}.partial")
     facts = _metadata(family, network, name, title) | dict(metadata or {})
-    save_file(kohya_tensors(family, network, name), draft, facts)
-    draft.replace(file)
+    try:
+        save_file(kohya_tensors(family, network, name), draft, facts)
+        draft.replace(file)
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise SaveError(f"{file}: cannot be written ({error}); free some space and export again") from None
 
 
 def kohya_tensors(family: str, network: nn.Module, name: str) -> dict[str, Tensor]:
@@ -112,7 +124,10 @@ def _metadata(family: str, network: nn.Module, name: str, title: str) -> dict[st
     version, architecture = _VERSIONS[family]
     second = family == "sd" and settings.cross_attention_dim == _SD2_WIDTH
     if second:
-        version, architecture = "sd_v2", "stable-diffusion-v2-768-v"
+        version = "sd_v2"
+        architecture = "stable-diffusion-v2-768-v" if settings.sample_size == _SD2_LARGE else "stable-diffusion-v2-512"
+    if family == "flux" and not settings.guidance_embeds:
+        architecture = "flux-1-schnell"
     folded = family not in ("sd", "sdxl")
     return {
         "ss_network_module": "networks.lora",

@@ -77,12 +77,12 @@ class LoRAWeights(Weights):
         blend_adapter(self.network, POLICY, name, 0.0 if name in self._empty else decay)
         self._empty.discard(name)
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-
     def state(self, name: str) -> dict[str, Tensor]:
         """By peft's names."""
         return adapter_state(self.network, name)
+
+    def begun_with(self) -> Mapping[str, Tensor]:
+        return adapter_state(self.network, REFERENCE) if self._started else {}
 
     def load_state(self, name: str, state: dict[str, Tensor]) -> None:
         self.hold(name)

@@ -55,9 +55,9 @@ class Weights(ABC):
     def snapshot(self, name: str, decay: float) -> None:
         """Copy the policy into the frozen view `name`; with decay, into a running average of it."""
 
-    @abstractmethod
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What an optimizer is for, float32."""
+        """What an optimizer is for, float32; empty where nothing is trained."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     @abstractmethod
     def state(self, name: str) -> dict[str, Tensor]:
@@ -95,6 +95,10 @@ class Weights(ABC):
             ConfigError: nothing that fits is there.
         """
 
+    def begun_with(self) -> Mapping[str, Tensor]:
+        """The tensors of the LoRA that training started from; none where it started from the base."""
+        return {}
+
     def prepare(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Let accelerate wrap the network that is trained."""
         self.called = wrap(self.network)
@@ -130,9 +134,6 @@ class FrozenWeights(Weights):
 
     def snapshot(self, name: str, decay: float) -> None:
         raise ValueError(self._REFUSAL)
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        return []
 
     def state(self, name: str) -> dict[str, Tensor]:
         raise ValueError(self._REFUSAL)

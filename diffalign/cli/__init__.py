@@ -32,9 +32,8 @@ _LESS_MEMORY = (
     "take fewer training.groups with more training.accumulation, training.max_batch: 1, training.two_pass or "
     "model.gradient_checkpointing (docs/training.md); of pictures, a smaller evaluation.batch"
 )
-_PATIENCE = (
-    15.0  # seconds: processes on one machine read a config and import torch at the same time, but not at one pace
-)
+# seconds: processes on one machine read a config and import torch at the same time, but not at one pace
+_PATIENCE = 15.0
 
 
 def main() -> None:
@@ -57,9 +56,9 @@ def main() -> None:
             raise
         what = f"{error.filename!s:.300}: {error.strerror}" if error.filename else error.strerror
         if error.errno in _UNUSABLE:
-            print(f"error: {what}; give another path", file=sys.stderr)
+            _say(f"error: {what}; give another path", error)
             sys.exit(2)
-        print(f"error: cannot write: {what}; free some space and start again", file=sys.stderr)
+        _say(f"error: cannot write: {what}; free some space and start again", error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -67,17 +66,18 @@ def main() -> None:
         if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
             raise
         told = str(error).partition("\n")[0]
-        print(f"error: out of memory ({told[:200]}); {_LESS_MEMORY}", file=sys.stderr)
+        _say(f"error: out of memory ({told[:200]}); {_LESS_MEMORY}", error)
         sys.exit(1)
 
 
-def _say(text: str, error: DiffalignError) -> None:
+def _say(text: str, error: Exception) -> None:
     """Tell the user, once: of several processes those that share a run have settled who speaks.
 
     Before they do, what is wrong is mostly wrong for all, and the first on each machine speaks. The others give it time: as
     soon as one has ended, the launcher ends the rest. Whoever is still there then speaks for itself.
     """
-    if error.spoken_for is None and os.environ.get("LOCAL_RANK", "0") != "0":
+    spoken_for = getattr(error, "spoken_for", None)  # of a library's error too, where processes have settled it
+    if spoken_for is None and os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(_PATIENCE)
-    if not error.spoken_for:
+    if not spoken_for:
         print(text, file=sys.stderr, flush=True)

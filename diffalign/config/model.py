@@ -42,6 +42,8 @@ class LoRAConfig(Params):
                 yield f"model.lora.{name}: must be a number where there is no model.lora.start that brings one"
         if self.start is not None and self.targets is not None:
             yield "model.lora.targets: model.lora.start brings its own; leave them out"
+        if self.start is not None and self.init != "gaussian":
+            yield "model.lora.init: with model.lora.start nothing is drawn; leave it out"
 
 
 class ReferenceConfig(Params):

@@ -27,10 +27,7 @@ _COLUMNS = pa.schema(
     [
         ("id", pa.string()),
         ("prompt", pa.string()),
-        (
-            "keys",
-            pa.list_(pa.binary(WIDTH)),
-        ),  # picture by picture; with its mirror image's behind it where there is one
+        ("keys", pa.list_(pa.binary(WIDTH))),  # picture by picture, its mirror image's (if there is one) behind it
         ("rewards", pa.list_(pa.float32())),
         ("preference", pa.float32()),
         ("label", pa.int8()),

@@ -16,9 +16,7 @@ from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Pr
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
-from diffalign.data import (
-    read_prompts,
-)
+from diffalign.data import read_prompts
 from diffalign.denoising import (
     VP,
     LogitNormalTime,

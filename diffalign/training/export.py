@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -18,7 +20,7 @@ from diffalign.backbones import (
 )
 from diffalign.config import RunConfig
 from diffalign.config.model import ModelConfig, Precision
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, SaveError
 from diffalign.training.build import build_inference
 from diffalign.training.model_card import TAG, adapter_card, model_card
 from diffalign.training.run import open_run
@@ -123,7 +125,7 @@ def _export_lora(
     precision: Precision | None,
     run: tuple[RunConfig, Path] | None,
 ) -> Path:
-    title = out.stem
+    title = out.stem if out.suffix == ".safetensors" else out.name
     kind = {"diffusers": "lora", "kohya": "kohya", "merged": "model"}[format]
     card = adapter_card(model, kind, title) if run is None else model_card(*run, kind)
     kind_of_model = FAMILIES[model.family]
@@ -146,11 +148,10 @@ def _export_lora(
         write_kohya(out, model.family, network, "policy", title, more)
         out.with_suffix(".md").write_text(card, encoding="utf-8")
         return out
-    draft = _draft(out)
-    draft.mkdir()
-    write_kohya(draft / f"{title}.safetensors", model.family, network, "policy", title, more)
-    (draft / "README.md").write_text(card, encoding="utf-8")
-    replace_folder(draft, out)
+    with _drafted(out) as draft:
+        draft.mkdir()
+        write_kohya(draft / f"{title}.safetensors", model.family, network, "policy", title, more)
+        (draft / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
@@ -169,14 +170,24 @@ def _facts(config: RunConfig) -> dict[str, str]:
 def _copy_model(config: RunConfig, run: Path, out: Path, format: str) -> Path:
     if format == "kohya":
         raise ConfigError("--format: this run trained the whole network, so it has no LoRA; take diffusers")
-    draft = _draft(out)
-    shutil.copytree(run / config.model.result, draft)
-    (draft / "README.md").write_text(model_card(config, run), encoding="utf-8")
-    replace_folder(draft, out)
+    with _drafted(out) as draft:
+        shutil.copytree(run / config.model.result, draft)
+        (draft / "README.md").write_text(model_card(config, run), encoding="utf-8")
     return out
 
 
-def _draft(out: Path) -> Path:
+@contextmanager
+def _drafted(out: Path) -> Iterator[Path]:
+    """A folder to be filled, which takes the place of `out` then.
+
+    Raises:
+        SaveError: it cannot be written; nothing is left of it.
+    """
     draft = out.with_name(f".{out.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
-    return draft
+    try:
+        yield draft
+        replace_folder(draft, out)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveError(f"{out}: cannot be written ({error}); free some space and export again") from None

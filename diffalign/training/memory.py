@@ -45,10 +45,8 @@ from diffalign.zoo import is_zoo, locate
 
 Device = Literal["cuda", "cpu"]
 CONTEXT_BYTES = 800_000_000  # CUDA context, cuDNN and cuBLAS workspaces: a guess, they differ by card and driver
-_PACKED = {
-    "8bit": 1.0,
-    "4bit": 0.516,
-}  # bytes per weight: int8 rows; nf4, its scales quantised again (Dettmers et al. 2023)
+# bytes per weight: int8 rows; nf4, its scales quantised again (Dettmers et al. 2023)
+_PACKED = {"8bit": 1.0, "4bit": 0.516}
 LOOSE_SHARE = 0.05  # of the tensors' peak, lost to the allocator's rounding and fragmentation: a guess too
 
 

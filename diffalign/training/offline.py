@@ -239,6 +239,7 @@ class OfflineTrainer:
             "schedule": self._schedule.state_dict(),
             "scaler": self._loss_scale.state(),
             "data": self.data.content_hash,
+            "start": self.backbone.fingerprint("start"),
         }
         states = {name: self.backbone.state(name) for name in dict.fromkeys(["policy", self.final_view])}
         return Checkpoint(Progress(self.step, self.seconds), states, trainer, pieces)
@@ -250,6 +251,11 @@ class OfflineTrainer:
             CheckpointError: it is of another model, adapter or optimizer than the config says.
         """
         trainer = checkpoint.trainer
+        if trainer.get("start", now := self.backbone.fingerprint("start")) != now:
+            raise CheckpointError(
+                f"model.lora.start: {self.config.model.lora.start} is not the LoRA that this run started from; put that "
+                "back, or start a new run"
+            )
         try:
             for name, state in checkpoint.adapters.items():
                 self.backbone.load_state(name, placed(state, self.backbone.state(name)))

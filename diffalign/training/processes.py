@@ -144,12 +144,11 @@ def one_voice(accelerator: Accelerator, advice: list[str]) -> Iterator[None]:
         return
     try:
         yield
-    except DiffalignError as error:
-        speak_once(error)
-        _leave()
-        raise
-    except RuntimeError as error:
-        if not (isinstance(error, distributed.DistError) or _GONE.search(str(error))):
+    except Exception as error:
+        gone = isinstance(error, distributed.DistError) or bool(_GONE.search(str(error)))
+        if isinstance(error, DiffalignError) or not (isinstance(error, RuntimeError) and gone):
+            speak_once(error)
+            _leave()
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: this process ends by itself, and says why
@@ -162,13 +161,13 @@ def one_voice(accelerator: Accelerator, advice: list[str]) -> Iterator[None]:
         raise lost from None
 
 
-def speak_once(error: DiffalignError) -> None:
+def speak_once(error: Exception) -> None:
     """Mark an error that ends the run as `spoken_for` in all processes but the first that comes here with one."""
     if not distributed.is_initialized():  # one process, or after `part`: the main one is on its own
         return
     with suppress(RuntimeError):  # the store is gone with the process that held it: better said twice than not at all
         store = distributed.distributed_c10d._get_default_store()
-        error.spoken_for = store.add("diffalign: last words", 1) > 1
+        error.spoken_for = store.add("diffalign: last words", 1) > 1  # type: ignore[attr-defined]
 
 
 def _leave() -> None:

@@ -22,10 +22,8 @@ from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
 
-_MIXED_GROUPS = (
-    2,
-    9,
-)  # from this torch on, a block may hold float32 LoRA weights beside frozen ones of another precision
+# from this torch on, a block may hold float32 LoRA weights beside frozen ones of another precision
+_MIXED_GROUPS = (2, 9)
 
 
 def shards(config: RunConfig, accelerator: Accelerator) -> bool:

@@ -209,6 +209,31 @@ def test_a_full_disk_under_one_process_ends_all(tmp_path):
     assert latest_checkpoint(folder).name == "step-2"
 
 
+FULL = """
+import os
+from diffalign.cli import main
+from diffalign.training.micro_batch import GroupLoss
+
+if os.environ["RANK"] == "1":
+    def backward(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    GroupLoss.backward = backward
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_full_memory_of_one_process_ends_all(tmp_path):
+    write_config(tmp_path, training={"steps": 9, "groups": 1, "processes": 2, "threads": 1})
+    (tmp_path / "script.py").write_text(FULL)
+    code, _, err = run_processes(tmp_path, "script.py", "train", "--config", "x.yaml")
+    assert code == 1
+    (told,) = messages(err)
+    assert told.startswith("error: out of memory ([enforce fail] DefaultCPUAllocator: can't allocate memory")
+    assert "[rank" not in err, err
+
+
 @pytest.mark.slow
 def test_a_bad_picture_of_one_process_ends_all(tmp_path):
     pairs = pairs_folder(tmp_path / "pairs", 5)

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import CheckpointError, ConfigError
 from diffalign.training import load_run, resume, train
 from diffalign.training.checkpoint import list_checkpoints
 from diffalign.training.processes import build_trainer
@@ -153,3 +153,8 @@ def test_a_run_that_starts_from_another_runs_lora(tmp_path, monkeypatch):
     shutil.rmtree(second.folder / "adapter")
     resume(second.folder, progress=False)
     assert_equal(load_run(second.folder).backbone.state("policy"), second.backbone.state("ema"))
+    second.backbone.save_adapter(first.folder / "adapter")  # as a run that goes on there would
+    with pytest.raises(
+        CheckpointError, match=r"model\.lora\.start: .*adapter is not the LoRA that this run started from"
+    ):
+        resume(second.folder, progress=False)
