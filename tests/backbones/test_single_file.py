@@ -14,7 +14,17 @@ from safetensors.torch import save_file
 from diffalign.backbones import load_backbone
 from diffalign.denoising import Prediction
 from diffalign.exceptions import ConfigError
-from tests.backbones.models import LORA, OPTIONS, answer, diffusers_pipeline, folder_of, load, load_from, path_of
+from tests.backbones.models import (
+    LORA,
+    OPTIONS,
+    answer,
+    diffusers_pipeline,
+    folder_of,
+    load,
+    load_fresh,
+    load_from,
+    path_of,
+)
 from tests.backbones.single_file import write_single_file
 
 
@@ -72,7 +82,7 @@ def test_a_file_with_the_network_alone_takes_the_rest_from_the_folder(tmp_path):
 
 @pytest.mark.parametrize(("config", "told"), [(None, None), ("somewhere/else", "somewhere/else")])
 def test_sd_asks_diffusers_without_a_safety_checker(config, told, tmp_path, monkeypatch):
-    asked, pipeline = {}, diffusers_pipeline("sd")
+    asked, pipeline = {}, load_fresh("sd", None).pipeline  # whose parts are cast
 
     def from_single_file(source, **options):
         asked.update(options, source=source)
