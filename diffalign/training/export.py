@@ -127,7 +127,7 @@ def _export_lora(
 ) -> Path:
     title = out.stem if out.suffix == ".safetensors" else out.name
     kind = {"diffusers": "lora", "kohya": "kohya", "merged": "model"}[format]
-    card = adapter_card(model, kind, title) if run is None else model_card(*run, kind)
+    card = adapter_card(model, kind, title) if run is None else model_card(*run, kind, title)
     kind_of_model = FAMILIES[model.family]
     pipeline, part = kind_of_model.pipeline_class, kind_of_model.network_name
     if format == "merged":

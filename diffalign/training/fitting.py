@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError
 from diffalign.training.memory import MemoryEstimate
 
+log = logging.getLogger(__name__)
 Changes = dict[str, Any]  # dotted path -> value
 _SMALLER = (1024, 768, 512, 384, 256)
 
@@ -37,7 +39,8 @@ def propose(
 ) -> list[Proposal]:
     """Changes, one after the other, until the run fits in `limit` bytes, or until nothing is left to try.
 
-    A change is tried where a stage that it helps does not fit, and kept where that stage then takes less.
+    A change is tried where a stage that it helps does not fit, and kept where that stage then takes less, and no other one
+    more than all did before.
 
     Args:
         apply: the config with all these changes. It may raise ConfigError: then a change is passed over.
@@ -50,12 +53,13 @@ def propose(
             changes = next(step(config), None)
             if changes is None:
                 break
+            log.info("trying %s", ", ".join(f"{name}={value}" for name, value in changes.items()))
             try:
                 changed = apply(made | changes)
                 then = estimate(changed)
             except ConfigError:
                 break
-            if then.needed(stage) >= now.needed(stage):
+            if then.needed(stage) >= now.needed(stage) or then.needed() > now.needed():  # 8 bit, say, enlarges caching
                 break
             made |= changes
             config, now = changed, then

@@ -25,7 +25,7 @@ _PIPELINES = {
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(config: RunConfig, run: Path, kind: str | None = None) -> str:
+def model_card(config: RunConfig, run: Path, kind: str | None = None, title: str | None = None) -> str:
     """The card of what a run has trained, in Markdown with the Hub's front matter.
 
     The evaluation's figures are in it where the run folder has some.
@@ -34,6 +34,7 @@ def model_card(config: RunConfig, run: Path, kind: str | None = None) -> str:
         config: the run's settings.
         run: its folder.
         kind: "lora", "kohya" or "model"; None is what the run itself writes.
+        title: what the file is called, without its suffix, where one is told to load it; None: as the run folder.
     """
     model, method = config.model, config.objective.name
     kind = kind or ("lora" if model.train == "lora" else "model")
@@ -48,7 +49,7 @@ def model_card(config: RunConfig, run: Path, kind: str | None = None) -> str:
         "|---|---|",
         *(f"| {name} | {_cell(value)} |" for name, value in _settings(config)),
         "",
-        *_usage(model, kind, run.resolve().name),
+        *_usage(model, kind, title or run.resolve().name),
         *_evaluation(run),
         "## Licence",
         "",

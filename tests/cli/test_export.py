@@ -163,6 +163,7 @@ def test_a_file_beside_it_is_not_overwritten(call, run_folder, tmp_path):
     assert notes.read_text() == "my notes" and not out.exists()
     notes.unlink()
     assert call("export", run_folder, "-o", out, "-f", "kohya").exit_code == 0
+    assert "notes.safetensors" in notes.read_text() and "<lora:notes:1>" in notes.read_text()
     assert call("export", run_folder, "-o", out, "-f", "kohya", "--overwrite").exit_code == 0
 
 

@@ -15,7 +15,7 @@ from diffalign.backbones.weightless import copies_of, load_weightless, parts_of
 from diffalign.config import load_config
 from diffalign.exceptions import ConfigError
 from diffalign.training.fitting import propose
-from diffalign.training.memory import MemoryEstimator, members_of
+from diffalign.training.memory import MemoryEstimate, MemoryEstimator, members_of
 from tests.backbones.models import FAMILIES, path_of
 from tests.data.pictures import write_rows
 
@@ -252,3 +252,17 @@ def test_members_are_counted_under_other_column_names(tmp_path, caplog):
     assert caplog.text.count("skipped: ") == 1, "the last row is beyond the first 64 records"
     with pytest.raises(ConfigError, match=r"data\.members: .* no record of .* can be read here"):
         members_of(quickstart(*base))
+
+
+def test_a_change_that_moves_the_peak_elsewhere_is_not_proposed():
+    """What is quantised cannot wait in main memory while the encoders have the card."""
+
+    def estimate(config: Any) -> MemoryEstimate:
+        quantised = config.model.quantise is not None
+        uses = {"caching": 9 if quantised else 5, "training": 4 if quantised else 8}
+        return MemoryEstimate({stage: {"weights": size} for stage, size in uses.items()}, 0, 0, on_card=False)
+
+    def apply(changes: dict[str, Any]) -> Any:
+        return quickstart(*(f"{path}={str(value).lower()}" for path, value in changes.items()))
+
+    assert propose(quickstart(), 6, estimate, apply) == []
