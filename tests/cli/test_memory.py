@@ -57,6 +57,7 @@ def test_what_fits_is_said(call):
     assert "--set" not in result.stdout
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_gets_settings_that_can_be_pasted(call):
     needed = json.loads(call(*QUICK, "--memory", "--json").stdout)["memory"]["stages"]["training"]["needed"]
     result = call(*QUICK, "--fit", f"{needed / 1e6 - 1:.3f}MB")

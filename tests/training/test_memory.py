@@ -52,6 +52,7 @@ def test_estimate_of_a_step_is_what_real_tensors_take(home, model, trained, chec
         assert estimate.get(use) == measured.get(use), use
 
 
+@pytest.mark.slow
 def test_estimate_with_autocast_accumulation_and_two_passes(home):
     more = ["training.groups=2", "training.accumulation=2", "training.mixed_precision=bf16", "training.two_pass=true"]
     config = config_of("shapes-sd", "lora", False, home, more)
@@ -138,6 +139,7 @@ def test_settings_that_change_the_estimate():
     assert all(total(estimator, *overrides) > plain for overrides in more.values())
 
 
+@pytest.mark.slow
 def test_a_frozen_copy_may_be_narrow_or_elsewhere():
     estimator = MemoryEstimator("cuda")
 
@@ -187,6 +189,7 @@ def test_what_cannot_be_estimated_is_said_once(overrides, message, monkeypatch):
         MemoryEstimator("cuda")(quickstart(*overrides))
 
 
+@pytest.mark.slow
 def test_proposals_come_in_the_order_of_their_cost_and_end_when_it_fits():
     estimator = MemoryEstimator("cpu")
     base = ["training.groups=8"]
@@ -222,6 +225,7 @@ def test_proposals_end_where_nothing_is_left():
 @pytest.mark.parametrize(
     ("buckets", "why"), [("null", "the same step"), ("{step: 8}", "other groups of a bucket meet")]
 )
+@pytest.mark.slow
 def test_fewer_groups_at_a_time_are_another_order_with_buckets(tmp_path, buckets, why):
     base = [
         "training.groups=4",
