@@ -22,14 +22,30 @@ from typing import Any
 import torch
 from quarter_sd import save_pairs, save_quarter_sd
 from random_sdxl import save_random_sdxl
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from diffalign.config import load_config
 from diffalign.training.processes import build_trainer
 
+Shape = tuple[int, ...]
+
+
+def _attention(q: Shape, k: Shape, v: Shape, *_: object, **__: object) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _attention_backward(grad: Shape, q: Shape, k: Shape, v: Shape, *_: object, **__: object) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+ON_CPU = {  # torch counts the kernels of GPUs alone
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
 
 def flops(work: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         work()
     return float(counter.get_total_flops())
 

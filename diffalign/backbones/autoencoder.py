@@ -26,7 +26,8 @@ class Posterior:
 def posterior_of(vae: Any, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
     """The autoencoder's Gaussian of pictures in [0, 1], scaled to x0."""
     scale, shift = _scale_and_shift(vae)
-    seen = vae.encode((media * 2 - 1).to(vae.device, vae.dtype)).latent_dist
+    pictures = (media * 2 - 1).to(vae.device, vae.dtype, memory_format=torch.channels_last)  # convolves faster
+    seen = vae.encode(pictures).latent_dist
     log_scale = 2 * torch.tensor(scale).log().item()
     return Posterior((seen.mean.float() - shift) * scale, seen.logvar.float() + log_scale)
 
