@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffalign.backbones.encoders import Encoders
-from diffalign.backbones.fingerprint import fingerprint_of, network_fingerprint, tensors_fingerprint
+from diffalign.backbones.fingerprint import network_fingerprint, sampled_fingerprint, tensors_fingerprint
 from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.latent_space import LatentSpace
 from diffalign.backbones.lora import LoRASettings
@@ -80,6 +80,7 @@ class Backbone(LatentSpace, ABC):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
         self.encoders = Encoders(pipeline)
+        self._base = sampled_fingerprint(self.network)
         self.weights = self._weights_of(trained)
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
@@ -247,20 +248,18 @@ class Backbone(LatentSpace, ABC):
         return Condition(given, null)
 
     def fingerprint(self, part: str) -> str:
-        """A hash of what makes tensors of pictures ("vae") or prompts ("text"), the frozen "network", the LoRA "start"."""
+        """A hash of what makes tensors of pictures ("vae") or prompts ("text"), or of what training starts from.
+
+        That is the LoRA "start", the frozen "network", and "base", a sample of the network's values as it was loaded.
+        """
+        if part == "base":
+            return self._base
         if part == "start":
             return tensors_fingerprint(self.weights.begun_with())
         if part == "network":
             told = self.prediction.value + self._network_options()
             return network_fingerprint(self.network, self.pipeline.scheduler, told)
-        if not self.encoders.has(part):
-            return self.encoders.prints[part]
-        if part == "vae":
-            return fingerprint_of(part, {"vae": self.pipeline.vae}, {})
-        parts = {name: value for name, value in self.pipeline.components.items() if value is not None}
-        encoders = {name: value for name, value in parts.items() if name.startswith("text_encoder")}
-        tokenizers = {name: value for name, value in parts.items() if name.startswith("tokenizer")}
-        return fingerprint_of(part, encoders, tokenizers, [self._text_options()])
+        return self.encoders.fingerprint(part, self._text_options())
 
     def _text_options(self) -> str:
         return ""

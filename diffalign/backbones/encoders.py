@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffalign.backbones.fingerprint import fingerprint_of
+
 log = logging.getLogger(__name__)
 Known = Callable[[Sequence[str]], dict[str, Tensor] | None]
 Loader = Callable[[], Any]  # the pipeline anew, on the CPU, without its network
@@ -66,6 +68,17 @@ class Encoders:
 
     def has(self, part: str) -> bool:
         return not any(is_hollow(getattr(self._pipeline, name)) for name in self.names(part))
+
+    def fingerprint(self, part: str, option: str) -> str:
+        """A hash of what makes tensors of pictures ("vae"), or of prompts ("text"), which go in by that option."""
+        if not self.has(part):
+            return self.prints[part]
+        parts = {name: value for name, value in self._pipeline.components.items() if value is not None}
+        if part == "vae":
+            return fingerprint_of(part, {"vae": parts["vae"]}, {})
+        encoders = {name: value for name, value in parts.items() if name.startswith("text_encoder")}
+        tokenizers = {name: value for name, value in parts.items() if name.startswith("tokenizer")}
+        return fingerprint_of(part, encoders, tokenizers, [option])
 
     def need(self, part: str) -> None:
         """Read the weights again, if they were let go of.

@@ -59,6 +59,18 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
+def sampled_fingerprint(network: nn.Module) -> str:
+    """Of some 64 evenly spaced values of each tensor: another model, or this one trained further, has others."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if not tensor.is_meta:
+            values = tensor.detach().reshape(-1)
+            few = values[:: max(1, values.numel() // 64)].cpu().contiguous()
+            digest.update(few.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
 def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -239,6 +239,7 @@ class OfflineTrainer:
             "schedule": self._schedule.state_dict(),
             "scaler": self._loss_scale.state(),
             "data": self.data.content_hash,
+            "base": self.backbone.fingerprint("base"),
             "start": self.backbone.fingerprint("start"),
         }
         states = {name: self.backbone.state(name) for name in dict.fromkeys(["policy", self.final_view])}
@@ -251,11 +252,12 @@ class OfflineTrainer:
             CheckpointError: it is of another model, adapter or optimizer than the config says.
         """
         trainer = checkpoint.trainer
-        if trainer.get("start", now := self.backbone.fingerprint("start")) != now:
-            raise CheckpointError(
-                f"model.lora.start: {self.config.model.lora.start} is not the LoRA that this run started from; put that "
-                "back, or start a new run"
-            )
+        model = self.config.model
+        for part, place in (("base", f"model.path: {model.path}"), ("start", f"model.lora.start: {model.lora.start}")):
+            if trainer.get(part, now := self.backbone.fingerprint(part)) != now:
+                raise CheckpointError(
+                    f"{place} has not the weights that this run started from; put those back, or start a new run"
+                )
         try:
             for name, state in checkpoint.adapters.items():
                 self.backbone.load_state(name, placed(state, self.backbone.state(name)))

@@ -8,12 +8,13 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffalign.exceptions import CheckpointError, ConfigError
 from diffalign.training import load_run, resume, train
 from diffalign.training.checkpoint import list_checkpoints
 from diffalign.training.processes import build_trainer
+from diffalign.zoo import locate
 from tests.training.tiny import assert_equal, rows, timeless, tiny, trainer_state
 
 QUICK = {"sampler": {"name": "ddim", "steps": 2}}
@@ -155,6 +156,20 @@ def test_a_run_that_starts_from_another_runs_lora(tmp_path, monkeypatch):
     assert_equal(load_run(second.folder).backbone.state("policy"), second.backbone.state("ema"))
     second.backbone.save_adapter(first.folder / "adapter")  # as a run that goes on there would
     with pytest.raises(
-        CheckpointError, match=r"model\.lora\.start: .*adapter is not the LoRA that this run started from"
+        CheckpointError, match=r"model\.lora\.start: .*adapter has not the weights that this run started from"
     ):
         resume(second.folder, progress=False)
+
+
+@pytest.mark.parametrize("trained", ["lora", "full"])
+def test_a_base_that_was_replaced_is_noticed_on_resume(tmp_path, trained):
+    base = shutil.copytree(locate("zoo://shapes-sd"), tmp_path / "base")
+    settings = {"path": str(base)} | ({"train": "full", "lora": LORA} if trained == "full" else {})
+    run = train(tiny(tmp_path, model=settings, training={"steps": 2}), progress=False)
+    resume(run.folder, progress=False)
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, weights)  # as trained a little further
+    with pytest.raises(CheckpointError, match=r"model\.path: .*base has not the weights that this run started from"):
+        resume(run.folder, progress=False)
