@@ -79,7 +79,7 @@ $(VENV)/.torch: $(CONSTRAINTS) | $(VENV)/.made
 	@index='$(TORCH_INDEX)'; \
 	if [ -n "$$index" ] && ! $(BIN)/python -c "$(REACHABLE)" 2>/dev/null; then \
 	  echo "== $$index cannot be reached: torch comes from pip's own index"; index=; fi; \
-	echo "== installing $(TORCH)$${index:+, looking in $$index too} (the CPU build is 200 MB, a minute or two)"; \
+	echo "== installing $(TORCH)$${index:+, looking in $$index too (the CPU build is 200 MB, a minute or two)}"; \
 	$(INSTALL) -c $(CONSTRAINTS) $(TORCH) $${index:+--extra-index-url "$$index"} $(SHOW)
 	@touch $@
 

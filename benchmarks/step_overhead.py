@@ -1,16 +1,17 @@
 """Our training step against a bare PyTorch loop with the same forwards and backward, in one process, taken in turns.
 
-    python benchmarks/step_overhead.py                      # zoo://shapes-sd, 32 pairs, one thread
+    python benchmarks/step_overhead.py                      # zoo://shapes-sd, 32 pairs, one thread, 200 steps of each
     python benchmarks/step_overhead.py --groups 8 --steps 20
 
 Both do Diffusion-DPO on the same adapter: policy forward with gradient, reference forward without, backward, clipping,
 AdamW. The bare loop has its latents, text states, noise and times in memory beforehand; ours reads and draws them. The
-figure is ours / bare, the median over pairs of neighbouring steps with its quartiles.
+figure is ours / bare, the median over pairs of neighbouring steps with its 95 % interval (bootstrap) and the quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import tempfile
 import time
@@ -65,7 +66,7 @@ def timed(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -97,9 +98,12 @@ def main() -> None:
     print(
         f"ours {statistics.median(o for o, _ in pairs):.3f} s, bare {statistics.median(b for _, b in pairs):.3f} s a step"
     )
-    print(f"ours / bare: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
-    if middle > LIMIT:
-        raise SystemExit(f"more than {LIMIT:.2f}: the loop costs too much beside its forwards and backward")
+    drawn = random.Random(0)
+    medians = sorted(statistics.median(drawn.choices(ratios, k=len(ratios))) for _ in range(2000))
+    least, most = medians[50], medians[-51]
+    print(f"ours / bare: median {middle:.3f} ({least:.3f} to {most:.3f}), quartiles {low:.3f} to {high:.3f}")
+    if most > LIMIT:
+        raise SystemExit(f"not known to be at most {LIMIT:.2f}: take more --steps, or the loop costs too much")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffalign.backbones import load_backbone
+from diffalign.cli.app import quiet_libraries
 from diffalign.pipelines import to_picture
 from diffalign.zoo import locate
 from makers.tiny_pipelines import save_sdxl
@@ -37,6 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.out.exists():
         raise SystemExit(f"{options.out} exists; name a new folder")
+    quiet_libraries()
     save_sdxl(options.out / "sdxl")
     rows, prompts = drawings(options.pairs)
     home = options.out / "pickapic"

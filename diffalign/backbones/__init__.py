@@ -26,7 +26,7 @@ from diffalign.backbones.folder_swap import recover_folders, replace_folder
 from diffalign.backbones.full_weights import FullSettings
 from diffalign.backbones.kohya import write_kohya
 from diffalign.backbones.lora import LoRASettings
-from diffalign.backbones.model_files import check_index, check_parts, why
+from diffalign.backbones.model_files import check_index, check_parts, check_prediction, why
 from diffalign.backbones.pipeline_files import write_pipeline
 from diffalign.backbones.quantise import Bits, check_bitsandbytes, check_quantisation, quantisation_of
 from diffalign.backbones.sd import SDBackbone
@@ -190,6 +190,8 @@ def _load_pipeline(
     try:
         if source.endswith(".safetensors"):
             found = _load_single_file(kind, source, network_dtype or dtype, config, absent)
+            if kind.family in ("sd", "sdxl") and Path(source).is_file():
+                check_prediction(Path(source), found)
             return _in_dtypes(found, kind.network_name, dtype)
         index = check_index(path, source, wanted.load_config(source), absent)
         found = index.get("_class_name")

@@ -15,7 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffalign.backbones.encoders import Encoders
-from diffalign.backbones.fingerprint import network_fingerprint, sampled_fingerprint, tensors_fingerprint
+from diffalign.backbones.fingerprint import (
+    network_fingerprint,
+    process_fingerprint,
+    sampled_fingerprint,
+    tensors_fingerprint,
+)
 from diffalign.backbones.full_weights import FullSettings, FullWeights
 from diffalign.backbones.latent_space import LatentSpace
 from diffalign.backbones.lora import LoRASettings
@@ -250,10 +255,11 @@ class Backbone(LatentSpace, ABC):
     def fingerprint(self, part: str) -> str:
         """A hash of what makes tensors of pictures ("vae") or prompts ("text"), or of what training starts from.
 
-        That is the LoRA "start", the frozen "network", and "base", a sample of the network's values as it was loaded.
+        That is the LoRA "start", the frozen "network", and "base", a sample of the network's values as it was loaded, with
+        its process and prediction.
         """
         if part == "base":
-            return self._base
+            return self._base + process_fingerprint(self.process, self.prediction.value + self._network_options())
         if part == "start":
             return tensors_fingerprint(self.weights.begun_with())
         if part == "network":

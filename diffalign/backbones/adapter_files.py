@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ def write_adapter(
         layers = network.named_modules()
         metadata["target_modules"] = sorted(each for each, layer in layers if isinstance(layer, LoraLayer))
         metadata["exclude_modules"] = None
+    elif isinstance(metadata["target_modules"], Collection) and not isinstance(metadata["target_modules"], str):
+        metadata["target_modules"] = sorted(metadata["target_modules"])  # a set: each process has an order of its own
     try:
         pipeline.save_lora_weights(
             draft,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from diffalign.denoising import Process
+
 _SET_BY_CALLS = ("truncation", "padding")
 
 
@@ -69,6 +71,15 @@ def sampled_fingerprint(network: nn.Module) -> str:
             few = values[:: max(1, values.numel() // 64)].cpu().contiguous()
             digest.update(few.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def process_fingerprint(process: Process, options: str) -> str:
+    """Of how a process adds noise, at nine times, and of what is said besides."""
+    times = torch.linspace(0, 1, 9)
+    digest = hashlib.sha256(f"{type(process).__name__} {getattr(process, 'shift', None)} {options}".encode())
+    for values in (process.alpha(times), process.sigma(times)):
+        digest.update(" ".join(f"{value:.4f}" for value in values.tolist()).encode())
+    return digest.hexdigest()[:16]
 
 
 def _add_tensors(digest: hashlib._Hash, name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ def replace_folder(draft: Path, folder: Path) -> None:
     recover_folder(folder)
     for path in draft.rglob("*"):
         if path.is_file():
+            open_to_readers(path)
             _flush(path)
     aside = _aside(folder)
     if folder.exists():
@@ -32,6 +33,13 @@ def replace_folder(draft: Path, folder: Path) -> None:
         raise
     _flush(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def open_to_readers(path: Path) -> None:
+    """Give a file the rights that the umask leaves: safetensors lets its owner alone read what it writes."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def recover_folder(folder: Path) -> None:

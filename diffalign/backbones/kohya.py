@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diffalign.backbones.folder_swap import open_to_readers
 from diffalign.exceptions import SaveError
 
 _RESNET = {  # diffusers' name of a residual block's layer -> the original's
@@ -50,9 +51,18 @@ _SD2_LARGE = 96  # latents along a side of the 768-pixel models, which predict v
 
 
 def write_kohya(
-    file: Path, family: str, network: nn.Module, name: str, title: str, metadata: Mapping[str, str] | None = None
+    file: Path,
+    family: str,
+    network: nn.Module,
+    name: str,
+    title: str,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the adapter `name` of a network, whole or not at all; `file` is replaced if there is one.
+
+    Args:
+        dtype: of the tensors; None: as the adapter has them.
 
     Raises:
         SaveError: it cannot be written.
@@ -60,7 +70,9 @@ def write_kohya(
     draft = file.with_name(f".{file.name}.partial")
     facts = _metadata(family, network, name, title) | dict(metadata or {})
     try:
-        save_file(kohya_tensors(family, network, name), draft, facts)
+        tensors = kohya_tensors(family, network, name)
+        save_file({key: tensor.to(dtype or tensor.dtype) for key, tensor in tensors.items()}, draft, facts)
+        open_to_readers(draft)
         draft.replace(file)
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)

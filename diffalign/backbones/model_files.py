@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from diffalign.exceptions import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def check_index(path: str, source: str, index: object, absent: Collection[str]) -> dict[str, Any]:
@@ -49,6 +53,39 @@ def check_parts(path: str, pipeline: DiffusionPipeline) -> None:
             raise ConfigError(
                 f"model.path: cannot load {path!r}: {name} knows no words; its folder lacks tokenizer.json or vocab.json"
             )
+
+
+def check_prediction(file: Path, pipeline: DiffusionPipeline) -> None:
+    """Refuse a single file that says it predicts v where the settings it was read with say something else.
+
+    Trained so, the first loss would be right and every one after it wrong. The marks are the empty tensors `v_pred` and
+    `ztsnr` that ComfyUI and sd-scripts go by, and modelspec's `prediction_type`.
+
+    Raises:
+        ConfigError: names the setting of the scheduler.
+    """
+    settings: Any = pipeline.scheduler.config
+    predicts_v = settings.get("prediction_type") == "v_prediction"
+    with safe_open(file, framework="pt") as content:
+        names, about = set(content.keys()), content.metadata() or {}
+    wanted = {}
+    if ("v_pred" in names or about.get("modelspec.prediction_type") == "v") and not predicts_v:
+        wanted["prediction_type"] = '"v_prediction"'
+    if "ztsnr" in names and not settings.get("rescale_betas_zero_snr"):
+        wanted["rescale_betas_zero_snr"] = "true"
+    if wanted:
+        raise ConfigError(
+            f"model.config: {file.name} says that it was trained with {' and '.join(wanted)}, and the scheduler that it is "
+            "read with says otherwise; name a folder whose scheduler/scheduler_config.json has "
+            + ", ".join(f'"{name}": {value}' for name, value in wanted.items())
+        )
+    if re.search(r"v[-_ ]?pred", file.stem, re.IGNORECASE) and not predicts_v:
+        log.warning(
+            "model.path: %s is called v-prediction, and the scheduler that it is read with says %s: if the name is right, "
+            "name a folder with its settings in model.config",
+            file.name,
+            settings.get("prediction_type"),
+        )
 
 
 def why(source: str, error: Exception) -> str:

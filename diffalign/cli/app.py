@@ -77,7 +77,9 @@ def train(
             _report_stopped(folders[0])
         raise
     if _is_main_process():
-        if run.config.evaluation.prompts is not None:
+        if not run.trained and (run.folder / "evaluation" / "summary.json").is_file():
+            log.info("compared already; diffalign eval %s compares again", run.folder)
+        elif run.config.evaluation.prompts is not None:
             _evaluate(run, as_json=False)
         _report(run.folder)
 
@@ -249,7 +251,7 @@ def _evaluate(run: Run, *, as_json: bool) -> None:
     prompts = held_out_prompts(run.config)
     with drawing_bar(2 * len(prompts)) as progress:
         summary = compare(run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress)
-    refresh_card(run.folder, run.config)
+    refresh_card(run.folder, run.config, run.steps)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:

@@ -19,7 +19,9 @@ def export(
     ] = "diffusers",
     model: Annotated[str | None, typer.Option("--model", "-m", help="The model of a LoRA that is of no run.")] = None,
     family: Annotated[str | None, typer.Option("--family", help="The family of --model.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="Of a merged model: fp32, bf16 or fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of a merged model or kohya's file: fp32, bf16 or fp16.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write what was trained for diffusers, ComfyUI or A1111, with a model card; the path is printed last."""

@@ -80,15 +80,16 @@ def print_memory(facts: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     stages: dict[str, dict[str, int]] = facts["stages"]
     table = Table(box=None, pad_edge=False)
-    table.add_column("GB at the peak of")
+    unit = "GB" if facts["needed"] >= 10**8 else "MB"
+    table.add_column(f"{unit} at the peak of")
     for name in stages:
         table.add_column(name, justify="right")
     for use in dict.fromkeys(use for uses in stages.values() for use in uses if use != "needed"):
-        table.add_row(use, *(_gigabytes(uses.get(use)) for uses in stages.values()))
+        table.add_row(use, *(_size(uses.get(use), unit) for uses in stages.values()))
     if any(uses["needed"] > sum(uses.values()) - uses["needed"] for uses in stages.values()):
         spare = [uses["needed"] - (sum(uses.values()) - uses["needed"]) for uses in stages.values()]
-        table.add_row("allowance (a guess)", *map(_gigabytes, spare))
-    table.add_row("needed", *(_gigabytes(uses["needed"]) for uses in stages.values()), style="bold")
+        table.add_row("allowance (a guess)", *(_size(each, unit) for each in spare))
+    table.add_row("needed", *(_size(uses["needed"], unit) for uses in stages.values()), style="bold")
     console.print(table)
     on_disk = [f"{facts['disk_per_record'] / 1e6:.2f} MB a record"] if facts["disk_per_record"] else []
     on_disk.append(f"{facts['disk_per_prompt'] / 1e6:.2f} MB a prompt")
@@ -98,16 +99,16 @@ def print_memory(facts: dict[str, Any]) -> None:
 
 
 def _print_fit(console: Console, facts: dict[str, Any]) -> None:
-    limit = _gigabytes(facts["limit"])
+    limit = f"{facts['limit'] / 1e9:.2f}"
     if facts["fits"]:
-        console.print(f"fits in {limit} GB: needs {_gigabytes(facts['needed'])} GB")
+        console.print(f"fits in {limit} GB: needs {_told(facts['needed'])}")
         return
-    console.print(f"does not fit in {limit} GB: needs {_gigabytes(facts['needed'])} GB")
+    console.print(f"does not fit in {limit} GB: needs {_told(facts['needed'])}")
     changes: dict[str, Any] = {}
     for proposal in facts["proposals"]:
         changes |= proposal["changes"]
         said = " ".join(f"--set {each}" for each in _overrides(proposal["changes"]))
-        console.print(f"  {_gigabytes(proposal['needed'])} GB with {said}  ({proposal['why']})", markup=False)
+        console.print(f"  {_told(proposal['needed'])} with {said}  ({proposal['why']})", markup=False)
     if facts["fits_then"]:
         console.print("fits with all of these:")
     elif changes:
@@ -120,8 +121,13 @@ def _print_fit(console: Console, facts: dict[str, Any]) -> None:
         console.print(write_yaml(_nested(changes)).rstrip(), markup=False)
 
 
-def _gigabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e9:.2f}"
+def _told(size: int) -> str:
+    unit = "GB" if size >= 10**8 else "MB"
+    return f"{_size(size, unit)} {unit}"
+
+
+def _size(size: int | None, unit: str) -> str:
+    return "-" if size is None else f"{size / 1e9:.2f}" if unit == "GB" else f"{size / 1e6:.1f}"
 
 
 def _nested(changes: dict[str, Any]) -> dict[str, Any]:

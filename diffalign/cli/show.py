@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -112,6 +113,10 @@ def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] 
     console.print(f"the run: {training.steps} steps, {facts['groups_in_all']} groups in all")
     if memory is None:
         console.print("the settings alone were looked at: model and data are read by diffalign train")
+    paths = {"data.path": config.data.path, "evaluation.prompts": config.evaluation.prompts}
+    for setting, path in paths.items():
+        if path is not None and "://" not in path and not Path(path).exists():
+            console.print(f"not here yet: {setting}: {path}", markup=False)
 
 
 def _members(config: RunConfig) -> int | None:

@@ -36,6 +36,7 @@ class DataConfig(Params):
     split: str = "train"  # of a Hugging Face dataset
     config_name: str | None = None  # of a Hugging Face dataset that has several
     streaming: bool = False  # read a Hugging Face dataset without keeping a copy of it
+    limit: PositiveInt | None = None  # stop reading after so many usable records; None: read all
     dimension: str | None = None  # of column preferences: which one says what is preferred; None: chosen and votes do
     resolution: PositiveInt | None = (
         None  # pixels of the square crop, or whose square is a bucket's area; None: the model's own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.params import Params
@@ -63,14 +63,19 @@ class ModelConfig(Params):
     gradient_checkpointing: bool = False
     max_sequence_length: PositiveInt | None = None  # of T5: sd3 (None: 256) and flux (None: 512)
     guidance: NonNegativeFloat | None = None  # flux: scale that FLUX.1-dev is told in training; None: 1
-    lora: LoRAConfig = LoRAConfig()
+    lora: LoRAConfig = LoRAConfig()  # null: as left out
     reference: ReferenceConfig = ReferenceConfig()
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _left_out(cls, value: object) -> object:
+        return LoRAConfig() if value is None else value
 
     def problems(self) -> Iterator[str]:
         """What does not fit together, with dotted paths."""
         yield from self.lora.problems()
         if self.train == "full" and self.lora != LoRAConfig():
-            yield "model.lora: is of model.train: lora, and that is 'full'; leave it out"
+            yield "model.lora: is of model.train: lora, and that is 'full'; leave it out (model.lora=null)"
         if self.train == "full" and self.quantise is not None:
             yield "model.quantise: is for the frozen base of model.train: lora, and that is 'full'; leave it out"
         if self.quantise is not None and self.path.endswith(".safetensors"):

@@ -196,7 +196,8 @@ class _Listing:
             contents, group, bucket = _named(record, self._encoder.encoding)
             opened = dict(self._encoder.opened(record.id, contents, group, bucket))
         except DataError as error:
-            self._skip(str(error))
+            named = ", ".join(Path(name).name for name, _ in files)
+            self._skip(f"{error} (its files: {named})" if named and "cannot read" not in str(error) else str(error))
             if len(self.left_out) <= _LEFT_OUT:
                 self.left_out += [(name, state.packed.hex()) for name, state in files]
             return
@@ -228,6 +229,6 @@ class _Listing:
 
     def _skip(self, reason: str) -> None:
         if self._on_bad == "error":
-            raise DataError(reason)
+            raise DataError(f"{reason}; mend it, or leave such records out with data.on_bad=skip")
         self._counts.kept -= 1
         self._counts.add_bad(reason)

@@ -47,6 +47,7 @@ def read_records(
     members: int | None = None,
     dimension: str | None = None,
     columns: Mapping[Any, str] | None = None,
+    limit: int | None = None,
     on_bad: Literal["error", "skip"] = "error",
     counts: ReadCounts | None = None,
 ) -> Iterator[Record]:
@@ -61,6 +62,7 @@ def read_records(
         dimension: of kind `pairs`, the one of column `preferences` that says which picture is preferred; its ties are left
             out, and a record without it is bad.
         columns: our column name -> theirs, where they differ.
+        limit: stop after so many records, and read no row beyond them; None: read all.
         on_bad: raise on the first bad row, or skip and count it.
         counts: filled in as rows are read. Ties are left out and counted.
 
@@ -70,7 +72,7 @@ def read_records(
     counts = counts if counts is not None else ReadCounts()
     source = path if isinstance(path, Source) else Source(path)
     seen = KeySet()  # of ids
-    size = 0
+    size = read = 0
     for number, (row, home) in enumerate(source.rows()):
         try:
             if isinstance(row, DataError):
@@ -90,7 +92,10 @@ def read_records(
             counts.ties += 1
             continue
         counts.kept += 1
+        read += 1
         yield record
+        if read == limit:
+            break
     if counts.kept == 0:
         first = f"; the first: {counts.reasons[0]}" if counts.reasons else ""
         wanted = "labelled samples" if kind == "labelled" else kind

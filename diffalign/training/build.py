@@ -31,7 +31,7 @@ from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
 log = logging.getLogger(__name__)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_backbone(config: RunConfig, device: torch.device, *, network_waits: bool = False) -> Backbone:
@@ -73,7 +73,7 @@ def build_trained(config: RunConfig, run: Path, device: torch.device, precision:
     if not folder.is_dir():
         raise ConfigError(f"{run} has no {folder.name} yet: finish it with diffalign train --resume {run}")
     if model.train == "full":
-        dtype = torch.float32 if precision is None else _DTYPES[precision]
+        dtype = torch.float32 if precision is None else DTYPES[precision]
         given = _arguments(model) | {"config": None, "full": _full_settings(model, dtype)}
         return load_backbone(model.family, str(folder), device=device, **given)
     backbone = build_backbone(config, device)
@@ -85,7 +85,7 @@ def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
     reference = model.reference
     return FullSettings(
         dtype,
-        None if reference.precision is None else _DTYPES[reference.precision],
+        None if reference.precision is None else DTYPES[reference.precision],
         reference.device,
         partial(load_network, model.family, model.path, dtype=dtype, config=model.config),
     )
@@ -94,7 +94,7 @@ def _full_settings(model: ModelConfig, dtype: torch.dtype) -> FullSettings:
 def _arguments(model: ModelConfig) -> dict[str, Any]:
     """All but what is trained."""
     given: dict[str, Any] = {
-        "dtype": _DTYPES[model.precision],
+        "dtype": DTYPES[model.precision],
         "gradient_checkpointing": model.gradient_checkpointing,
         "config": model.config,
         "quantise": model.quantise,
@@ -125,7 +125,7 @@ def build_inference(
     """
     if adapter is not None and not adapter.exists():
         raise ConfigError(f"{setting}: no such file or folder: {adapter}")
-    backbone = load_backbone(family, path, device=find_device(device), dtype=_DTYPES[precision], config=config)
+    backbone = load_backbone(family, path, device=find_device(device), dtype=DTYPES[precision], config=config)
     if adapter is not None:
         refuse_pickles(adapter, setting)
         try:
@@ -190,4 +190,8 @@ def held_out_prompts(config: RunConfig) -> list[str]:
         prompts = read_prompts(locate(source) if is_zoo(source) else Path(source))
     except (ConfigError, DataError) as error:
         raise type(error)(f"evaluation.prompts: {error}") from None
+    if len(prompts) < (config.evaluation.count or 0):
+        log.info(
+            "evaluation.count: %d prompts are asked for, and %s has %d", config.evaluation.count, source, len(prompts)
+        )
     return prompts[: config.evaluation.count]

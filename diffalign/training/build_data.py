@@ -39,6 +39,17 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
         raise DataError(f"data.cache: cannot write in {home}: {error.strerror or error}") from None
 
 
+def check_source(config: RunConfig) -> None:
+    """Look whether there is anything at data.path, before a model is loaded.
+
+    Raises:
+        DataError: there is not.
+    """
+    path = config.data.path
+    if not is_zoo(path) and not path.startswith("hf://") and not Path(path).exists():
+        raise DataError(f"data.path: {path}: cannot be read: No such file or folder")
+
+
 def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:
     data, share = config.data, share or Share()
     home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
@@ -126,6 +137,7 @@ def _refuse_picture_settings(config: RunConfig, backbone: Backbone) -> None:
         "data.fit": data.fit != "crop",
         "data.dimension": data.dimension is not None,
         "data.streaming": data.streaming,
+        "data.limit": data.limit is not None,
     }
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:

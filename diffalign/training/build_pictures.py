@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from diffalign.data import (
     CachedLatents,
     PictureEncoding,
     ReadCounts,
+    Record,
     RecordList,
     Share,
     Source,
@@ -110,6 +112,7 @@ def _read(
         members=data.members,
         dimension=data.dimension,
         columns=data.columns,
+        limit=data.limit,
         on_bad=data.on_bad,
     )
     state = source.state()
@@ -126,7 +129,7 @@ def _read(
             found = found or _listed(path, state, folder, encoding, latents_from)
     if found is None:
         records, latents = encode_records(
-            read(counts=counts),
+            _counted(read(counts=counts), config.groups_per_step * config.training.steps),
             TensorCache(folder),
             encoding,
             seed=config.seed,
@@ -148,6 +151,19 @@ def _read(
     return records, latents, counts
 
 
+def _counted(records: Iterable[Record], seen: int) -> Iterator[Record]:
+    """The records; says so when more are encoded than the run sees."""
+    for number, record in enumerate(records):
+        if number == seen:
+            log.warning(
+                "data.limit: the run sees %d groups, and the source has more: all are encoded before the first step; "
+                "data.limit=%d would read no more than these",
+                seen,
+                seen,
+            )
+        yield record
+
+
 def _listed(
     path: Path,
     state: dict[str, Any] | None,
@@ -167,7 +183,9 @@ def _list_name(config: RunConfig, source: Source, encoding: PictureEncoding) -> 
     """A name for all that a list of records depends on but the state of its source."""
     data = config.data
     path = source.path if isinstance(source.path, str) else os.path.abspath(source.path)
-    told = data.model_dump(include={"kind", "members", "split", "config_name", "dimension", "on_bad", "columns"})
+    told = data.model_dump(
+        include={"kind", "members", "split", "config_name", "dimension", "limit", "on_bad", "columns"}
+    )
     sizes = [encoding.name(bucket) for bucket in range(len(encoding.sizes or [0]))]
     return content_key(path, json.dumps(told, sort_keys=True), encoding.fingerprint, str(encoding.flip), *sizes)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from diffalign.backbones import Backbone
 from diffalign.config import RunConfig, with_absolute_paths
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import CheckpointError, ConfigError
 
 _FREE = {  # sections, and settings of the others
     "name", "folder", "device", "samples", "evaluation", "health", "log",
@@ -100,3 +101,27 @@ def _flat(content: Any, path: str, free: Collection[str]) -> Iterator[tuple[str,
             yield from _flat(value, f"{path}.{key}" if path else key, free)
     else:
         yield path, content
+
+
+def begun_with(backbone: Backbone) -> dict[str, str]:
+    """Fingerprints of the parts of a model that a step follows from."""
+    return {part: backbone.fingerprint(part) for part in ("base", "text", "vae", "start")}
+
+
+def check_same_model(saved: Mapping[str, Any], now: Mapping[str, str], config: RunConfig) -> None:
+    """Compare with those of the run's beginning; what an older diffalign did not save is not compared.
+
+    Raises:
+        CheckpointError: a file was put in another's place.
+    """
+    model = config.model
+    for part, (path, what) in {
+        "base": (f"model.path: {model.path}", "network or scheduler"),
+        "text": (f"model.path: {model.path}", "text encoders"),
+        "vae": (f"model.path: {model.path}", "autoencoder"),
+        "start": (f"model.lora.start: {model.lora.start}", "LoRA"),
+    }.items():
+        if saved.get(part, now[part]) != now[part]:
+            raise CheckpointError(
+                f"{path} is not what this run started from (another {what}); put that back, or start a new run"
+            )

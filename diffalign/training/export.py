@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -21,8 +22,9 @@ from diffalign.backbones import (
 from diffalign.config import RunConfig
 from diffalign.config.model import ModelConfig, Precision
 from diffalign.exceptions import ConfigError, SaveError
-from diffalign.training.build import build_inference
+from diffalign.training.build import DTYPES, build_inference
 from diffalign.training.model_card import TAG, adapter_card, model_card
+from diffalign.training.result import gone_on, result_step
 from diffalign.training.run import open_run
 
 Format = Literal["diffusers", "kohya", "merged"]
@@ -51,7 +53,8 @@ def export(
         out: what to write.
         format: one of these three.
         model, family: what a LoRA of no run is for, as in the config's section `model`.
-        precision: of the merged model; None is that of the run's frozen weights, or fp32.
+        precision: of the merged model (None: that of the run's frozen weights, or fp32), or of kohya's file (None: the
+            LoRA's own).
         overwrite: replace an earlier export; nothing else is ever replaced.
 
     Returns:
@@ -65,8 +68,8 @@ def export(
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"--format: must be one of {', '.join(get_args(Format))}, got {format!r}{hint}")
     _check_out(out, source, cast(Format, format), overwrite=overwrite)
-    if precision is not None and format != "merged":
-        raise ConfigError("--precision: is of --format merged; a LoRA is written in the precision that it has")
+    if precision is not None and format == "diffusers":
+        raise ConfigError("--precision: is of --format merged and kohya; diffusers' is written in the precision it has")
     of_run = (source / "config.yaml").is_file()
     if of_run:
         if model is not None or family is not None:
@@ -75,9 +78,11 @@ def export(
         result = source / config.model.result
         if not result.is_dir():
             raise ConfigError(f"{source} has no {result.name} yet: finish it with diffalign train --resume {source}")
+        if (why := gone_on(source, config)) is not None:
+            raise ConfigError(why)
         if config.model.train == "full":
             if precision is not None:
-                raise ConfigError("--precision: is of a LoRA that is merged; a whole model is copied as it was trained")
+                raise ConfigError("--precision: is of a LoRA; a whole model is copied as it was trained")
             return _copy_model(config, source, out, format)
         return _export_lora(result, config.model, out, format, precision, (config, source))
     if not source.exists():
@@ -127,7 +132,7 @@ def _export_lora(
 ) -> Path:
     title = out.stem if out.suffix == ".safetensors" else out.name
     kind = {"diffusers": "lora", "kohya": "kohya", "merged": "model"}[format]
-    card = adapter_card(model, kind, title) if run is None else model_card(*run, kind, title)
+    card = adapter_card(model, kind, title) if run is None else model_card(*run, _step(*run), kind, title)
     kind_of_model = FAMILIES[model.family]
     pipeline, part = kind_of_model.pipeline_class, kind_of_model.network_name
     if format == "merged":
@@ -143,25 +148,50 @@ def _export_lora(
     if format == "diffusers":
         write_adapter(out, pipeline, part, network, "policy", card)
         return out
-    more = {} if run is None else _facts(run[0])
+    more = {} if run is None else _facts(*run)
+    dtype = None if precision is None else DTYPES[precision]
     if out.suffix == ".safetensors":
-        write_kohya(out, model.family, network, "policy", title, more)
-        out.with_suffix(".md").write_text(card, encoding="utf-8")
+        _write_file(out, card, partial(write_kohya, out, model.family, network, "policy", title, more, dtype))
         return out
     with _drafted(out) as draft:
         draft.mkdir()
-        write_kohya(draft / f"{title}.safetensors", model.family, network, "policy", title, more)
+        write_kohya(draft / f"{title}.safetensors", model.family, network, "policy", title, more, dtype)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
-def _facts(config: RunConfig) -> dict[str, str]:
+def _write_file(out: Path, card: str, write: Callable[[], None]) -> None:
+    """One file, and its card beside it: both or none.
+
+    Raises:
+        SaveError: they cannot be written.
+    """
+    draft = out.with_name(f".{out.stem}.md.partial")
+    try:
+        draft.write_text(card, encoding="utf-8")
+        write()
+        draft.replace(out.with_suffix(".md"))
+    except OSError as error:
+        raise (
+            error
+            if isinstance(error, SaveError)
+            else SaveError(f"{out}: cannot be written ({error}); free some space and export again")
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _step(config: RunConfig, run: Path) -> int:
+    return result_step(run) or config.training.steps
+
+
+def _facts(config: RunConfig, run: Path) -> dict[str, str]:
     """What sd-scripts tell of a training, by their names."""
     return {
         "ss_sd_model_name": Path(config.model.path).name,
         "ss_learning_rate": f"{config.optimizer.learning_rate:g}",
         "ss_optimizer": config.optimizer.name,
-        "ss_max_train_steps": str(config.training.steps),
+        "ss_max_train_steps": str(_step(config, run)),
         "ss_seed": str(config.seed),
         "ss_training_comment": f"diffalign {config.objective.name}",
     }
@@ -172,7 +202,7 @@ def _copy_model(config: RunConfig, run: Path, out: Path, format: str) -> Path:
         raise ConfigError("--format: this run trained the whole network, so it has no LoRA; take diffusers")
     with _drafted(out) as draft:
         shutil.copytree(run / config.model.result, draft)
-        (draft / "README.md").write_text(model_card(config, run), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(config, run, _step(config, run)), encoding="utf-8")
     return out
 
 

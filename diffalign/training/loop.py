@@ -154,7 +154,7 @@ class TrainingLoop:
 
     def _ring(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
-            log.warning("step %d: %s", self.trainer.step, alarm.message)
+            log.warning("step %d: alarm %s: %s", self.trainer.step, alarm.alarm, alarm.message)
             self.log.write("alarm", self.trainer.step, alarm=alarm.alarm, action=alarm.action, message=alarm.message)
         stopping = [alarm for alarm in alarms if alarm.action == "stop"]
         if stopping:

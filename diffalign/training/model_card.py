@@ -25,7 +25,7 @@ _PIPELINES = {
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(config: RunConfig, run: Path, kind: str | None = None, title: str | None = None) -> str:
+def model_card(config: RunConfig, run: Path, step: int, kind: str | None = None, title: str | None = None) -> str:
     """The card of what a run has trained, in Markdown with the Hub's front matter.
 
     The evaluation's figures are in it where the run folder has some.
@@ -33,6 +33,7 @@ def model_card(config: RunConfig, run: Path, kind: str | None = None, title: str
     Args:
         config: the run's settings.
         run: its folder.
+        step: of which the weights are.
         kind: "lora", "kohya" or "model"; None is what the run itself writes.
         title: what the file is called, without its suffix, where one is told to load it; None: as the run folder.
     """
@@ -47,7 +48,7 @@ def model_card(config: RunConfig, run: Path, kind: str | None = None, title: str
         "",
         "| setting | |",
         "|---|---|",
-        *(f"| {name} | {_cell(value)} |" for name, value in _settings(config)),
+        *(f"| {name} | {_cell(value)} |" for name, value in _settings(config, step)),
         "",
         *_usage(model, kind, title or run.resolve().name),
         *_evaluation(run),
@@ -72,12 +73,12 @@ def adapter_card(model: ModelConfig, kind: str, title: str) -> str:
     return _front_matter(model.path, kind, None) + "\n".join(lines)
 
 
-def refresh_card(run: Path, config: RunConfig) -> None:
-    """Write the card of a run anew, for an evaluation that came after its weights."""
+def refresh_card(run: Path, config: RunConfig, step: int) -> None:
+    """Write the card of a run's result anew, for an evaluation that came after it."""
     folder = run / config.model.result
     if folder.is_dir():
         draft = folder / ".README.md.partial"
-        draft.write_text(model_card(config, run), encoding="utf-8")
+        draft.write_text(model_card(config, run, step), encoding="utf-8")
         os.replace(draft, folder / "README.md")
 
 
@@ -98,7 +99,13 @@ def _base(path: str) -> str:
     return f"`{path if is_zoo(path) or _is_hub_id(path) else Path(path).name}`"
 
 
-def _settings(config: RunConfig) -> list[tuple[str, object]]:
+def _data(path: str) -> str:
+    """Its name: of a local path the last part, and the one before where that is a name that every set has."""
+    name = _base(path).strip("`")
+    return "/".join(Path(path).parts[-2:]) if name in ("data", "train") else name
+
+
+def _settings(config: RunConfig, step: int) -> list[tuple[str, object]]:
     model, optimizer = config.model, config.optimizer
     method = config.objective.model_dump(exclude={"name"})
     lora: list[tuple[str, object]] = []
@@ -109,11 +116,11 @@ def _settings(config: RunConfig) -> list[tuple[str, object]]:
             lora.append(("started from", Path(model.lora.start).name))
     return [
         *method.items(),
-        ("data", f"{_base(config.data.path).strip('`')} ({config.data.kind})"),
+        ("data", f"{_data(config.data.path)} ({config.data.kind})"),
         ("resolution", config.data.resolution or "the model's own"),
         *lora,
         ("learning rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps"),
-        ("steps", f"{config.training.steps} of {config.groups_per_step} groups"),
+        ("steps", f"{step} of {config.groups_per_step} groups"),
         ("EMA decay", config.training.ema_decay or "no EMA"),
         ("precision", f"frozen weights {model.precision}, autocast {config.training.mixed_precision}"),
         ("seed", config.seed),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from diffalign.data import GroupData, TrainingOrder, seeded
 from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
 from diffalign.exceptions import CheckpointError, DataError
 from diffalign.objectives import Objective
+from diffalign.training.changed_settings import begun_with, check_same_model
 from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
@@ -231,6 +232,10 @@ class OfflineTrainer:
 
     # ------------------------------------------------------------ checkpoints
 
+    @cached_property
+    def _begun_with(self) -> dict[str, str]:
+        return begun_with(self.backbone)
+
     def checkpoint(self) -> Checkpoint:
         """All that the next step depends on; no generator is among it, because every draw is seeded by what it is for."""
         optimizer, pieces = split_optimizer(self._optimizer.state_dict())
@@ -239,8 +244,7 @@ class OfflineTrainer:
             "schedule": self._schedule.state_dict(),
             "scaler": self._loss_scale.state(),
             "data": self.data.content_hash,
-            "base": self.backbone.fingerprint("base"),
-            "start": self.backbone.fingerprint("start"),
+            **self._begun_with,
         }
         states = {name: self.backbone.state(name) for name in dict.fromkeys(["policy", self.final_view])}
         return Checkpoint(Progress(self.step, self.seconds), states, trainer, pieces)
@@ -252,12 +256,7 @@ class OfflineTrainer:
             CheckpointError: it is of another model, adapter or optimizer than the config says.
         """
         trainer = checkpoint.trainer
-        model = self.config.model
-        for part, place in (("base", f"model.path: {model.path}"), ("start", f"model.lora.start: {model.lora.start}")):
-            if trainer.get(part, now := self.backbone.fingerprint(part)) != now:
-                raise CheckpointError(
-                    f"{place} has not the weights that this run started from; put those back, or start a new run"
-                )
+        check_same_model(trainer, self._begun_with, self.config)
         try:
             for name, state in checkpoint.adapters.items():
                 self.backbone.load_state(name, placed(state, self.backbone.state(name)))
@@ -285,7 +284,7 @@ class OfflineTrainer:
 
     def save_adapter(self, run: Path) -> None:
         """Write what was trained into the run folder: adapter/, or model/ of full fine-tuning."""
-        write_result(run, self.config, self.backbone, self.final_view, self.accelerator)
+        write_result(run, self.config, self.backbone, self.final_view, self.accelerator, self.step)
 
 
 def _refuse_invalid(batch: GroupBatch) -> None:

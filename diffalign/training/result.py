@@ -1,7 +1,9 @@
-"""What a run leaves for others to load: the trained adapter or model, in diffusers' format."""
+"""What a run leaves for others to load: the trained adapter or model, in diffusers' format, and which step it is of."""
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -9,25 +11,56 @@ from accelerate import Accelerator
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.exceptions import SaveError
+from diffalign.training.checkpoint import list_checkpoints
 from diffalign.training.model_card import model_card
+from diffalign.training.run_log import write_json
 from diffalign.training.sharding import gathered, shards
 from diffalign.training.team import Team
 
+log = logging.getLogger(__name__)
 
-def write_result(run: Path, config: RunConfig, backbone: Backbone, view: str, accelerator: Accelerator) -> None:
+
+def write_result(
+    run: Path, config: RunConfig, backbone: Backbone, view: str, accelerator: Accelerator, step: int
+) -> None:
     """Write a view into the run folder: adapter/, or model/ of full fine-tuning. All processes call it, the first writes.
 
     Where networks are in pieces, the view's tensors are gathered one by one on the CPU of the first process.
+    result.json, which says of which step they are, comes last: cut off in between, they are written again on resume.
 
     Raises:
         SaveError: it cannot be written; in all processes.
     """
     team, folder = Team.of(accelerator), run / config.model.result
     state = gathered(backbone.state(view), keep=team.is_main) if shards(config, accelerator) else None
+
+    def write() -> None:
+        backbone.save_adapter(folder, view, card=model_card(config, run, step), state=state)
+        write_json(run / "result.json", {"step": step, "view": view})
+
     try:
-        team.main_alone(lambda: backbone.save_adapter(folder, view, card=model_card(config, run), state=state))
+        team.main_alone(write)
     except OSError as error:
         raise SaveError(
             f"{error}; all that it needs is in the last checkpoint: free some space and go on with diffalign train "
             f"--resume {run}"
         ) from None
+
+
+def result_step(run: Path) -> int | None:
+    """Of which step adapter/ or model/ are; None: nobody said, as an older diffalign did not."""
+    try:
+        return int(json.loads((run / "result.json").read_text())["step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def gone_on(run: Path, config: RunConfig) -> str | None:
+    """What to say of a result that the run has gone on from since; None: it is of the newest checkpoint."""
+    step, newest = result_step(run), max((int(path.name[5:]) for path in list_checkpoints(run)), default=0)
+    if step is None or newest <= step:
+        return None
+    return (
+        f"{run / config.model.result} is of step {step}, and the run has gone on to step {newest}: finish it with "
+        f"diffalign train --resume {run}"
+    )

@@ -24,7 +24,7 @@ from diffalign.training.build import (
     build_trained,
     held_out_prompts,
 )
-from diffalign.training.build_data import build_data
+from diffalign.training.build_data import build_data, check_source
 from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import latest_checkpoint, list_checkpoints, read_verified, saved_settings
 from diffalign.training.devices import choose_device, find_device
@@ -34,6 +34,7 @@ from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.optimizer import check_optimizer
 from diffalign.training.processes import one_voice, part, speak_once, start_accelerator, start_backbone
+from diffalign.training.result import gone_on, result_step
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
 from diffalign.training.sharding import shards
 from diffalign.training.team import Team
@@ -52,13 +53,15 @@ class Run:
             main process has read it anew; the others keep pieces, which cannot draw alone.
         view: the view of the backbone that the run was for ("policy", or "ema" where an average is kept).
         steps: optimizer steps done.
+        trained: whether this call did any of them.
     """
 
     folder: Path
-    config: RunConfig
+    config: RunConfig = field(repr=False)
     backbone: Backbone = field(repr=False)
     view: str
     steps: int
+    trained: bool = True
 
     @property
     def generator(self) -> ImageGenerator:
@@ -116,8 +119,9 @@ def load_run(folder: Path, *, device: str | None = None, precision: Precision | 
     backbone = build_trained(
         config, folder, choose_device(config) if device is None else find_device(device), precision
     )
-    steps = [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder)]
-    return Run(folder, config, backbone, "policy", max(steps, default=config.training.steps))
+    if (warning := gone_on(folder, config)) is not None:
+        log.warning("%s", warning)
+    return Run(folder, config, backbone, "policy", result_step(folder) or config.training.steps, trained=False)
 
 
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -161,6 +165,7 @@ def _run_on(
     check_optimizer(config.optimizer)
     team = Team.of(accelerator)
     newest = team.from_main(lambda: _newest_checkpoint(folder, config))
+    check_source(config)
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
@@ -184,9 +189,10 @@ def _run_on(
         trainer.restore(saved)
         monitor.restore(saved.trainer["health"])
         started = True
-        if trainer.step >= config.training.steps and (folder / config.model.result).is_dir():
+        written = team.from_main(lambda: (folder / config.model.result).is_dir() and result_step(folder))
+        if trainer.step >= config.training.steps and written == trainer.step:
             log.info("%s: this run is finished (%d steps); nothing left to train", folder, trainer.step)
-            return _finished(folder, config, trainer)
+            return replace(_finished(folder, config, trainer), trained=False)
     else:
         log.info("%s: no checkpoint yet: starting from step 0", folder)
     log.info(
@@ -226,6 +232,6 @@ def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:
     reload = shards(config, trainer.accelerator) and trainer.accelerator.is_main_process
     part(trainer)
     if reload:  # pieces cannot draw alone
-        return replace(load_run(folder), config=config)
+        return replace(load_run(folder), config=config, trained=True)
     trainer.backbone.release("reference")  # perhaps in lower precision, or on the CPU: to draw with, it is read anew
     return Run(folder, config, trainer.backbone, trainer.final_view, trainer.step)

@@ -39,6 +39,7 @@ class HeldOutSamples:
         """
         started = time.monotonic()
         accelerator, count = self._trainer.accelerator, len(self._prompts)
+        log.info("drawing %d samples at step %d", count, self._trainer.step)
         share = -(-count // accelerator.num_processes)
         first = accelerator.process_index * share
         mine = [min(number, count - 1) for number in range(first, first + share)]

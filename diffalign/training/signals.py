@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+log = logging.getLogger(__name__)
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -30,6 +32,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
+        log.warning(
+            "%s: finishing this step, then saving; a second one ends at once, without saving", self.received.name
+        )
 
     def _restore(self) -> None:
         for each, handler in self._before.items():

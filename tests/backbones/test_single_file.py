@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffalign.backbones import load_backbone
 from diffalign.denoising import Prediction
@@ -91,7 +91,7 @@ def test_sd_asks_diffusers_without_a_safety_checker(config, told, tmp_path, monk
     monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
     monkeypatch.setattr(StableDiffusionPipeline, "load_config", lambda _: {"_class_name": "StableDiffusionPipeline"})
     file = tmp_path / "v1-5-pruned.safetensors"
-    file.touch()
+    save_file({"first": torch.zeros(1)}, file)
     load_backbone("sd", str(file), config=config, dtype=torch.bfloat16)
     assert asked == {
         "source": str(file),
@@ -124,3 +124,29 @@ def test_a_damaged_file(content, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(content)
     with pytest.raises(ConfigError, match=r"model.path: cannot load '.*broken.safetensors'"):
         load_backbone("sdxl", str(tmp_path / "broken.safetensors"), config=path_of("sdxl"))
+
+
+@pytest.mark.parametrize(
+    ("marks", "about", "told"),
+    [
+        (["v_pred"], {}, ['"prediction_type": "v_prediction"']),
+        (["v_pred", "ztsnr"], {}, ['"prediction_type": "v_prediction"', '"rescale_betas_zero_snr": true']),
+        ([], {"modelspec.prediction_type": "v"}, ['"prediction_type": "v_prediction"']),
+    ],
+)
+def test_a_file_that_says_it_predicts_v_needs_settings_that_do(sdxl_file, settings, tmp_path, marks, about, told):
+    marked = tmp_path / "marked.safetensors"
+    save_file(load_file(sdxl_file) | {name: torch.zeros(0) for name in marks}, marked, about)
+    with pytest.raises(ConfigError, match=r"model\.config: marked\.safetensors says") as caught:
+        load_from("sdxl", str(marked), config=str(settings))
+    assert all(each in str(caught.value) for each in told)
+    scheduler = settings / "scheduler" / "scheduler_config.json"
+    right = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": "ztsnr" in marks}
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | right))
+    assert load_from("sdxl", str(marked), config=str(settings)).prediction is Prediction.V
+
+
+def test_a_file_that_is_called_v_prediction_is_warned_of(sdxl_file, settings, tmp_path, caplog):
+    shutil.copy(sdxl_file, tmp_path / "noob_vPred_10.safetensors")
+    load_from("sdxl", str(tmp_path / "noob_vPred_10.safetensors"), config=str(settings))
+    assert "noob_vPred_10.safetensors is called v-prediction" in caplog.text

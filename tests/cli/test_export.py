@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -167,10 +168,26 @@ def test_a_file_beside_it_is_not_overwritten(call, run_folder, tmp_path):
     assert call("export", run_folder, "-o", out, "-f", "kohya", "--overwrite").exit_code == 0
 
 
-def test_a_precision_is_of_what_is_merged(call, run_folder, tmp_path):
-    for kind in ("kohya", "diffusers"):
-        told = refusal(call, run_folder, "-o", tmp_path / "x", "-f", kind, "--precision", "fp16")
-        assert "--precision: is of --format merged" in told
+def test_a_precision_is_not_of_diffusers_format(call, run_folder, tmp_path):
+    told = refusal(call, run_folder, "-o", tmp_path / "x", "-f", "diffusers", "--precision", "fp16")
+    assert "--precision: is of --format merged and kohya" in told
+
+
+def test_kohya_in_half_precision(call, run_folder, aligned, tmp_path):
+    out = tmp_path / "half.safetensors"
+    assert call("export", run_folder, "-o", out, "-f", "kohya", "--precision", "fp16").exit_code == 0
+    with safe_open(out, "pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118 (no mapping)
+    torch.testing.assert_close(told(out, aligned), answer(aligned), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX rights")
+def test_others_may_read_what_they_could_read_of_other_files(call, run_folder, tmp_path):
+    call("export", run_folder, "-o", tmp_path / "mine.safetensors", "-f", "kohya")
+    call("export", run_folder, "-o", tmp_path / "mine")
+    wanted = (tmp_path / "mine.md").stat().st_mode
+    for name in ("mine.safetensors", "mine/pytorch_lora_weights.safetensors"):
+        assert (tmp_path / name).stat().st_mode == wanted
 
 
 def test_a_run_is_not_written_into(call, run_folder):

@@ -343,3 +343,14 @@ def test_a_struct_of_dimensions_may_hold_nulls(tmp_path):
     rows = [ROW | {"preferences": {"VQ": "b", "MQ": None}}, ROW | {"id": "y", "preferences": {"VQ": "a", "MQ": "b"}}]
     first, second = read_records(parquet(tmp_path / "x.parquet", rows), dimension="VQ")
     assert (first.items[0].name, second.items[0].name) == ("b.png", "a.png")
+
+
+def test_no_row_is_read_beyond_the_limit(tmp_path):
+    rows = [{"id": "a"}, {"id": "b", "prompt": ""}, {"id": "d"}, {"id": "e", "chosen": 5}]
+    source = write_rows(tmp_path / "list.jsonl", [ROW | row for row in rows])
+    counts = ReadCounts()
+    records = read_records(source, limit=2, on_bad="skip", counts=counts)
+    assert [record.id for record in records] == ["a", "d"]
+    assert (counts.kept, counts.bad) == (2, 1)  # the last row, which is bad, is not looked at
+    list(read_records(source, limit=3, on_bad="skip", counts=counts))
+    assert (counts.kept, counts.bad) == (4, 3)

@@ -185,13 +185,13 @@ TABLE = table({"prompt": ["one"], "chosen": [PICTURE], "rejected": [PICTURE]})
 
 # name, what makes the source, what the message says
 SOURCES: list[tuple[str, Callable[[Path], Path], tuple[str, ...]]] = [
-    ("no such path", nothing, ("absent: no such file or folder; look at data.path",)),
+    ("no such path", nothing, ("data.path: ", "absent: cannot be read: No such file or folder")),
     (
         "no such listing",
         lambda home: home / "absent.jsonl",
         ("data.path: ", "absent.jsonl: cannot be read: No such file"),
     ),
-    ("no such table", lambda home: home / "absent.parquet", ("absent.parquet: no such file",)),
+    ("no such table", lambda home: home / "absent.parquet", ("absent.parquet: cannot be read: No such file",)),
     ("empty folder", empty_folder, ("a data folder must hold metadata.jsonl, one JSON object a line, or .parquet",)),
     ("folder called .jsonl", folder_as_listing, ("a data folder must hold metadata.jsonl",)),
     ("file of another kind", file_of("x.csv", b"a,b\n"), ("x.csv: data must be a folder with metadata.jsonl",)),
@@ -292,7 +292,7 @@ def test_latents(tmp_path, case):
 def test_latents_that_are_none(tmp_path, content):
     if content is not None:
         (tmp_path / "x.safetensors").write_bytes(content)
-    says = ("data.path: ", "x.safetensors: not a readable preference set")
+    says = ("data.path: ", "cannot be read: No such file" if content is None else "x.safetensors: not a readable")
     train(tmp_path, says, path=str(tmp_path / "x.safetensors"), resolution=None)
 
 

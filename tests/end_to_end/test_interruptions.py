@@ -63,6 +63,7 @@ def test_signal_saves_and_ends_with_its_code(tmp_path, whole, number, code):
     assert process.returncode == code, err
     assert out == ""
     assert err.rstrip().endswith(f"go on with diffalign train --resume {folder}")
+    assert f"{signal.Signals(number).name}: finishing this step, then saving" in err
     assert "Traceback" not in err
     saved = rows(folder)[-1]["step"]
     assert 3 <= saved < 30

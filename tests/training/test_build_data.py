@@ -232,3 +232,29 @@ def test_a_tokenizer_s_rules_are_part_of_its_fingerprint(backbone):
     assert fingerprint_of("text", {}, {"tokenizer": tokenizer}) == before
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     assert fingerprint_of("text", {}, {"tokenizer": tokenizer}) != before
+
+
+def test_records_beyond_the_limit_are_not_encoded(tmp_path, backbone, encoded, caplog):
+    pairs_folder(tmp_path / "data", 5)
+    first = built(tmp_path, backbone, limit=2)
+    assert sum(encoded) == 4 and len(first) == 2
+    whole = built(tmp_path, backbone)
+    assert sum(encoded) == 10 and len(whole) == 5
+    assert len(built(tmp_path, backbone, limit=2)) == 2 and sum(encoded) == 10
+
+
+def test_more_records_than_the_run_sees_are_told_of(tmp_path, backbone, caplog):
+    pairs_folder(tmp_path / "data", 5)
+    told = tiny_settings(tmp_path, data={"path": str(tmp_path / "data"), "resolution": 16})
+    told["training"] = told["training"] | {"steps": 2, "groups": 2, "accumulation": 1}
+    build_data(parse_config(told), backbone)
+    assert "the run sees 4 groups, and the source has more" in caplog.text and "data.limit=4" in caplog.text
+    caplog.clear()
+    told["training"]["steps"], told["data"]["cache"] = 3, str(tmp_path / "other")
+    build_data(parse_config(told), backbone)
+    assert "data.limit" not in caplog.text
+
+
+def test_a_limit_of_latents_is_refused(tmp_path, backbone):
+    with pytest.raises(ConfigError, match=r"data\.limit: .*holds latents, not pictures"):
+        build_data(parse_config(tiny_settings(tmp_path, data={"limit": 3})), backbone)

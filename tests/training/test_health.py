@@ -131,8 +131,8 @@ def test_reference_error_of_zero_is_no_crash():
 def test_reward_hacking():
     watch = monitor()
     assert watch.after_samples(figures(scene=0.0, jpeg=0.0)) == []
-    assert watch.after_samples(figures(scene=0.5, jpeg=-0.2)) == []  # within the noise: 2 sqrt(2) / 10 = 0.28
-    (alarm,) = watch.after_samples(figures(scene=0.5, jpeg=-0.3))
+    assert watch.after_samples(figures(scene=0.5, jpeg=-0.28)) == []  # within the noise: 2 sqrt(2) / 10 = 0.283
+    (alarm,) = watch.after_samples(figures(scene=0.5, jpeg=-0.3))  # and beyond it
     assert alarm.alarm == "reward_hacking"
     assert "the held-out reward jpeg fell by 0.3 while the trained reward scene rose by 0.5" in alarm.message
 

@@ -55,7 +55,7 @@ def test_python_call_returns_a_run(done):
 def test_folder_has_its_files(done, home):
     assert re.fullmatch(r"tiny-\d{8}-\d{6}(-\d+)?", done.folder.name)
     assert done.folder.parent == home / "runs"
-    expected = {"config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoints", "adapter"}
+    expected = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "samples", "checkpoints", "adapter"}
     assert {path.name for path in done.folder.iterdir()} == expected
     assert load_config(done.folder / "config.yaml") == done.config
     environment = json.loads((done.folder / "environment.json").read_text())
