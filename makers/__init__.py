@@ -2,6 +2,4 @@
 
 import os
 
-os.environ.setdefault(
-    "TRANSFORMERS_VERBOSITY", "error"
-)  # before it is imported: it warns of torchvision, which nobody needs
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it asks for torchvision, which nobody needs
