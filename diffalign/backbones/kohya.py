@@ -141,10 +141,11 @@ def _metadata(family: str, network: nn.Module, name: str, title: str) -> dict[st
     if family == "flux" and not settings.guidance_embeds:
         architecture = "flux-1-schnell"
     folded = family not in ("sd", "sdxl")
+    alpha = config.lora_alpha * (config.r**0.5 if config.use_rslora else 1)  # as the tensors have it
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
-        "ss_network_alpha": str(float(config.r if folded else config.lora_alpha)),
+        "ss_network_alpha": str(float(config.r if folded else alpha)),
         "ss_network_args": "{}",
         "ss_base_model_version": version,
         "ss_v2": str(second),

@@ -64,8 +64,9 @@ def shown(value: Any) -> str:
 
 def _closest(seen: Any, expected: str) -> str:
     names = [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-    close = difflib.get_close_matches(str(seen), names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    close = [name for name in names if str(seen).lower() in name.split("_")]  # dpo: diffusion_dpo, not sdpo
+    close = close or difflib.get_close_matches(str(seen), names, n=1)
+    return f"; did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 
 
 def _hint_for_unknown(keys: Sequence[str], content: Mapping[str, Any]) -> str:
@@ -73,7 +74,8 @@ def _hint_for_unknown(keys: Sequence[str], content: Mapping[str, Any]) -> str:
     if "." in key:
         return f"; in a file, sections are nested: write '{key.split('.')[-1]}:' inside '{key.split('.')[0]}:'"
     known = _fields_at(parents, content)
-    close = difflib.get_close_matches(key, known, n=1)
+    close = [name for name in known if key == "".join(word[:1] for word in name.split("_"))]  # lr
+    close = close or difflib.get_close_matches(key, known, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
     if parents == ["objective"]:  # another method in the place of a file's own leaves that one's settings behind

@@ -115,13 +115,13 @@ def _read(
         limit=data.limit,
         on_bad=data.on_bad,
     )
-    state = source.state()
+    state, seen = source.state(), config.groups_per_step * config.training.steps
     latents_from = partial(latents_of, seed=config.seed, read_again=read)
     found = _listed(path, state, folder, encoding, latents_from)
     if share.world > 1:
         share.wait()  # all have looked before one writes
         if found is None:
-            encode_share(read(), TensorCache(folder), encoding, share=share, on_bad=data.on_bad)
+            encode_share(_counted(read(), seen), TensorCache(folder), encoding, share=share, on_bad=data.on_bad)
         else:
             share.wait()
         if share.rank:  # the main process lists the records; the others find its list, unless they share no disk
@@ -129,7 +129,7 @@ def _read(
             found = found or _listed(path, state, folder, encoding, latents_from)
     if found is None:
         records, latents = encode_records(
-            _counted(read(counts=counts), config.groups_per_step * config.training.steps),
+            read(counts=counts) if share.world > 1 else _counted(read(counts=counts), seen),
             TensorCache(folder),
             encoding,
             seed=config.seed,

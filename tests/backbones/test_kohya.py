@@ -212,6 +212,10 @@ def test_a_rank_stabilised_lora_keeps_its_strength(family, tmp_path):
     read = load_fresh(family, None)
     read.pipeline.load_lora_weights(tmp_path / "lora.safetensors")
     torch.testing.assert_close(answer(read, "reference"), answer(made, "reference"), rtol=1e-5, atol=3e-6)
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        told = float(file.metadata()["ss_network_alpha"])
+        alphas = {round(file.get_tensor(key).item(), 4) for key in file.keys() if key.endswith("alpha")}  # noqa: SIM118
+    assert alphas <= {round(told, 4)}
 
 
 def test_a_dora_is_refused(tmp_path):

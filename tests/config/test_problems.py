@@ -18,6 +18,9 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
         ("optimiser.learning_rate=1", "optimiser: unknown key; did you mean 'optimizer'?"),
         ("objective.betta=3", "objective.betta: unknown key; did you mean 'beta'?"),
         ("model.lora.rnk=3", "model.lora.rnk: unknown key; did you mean 'rank'?"),
+        ("optimizer.lr=1", "optimizer.lr: unknown key; did you mean 'learning_rate'?"),
+        ("objective.name=dpo", "got 'dpo'; did you mean 'diffusion_dpo' or 'flow_dpo' or "),
+        ("objective.name=kto", "got 'kto'; did you mean 'diffusion_kto'?"),
         ("data.zzz=3", "data.zzz: unknown key; known keys: kind, members, path, split"),
         (
             "evaluation.rewards=[{name: scene}, {name: jpeg, qualty: 1}]",
