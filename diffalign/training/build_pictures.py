@@ -152,12 +152,12 @@ def _read(
 
 
 def _counted(records: Iterable[Record], seen: int) -> Iterator[Record]:
-    """The records; says so when more are encoded than the run sees."""
+    """The records; says so when more than twice as many are encoded as the run sees."""
     for number, record in enumerate(records):
-        if number == seen:
+        if number == 2 * seen:
             log.warning(
-                "data.limit: the run sees %d groups, and the source has more: all are encoded before the first step; "
-                "data.limit=%d would read no more than these",
+                "data.limit: the run sees %d groups, and the source has over twice as many: all are encoded before the "
+                "first step; data.limit=%d would read no more than these",
                 seen,
                 seen,
             )

@@ -193,6 +193,7 @@ def _run_on(
         if trainer.step >= config.training.steps and written == trainer.step:
             log.info("%s: this run is finished (%d steps); nothing left to train", folder, trainer.step)
             return replace(_finished(folder, config, trainer), trained=False)
+        log.info("%s: going on from step %d", folder, trainer.step)
     else:
         log.info("%s: no checkpoint yet: starting from step 0", folder)
     log.info(

@@ -69,7 +69,7 @@ def check_warned(seen: Outcome, folder: Path, alarm: str, steps: int) -> None:
     assert seen.code == 0, seen.err
     told = [row for row in rows(folder, "alarm") if row["alarm"] == alarm]
     assert {row["action"] for row in told} == {"warn"}
-    assert f"step {told[0]['step']}: {told[0]['message']}" in seen.err.splitlines()
+    assert f"step {told[0]['step']}: alarm {alarm}: {told[0]['message']}" in seen.err.splitlines()
     assert [row["step"] for row in rows(folder)][-1] == steps
     page = (folder / "report.html").read_text("utf-8")
     assert alarm in page and "no alarm was raised" not in page

@@ -244,11 +244,13 @@ def test_records_beyond_the_limit_are_not_encoded(tmp_path, backbone, encoded, c
 
 
 def test_more_records_than_the_run_sees_are_told_of(tmp_path, backbone, caplog):
-    pairs_folder(tmp_path / "data", 5)
+    pairs_folder(tmp_path / "data", 9)
     told = tiny_settings(tmp_path, data={"path": str(tmp_path / "data"), "resolution": 16})
     told["training"] = told["training"] | {"steps": 2, "groups": 2, "accumulation": 1}
     build_data(parse_config(told), backbone)
-    assert "the run sees 4 groups, and the source has more" in caplog.text and "data.limit=4" in caplog.text
+    assert (
+        "the run sees 4 groups, and the source has over twice as many" in caplog.text and "data.limit=4" in caplog.text
+    )
     caplog.clear()
     told["training"]["steps"], told["data"]["cache"] = 3, str(tmp_path / "other")
     build_data(parse_config(told), backbone)
