@@ -20,7 +20,7 @@ CONSTRAINTS := constraints-cpu.txt
 TORCH := $(shell sed -n '/^torch==/p' $(CONSTRAINTS))
 # pip without its fifty lines per install: downloads of a megabyte or more are shown, and all of stderr
 # a core each: threads of several processes would fight for them
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --maxprocesses 8
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 INSTALL := set -o pipefail; $(BIN)/python -m pip install --no-input --disable-pip-version-check --progress-bar off
 SHOW := | { grep --line-buffered -E '^ *(Downloading|Using cached) .*[0-9] MB' | cut -c1-110 || true; }
 
