@@ -61,8 +61,6 @@ def main() -> None:
         _say(f"error: cannot write: {what}; free some space and start again", error)
         sys.exit(1)
     except KeyboardInterrupt:
-        if first:
-            print("interrupted; what was saved before is unharmed", file=sys.stderr, flush=True)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError, and so is the CPU's
         if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):

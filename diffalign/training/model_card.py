@@ -141,7 +141,7 @@ def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
         what = f"{name}.safetensors" if kind == "kohya" else "THIS_FOLDER"
         code = [f'pipe = {pipeline}{load}("{base}")', f'pipe.load_lora_weights("{what}")']
     comfy = {
-        "kohya": "Put the .safetensors file into `models/loras` and add a *Load LoRA* node (A1111: the same folder, and "
+        "kohya": "Put the .safetensors file into `models/loras` and add a *Load LoRA* node (A1111: `models/Lora`, and "
         f"`<lora:{name}:1>` in the prompt).",
         "lora": "ComfyUI does not read alpha from this format: `diffalign export RUN -o NAME.safetensors -f kohya` "
         "writes the file for `models/loras` and the *Load LoRA* node.",

@@ -13,7 +13,7 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Inside this context the first signal only sets `received`; a second one acts at once."""
+    """Inside this context the first signal only sets `received`; a second one ends at once: Ctrl-C raises, SIGTERM kills."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -30,8 +30,11 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            log.warning("SIGINT again: ended without saving; what was saved before is unharmed")
+            raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        self._restore()
+        signal.signal(signal.SIGTERM, self._before[signal.SIGTERM])
         log.warning(
             "%s: finishing this step, then saving; a second one ends at once, without saving", self.received.name
         )

@@ -23,6 +23,7 @@ from diffalign.exceptions import CheckpointError, ConfigError, DataError, Health
 from diffalign.training import export, load_run, resume, train
 from diffalign.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from diffalign.training.offline import OfflineTrainer, StepResult
+from diffalign.training.signals import StopRequest
 from diffalign.zoo import locate
 from tests.data.pictures import pairs_folder
 from tests.training.tiny import adapter, assert_equal, assert_same_run, rows, tiny, trainer_state
@@ -454,3 +455,16 @@ def test_signal_in_the_last_step_saves_all_and_goes_no_further(home, after_step)
     assert [path.name for path in list_checkpoints(folder)] == ["step-2"]
     assert adapter(folder)
     assert load_run(folder).steps == 2
+
+
+def test_a_second_ctrl_c_ends_at_once_and_says_so(caplog):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job that a script started in the background
+    try:
+        with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.received == signal.SIGINT and "finishing this step, then saving" in caplog.text
+            signal.raise_signal(signal.SIGINT)
+        assert "SIGINT again: ended without saving" in caplog.text
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
