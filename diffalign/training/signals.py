@@ -13,7 +13,7 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Inside this context the first signal only sets `received`; a second one ends at once: Ctrl-C raises, SIGTERM kills."""
+    """Inside it the first signal only sets `received`; a second one ends at once (SIGINT raises, SIGTERM kills)."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
