@@ -134,7 +134,7 @@ def _finish(draft: Path, folder: Path, hashes: Sequence[Mapping[str, str]]) -> N
 def _drop_old(run: Path, newest: Path, keep: int) -> None:
     whole = 0
     for path in reversed(list_checkpoints(run)):
-        if _step(path) > _step(newest) or whole == keep:
+        if step_of(path) > step_of(newest) or whole == keep:
             shutil.rmtree(path, ignore_errors=True)
         elif path == newest or _is_whole(path):
             whole += 1
@@ -154,10 +154,11 @@ def list_checkpoints(run: Path) -> list[Path]:
     home = run / "checkpoints"
     recover_folders(home)
     found = [path for path in home.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step)
+    return sorted(found, key=step_of)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Of a checkpoint's folder."""
     return int(path.name.removeprefix("step-"))
 
 

@@ -24,7 +24,7 @@ from diffalign.config.model import ModelConfig, Precision
 from diffalign.exceptions import ConfigError, SaveError
 from diffalign.training.build import DTYPES, build_inference
 from diffalign.training.model_card import TAG, adapter_card, model_card
-from diffalign.training.result import gone_on, result_step
+from diffalign.training.result import gone_on, trained_steps
 from diffalign.training.run import open_run
 
 Format = Literal["diffusers", "kohya", "merged"]
@@ -132,7 +132,7 @@ def _export_lora(
 ) -> Path:
     title = out.stem if out.suffix == ".safetensors" else out.name
     kind = {"diffusers": "lora", "kohya": "kohya", "merged": "model"}[format]
-    card = adapter_card(model, kind, title) if run is None else model_card(*run, _step(*run), kind, title)
+    card = adapter_card(model, kind, title) if run is None else model_card(*run, trained_steps(*run), kind, title)
     kind_of_model = FAMILIES[model.family]
     pipeline, part = kind_of_model.pipeline_class, kind_of_model.network_name
     if format == "merged":
@@ -181,17 +181,13 @@ def _write_file(out: Path, card: str, write: Callable[[], None]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _step(config: RunConfig, run: Path) -> int:
-    return result_step(run) or config.training.steps
-
-
 def _facts(config: RunConfig, run: Path) -> dict[str, str]:
     """What sd-scripts tell of a training, by their names."""
     return {
         "ss_sd_model_name": Path(config.model.path).name,
         "ss_learning_rate": f"{config.optimizer.learning_rate:g}",
         "ss_optimizer": config.optimizer.name,
-        "ss_max_train_steps": str(_step(config, run)),
+        "ss_max_train_steps": str(trained_steps(config, run)),
         "ss_seed": str(config.seed),
         "ss_training_comment": f"diffalign {config.objective.name}",
     }
@@ -202,7 +198,7 @@ def _copy_model(config: RunConfig, run: Path, out: Path, format: str) -> Path:
         raise ConfigError("--format: this run trained the whole network, so it has no LoRA; take diffusers")
     with _drafted(out) as draft:
         shutil.copytree(run / config.model.result, draft)
-        (draft / "README.md").write_text(model_card(config, run, _step(config, run)), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(config, run, trained_steps(config, run)), encoding="utf-8")
     return out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,13 +10,11 @@ from accelerate import Accelerator
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.exceptions import SaveError
-from diffalign.training.checkpoint import list_checkpoints
+from diffalign.training.checkpoint import list_checkpoints, step_of
 from diffalign.training.model_card import model_card
 from diffalign.training.run_log import write_json
 from diffalign.training.sharding import gathered, shards
 from diffalign.training.team import Team
-
-log = logging.getLogger(__name__)
 
 
 def write_result(
@@ -55,9 +52,14 @@ def result_step(run: Path) -> int | None:
         return None
 
 
+def trained_steps(config: RunConfig, run: Path) -> int:
+    """The same; where nobody said, all that the settings ask for."""
+    return result_step(run) or config.training.steps
+
+
 def gone_on(run: Path, config: RunConfig) -> str | None:
     """What to say of a result that the run has gone on from since; None: it is of the newest checkpoint."""
-    step, newest = result_step(run), max((int(path.name[5:]) for path in list_checkpoints(run)), default=0)
+    step, newest = result_step(run), max(map(step_of, list_checkpoints(run)), default=0)
     if step is None or newest <= step:
         return None
     return (

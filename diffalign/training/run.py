@@ -34,7 +34,7 @@ from diffalign.training.loop import TrainingLoop
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.optimizer import check_optimizer
 from diffalign.training.processes import one_voice, part, speak_once, start_accelerator, start_backbone
-from diffalign.training.result import gone_on, result_step
+from diffalign.training.result import gone_on, result_step, trained_steps
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
 from diffalign.training.sharding import shards
 from diffalign.training.team import Team
@@ -121,7 +121,7 @@ def load_run(folder: Path, *, device: str | None = None, precision: Precision | 
     )
     if (warning := gone_on(folder, config)) is not None:
         log.warning("%s", warning)
-    return Run(folder, config, backbone, "policy", result_step(folder) or config.training.steps, trained=False)
+    return Run(folder, config, backbone, "policy", trained_steps(config, folder), trained=False)
 
 
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
