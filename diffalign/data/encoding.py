@@ -196,7 +196,7 @@ class _Listing:
             contents, group, bucket = _named(record, self._encoder.encoding)
             opened = dict(self._encoder.opened(record.id, contents, group, bucket))
         except DataError as error:
-            named = ", ".join(Path(name).name for name, _ in files)
+            named = ", ".join(f"{Path(name).name:.60}" for name, _ in files)
             self._skip(f"{error} (its files: {named})" if named else str(error))
             if len(self.left_out) <= _LEFT_OUT:
                 self.left_out += [(name, state.packed.hex()) for name, state in files]
