@@ -6,6 +6,7 @@ A checkpoint is a folder `checkpoints/step-N/`:
     trainer.pt            optimizer, schedule, gradient scaler and alarms (read with weights_only)
     state.json            step, seconds of training so far
     manifest.json         sha256 of every other file
+    round.0.safetensors   of an online run, what the round's policy drew; round.1 and so on of further processes
 
 Of a run whose networks are in pieces (`training.sharding`), every process writes its own at the same time, and the tensors
 of the optimizer stand beside trainer.pt:
@@ -41,6 +42,7 @@ from diffalign.training.team import Team
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)")
+_OWN = "round"
 _REQUIRED = {"policy.safetensors", "trainer.pt", "state.json"}
 
 
@@ -60,12 +62,14 @@ class Checkpoint:
         adapters: the tensors of "policy", and of "ema" where one is kept; in pieces (`DTensor`) where the networks are.
         trainer: what else there is, with the optimizer's state under "optimizer".
         pieces: the optimizer's tensors that are in pieces, as `split_optimizer` names them; they are not in `trainer`.
+        own: tensors that this process alone has, by names that no other process has; read back, those of all.
     """
 
     progress: Progress
     adapters: Mapping[str, Mapping[str, Tensor]]
     trainer: dict[str, Any]
     pieces: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int, team: Team = Team()) -> Path:  # noqa: B008
@@ -116,6 +120,11 @@ def _write_files(draft: Path, checkpoint: Checkpoint, team: Team) -> dict[str, s
             written.append(f"{name}.safetensors")
             tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
             save_file(tensors, draft / written[-1])
+    if checkpoint.own:
+        written.append(f"{_OWN}.{team.rank}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in checkpoint.own.items()}, draft / written[-1]
+        )
     if team.is_main:
         written += ["trainer.pt", "state.json"]
         torch.save(checkpoint.trainer, draft / "trainer.pt")
@@ -208,12 +217,15 @@ def read_verified(folder: Path) -> Checkpoint:
     parts: dict[str, Mapping[str, Tensor]] = {
         name: PiecesOnDisk([folder / file for file in files]) for name, files in sets.items()
     }
+    own: dict[str, Tensor] = {}
     for name in names:
-        if name.endswith(".safetensors") and not any(name in files for files in sets.values()):
+        if name.startswith(f"{_OWN}."):
+            own |= load_file(folder / name)
+        elif name.endswith(".safetensors") and not any(name in files for files in sets.values()):
             parts[name.removesuffix(".safetensors")] = load_file(folder / name)
     pieces = parts.pop("optimizer", {})
     trainer = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
-    return Checkpoint(_progress(folder), parts, trainer, pieces)
+    return Checkpoint(_progress(folder), parts, trainer, pieces, own)
 
 
 def saved_settings(folder: Path) -> tuple[Mapping[str, Any] | None, int]:

@@ -15,11 +15,11 @@ from diffalign.exceptions import DiffalignError, DivergenceError, HealthStop, Ru
 from diffalign.training.changed_settings import settings_of
 from diffalign.training.checkpoint import save_checkpoint
 from diffalign.training.health import Alarm, HealthMonitor
-from diffalign.training.offline import OfflineTrainer
 from diffalign.training.run_log import MetricsLog, ProgressReport, Trackers
 from diffalign.training.samples import HeldOutSamples
 from diffalign.training.signals import StopRequest
 from diffalign.training.team import Team
+from diffalign.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class TrainingLoop:
         self,
         config: RunConfig,
         folder: Path,
-        trainer: OfflineTrainer,
+        trainer: Trainer,
         monitor: HealthMonitor,
         prompts: Sequence[str],
         *,

@@ -26,6 +26,7 @@ from diffalign.training.build_data import build_data
 from diffalign.training.devices import check_device, choose_device
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.sharding import check_sharding, shard_backbone, shards
+from diffalign.training.trainer import Trainer
 
 # of gloo, where the other end of a connection is gone; NCCL raises torch's own DistError
 _GONE = re.compile(r"gloo|Connection (closed|reset)|Broken pipe|remote worker")
@@ -103,7 +104,7 @@ def build_trainer(config: RunConfig) -> OfflineTrainer:
     return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
 
 
-def part(trainer: OfflineTrainer) -> None:
+def part(trainer: Trainer) -> None:
     """Go on as a process of its own, with the network as it was loaded: one draws and compares while the others end.
 
     Torch's distributed threads abort a process that ends before them ("terminate called without an active exception"), and

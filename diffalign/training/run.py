@@ -38,6 +38,7 @@ from diffalign.training.result import gone_on, result_step, trained_steps
 from diffalign.training.run_log import check_folder, check_trackers, make_run_folder
 from diffalign.training.sharding import shards
 from diffalign.training.team import Team
+from diffalign.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ def _newest_checkpoint(folder: Path | None, config: RunConfig) -> Path | None:
     return newest
 
 
-def _finished(folder: Path, config: RunConfig, trainer: OfflineTrainer) -> Run:
+def _finished(folder: Path, config: RunConfig, trainer: Trainer) -> Run:
     reload = shards(config, trainer.accelerator) and trainer.accelerator.is_main_process
     part(trainer)
     if reload:  # pieces cannot draw alone

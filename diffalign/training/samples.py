@@ -15,7 +15,7 @@ from diffalign.pipelines import contact_sheet, save_picture
 from diffalign.rewards import Reward, build_reward
 from diffalign.rewards.functional import picture_diversity
 from diffalign.training.build import build_generator
-from diffalign.training.offline import OfflineTrainer
+from diffalign.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class HeldOutSamples:
     """Draws them, every process its share; the main one scores them and writes the contact sheet `samples/step-N.png`."""
 
-    def __init__(self, config: RunConfig, trainer: OfflineTrainer, folder: Path, prompts: Sequence[str]) -> None:
+    def __init__(self, config: RunConfig, trainer: Trainer, folder: Path, prompts: Sequence[str]) -> None:
         self._config = config
         self._trainer = trainer
         self._home = folder / "samples"
