@@ -29,7 +29,7 @@ from quarter_sd import SIDE, save_pairs, save_quarter_sd
 from diffalign.config import RunConfig, load_config
 from diffalign.training.build import build_backbone
 from diffalign.training.build_data import build_data
-from diffalign.training.processes import build_trainer
+from diffalign.training.build_trainer import build_trainer
 
 ENCODE_BATCH = 8
 

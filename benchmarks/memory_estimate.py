@@ -26,11 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffalign.config import RunConfig, load_config
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.dry_run import Use, enter_network, enter_parts
 from diffalign.training.memory import MemoryEstimator, example_batch
 from diffalign.training.memory_ledger import MemoryLedger
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import build_trainer
 from diffalign.zoo import locate
 
 PAGE = resource.getpagesize()

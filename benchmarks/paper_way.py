@@ -37,7 +37,7 @@ from quarter_sd import SIDE, save_pairs, save_quarter_sd
 from two_passes import Peak, resident
 
 from diffalign.config import load_config
-from diffalign.training.processes import build_trainer
+from diffalign.training.build_trainer import build_trainer
 
 LIMIT = 1.3  # of "apart", what the project promises; exit code 1 below it
 BETA = 5000.0

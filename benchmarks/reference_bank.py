@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 
 from diffalign.config import load_config
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import build_trainer
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -24,8 +24,8 @@ import torch
 from diffalign.config import load_config
 from diffalign.denoising import draw_noise
 from diffalign.training.build import build_time
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.micro_batch import MicroBatch
-from diffalign.training.processes import build_trainer
 from diffalign.types import GroupBatch
 
 PAGE = resource.getpagesize()

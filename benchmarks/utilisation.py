@@ -25,7 +25,7 @@ from random_sdxl import save_random_sdxl
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from diffalign.config import load_config
-from diffalign.training.processes import build_trainer
+from diffalign.training.build_trainer import build_trainer
 
 Shape = tuple[int, ...]
 

@@ -111,6 +111,8 @@ def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] 
         f"= {facts['groups_per_step']} groups{samples}"
     )
     console.print(f"the run: {training.steps} steps, {facts['groups_in_all']} groups in all")
+    if config.online is not None:
+        _describe_rounds(config, console)
     if memory is None:
         console.print("the settings alone were looked at: model and data are read by diffalign train")
     paths = {"data.path": config.data.path, "evaluation.prompts": config.evaluation.prompts}
@@ -119,8 +121,21 @@ def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] 
             console.print(f"not here yet: {setting}: {path}", markup=False)
 
 
+def _describe_rounds(config: RunConfig, console: Console) -> None:
+    online, training = config.online, config.training
+    assert online is not None
+    steps = online.prompts * online.passes // config.groups_per_step
+    drawn = online.prompts * online.members
+    console.print(
+        f"a round: {drawn} pictures of {online.prompts} prompts, then {steps} step{'s' if steps > 1 else ''}; "
+        f"{-(-training.steps // steps)} rounds, {-(-training.steps // steps) * drawn} pictures in all"
+    )
+
+
 def _members(config: RunConfig) -> int | None:
     """Members of a group as the settings know them; None: the records say, with all that they have."""
+    if config.online is not None:
+        return 2 if config.objective.layout == "pairs" else config.online.members
     return {"pairs": 2, "labelled": 1, "groups": config.data.members}[config.data.kind]
 
 

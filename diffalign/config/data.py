@@ -17,6 +17,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {  # data.kind -> the columns that it has
     "pairs": ("prompt", "chosen", "rejected", *_ANY),
     "groups": ("prompt", "items", "rewards", *_ANY),
     "labelled": ("prompt", "item", "label", *_ANY),
+    "prompts": ("prompt",),
 }
 
 
@@ -29,7 +30,8 @@ class BucketConfig(Params):
 
 
 class DataConfig(Params):
-    kind: Literal["pairs", "groups", "labelled"] = "pairs"
+    # prompts: what an online run draws pictures for: a .txt, a .jsonl, zoo://NAME/held_out or the captions of a zoo's set
+    kind: Literal["pairs", "groups", "labelled", "prompts"] = "pairs"
     members: PositiveInt | None = None  # of kind groups: how many of a group an epoch sees, drawn anew; None: all
     # zoo://name/preferences, a folder with metadata.jsonl, a .jsonl, a .parquet, hf://owner/name, a saved dataset
     path: LocalPath

@@ -18,6 +18,8 @@ from diffalign.config.data import COLUMNS, DataConfig
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, T5_FAMILIES, ModelConfig
 from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
+from diffalign.config.online import OnlineConfig
+from diffalign.config.online_problems import online_problems
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, RewardParams
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
@@ -105,12 +107,7 @@ def method_problems(name: object, family: object) -> Iterator[str]:
     facts = next((each for each in OBJECTIVE_PARAMS if each.model_fields["name"].default == name), None)
     if facts is None:
         return
-    if facts.online:
-        yield (
-            f"objective.name: {name!r} learns from the policy's own samples, and diffalign train has no loop for that "
-            "in this version; call diffalign.objectives from your own, or take another (diffalign list objectives)"
-        )
-    elif facts.families == "flow" and family in FAMILIES and family not in FLOW_FAMILIES:
+    if facts.families == "flow" and family in FAMILIES and family not in FLOW_FAMILIES:
         yield (
             f"objective.name: {name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
             f"model.family {family!r} is none; use objective.name: diffusion_dpo"
@@ -132,10 +129,16 @@ class RunConfig(Params):
     evaluation: EvaluationConfig = EvaluationConfig()
     health: HealthConfig = HealthConfig()
     log: LogConfig = LogConfig()
+    online: OnlineConfig | None = None  # None: the records are all there is to learn from
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> RunConfig:
-        problems = [*self._model_problems(), *self._training_problems(), *self._evaluation_problems()]
+        problems = [
+            *self._model_problems(),
+            *self._training_problems(),
+            *self._evaluation_problems(),
+            *online_problems(self),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -197,7 +200,7 @@ class RunConfig(Params):
             yield f"data.dimension: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if self.data.pairs_per_group is not None and self.data.kind != "pairs":
             yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
-        if training.two_pass and objective.first != "policy":
+        if training.two_pass and any(each.endswith(("residual", "divergence")) for each in (objective.first, *inputs)):
             yield f"training.two_pass: needs an objective of errors alone, and {name!r} takes residuals; set it to false"
         if training.two_pass and self.model.lora.dropout:
             yield "training.two_pass: needs model.lora.dropout: 0, for both passes must see the same network"
@@ -238,6 +241,20 @@ class RunConfig(Params):
             )
         if trained is None:
             yield "evaluation.quality: needs evaluation.trained_reward, whose corrected score it is for"
+
+    @property
+    def held_views(self) -> tuple[str, ...]:
+        """The networks that are kept beside the policy, and no other."""
+        objective, online = self.objective, self.online
+        copied = online is not None and (objective.compares_with_behaviour or not online.draws_with_policy)
+        held = {
+            "reference": objective.compares_with_reference,
+            "ema": self.training.ema_decay is not None,
+            "behaviour": copied,
+            "average": objective.compares_with_average,
+            "anchor": online is not None and online.reference_every is not None,
+        }
+        return tuple(name for name, is_held in held.items() if is_held)
 
     @property
     def groups_per_step(self) -> int:

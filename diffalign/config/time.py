@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, PositiveFloat
+from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat
 
 from diffalign.config.params import Params
 
@@ -50,4 +50,13 @@ class StratifiedTime(Params):
     sampling: Literal["stratified"]
 
 
-TimeParams = Annotated[UniformTime | LogitNormalTime | ShiftedTime | StratifiedTime, Field(discriminator="sampling")]
+class ScheduleTime(Params):
+    """The times at which `online.sampler` calls the network, each once before one comes again."""
+
+    sampling: Literal["schedule"]
+    skip_last: NonNegativeInt = 0  # times nearest to data that are left out
+
+
+TimeParams = Annotated[
+    UniformTime | LogitNormalTime | ShiftedTime | StratifiedTime | ScheduleTime, Field(discriminator="sampling")
+]

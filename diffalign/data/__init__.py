@@ -11,7 +11,7 @@ from diffalign.data.readers import ReadCounts, read_prompts, read_records
 from diffalign.data.record_list import RecordList, open_list
 from diffalign.data.records import Record
 from diffalign.data.said import Said
-from diffalign.data.shipped import ShippedLatents, save_latents
+from diffalign.data.shipped import ShippedLatents, prompts_of, save_latents
 from diffalign.data.sources import Source
 from diffalign.data.texts import Texts
 
@@ -37,6 +37,7 @@ __all__ = [
     "latents_of",
     "open_list",
     "place_of",
+    "prompts_of",
     "read_prompts",
     "read_records",
     "save_latents",

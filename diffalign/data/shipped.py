@@ -129,6 +129,20 @@ class ShippedLatents:
         yield Said(0, self._rewards.float(), None, torch.ones(len(self._rewards)))
 
 
+def prompts_of(path: Path) -> list[str]:
+    """The captions of a preference set, in its order.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            prompts: list[str] = json.loads((file.metadata() or {})["prompts"])
+            return [prompts[index] for index in file.get_tensor("prompt").tolist()]
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a readable preference set ({error})") from None
+
+
 def save_latents(
     path: Path, latents: Tensor, rewards: Tensor, prompts: Sequence[str], numbers: Sequence[int], about: dict[str, Any]
 ) -> None:

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.backbones import Backbone
-from diffalign.denoising import EDM, LinearFlow
+from diffalign.denoising import EDM, Denoiser, LinearFlow
 from diffalign.exceptions import ConfigError
 from diffalign.samplers import DDIM, ClassifierFree, FlowEuler, Sampler, sample
+from diffalign.types import Condition
 
 SamplerName = Literal["ddim", "flow_euler"]
 
@@ -103,19 +104,28 @@ class ImageGenerator:
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per prompt")
-        told = self.guidance_scale if self.backbone.embeds_guidance else None
-        network = self.backbone.view(view)
-        denoiser = network if told is not None else ClassifierFree(network, self.guidance_scale)
-        shape = self.backbone.sample_shape(self.resolution)
-        process = self.backbone.process
-        scale = process.sigma_max if isinstance(process, EDM) else 1.0
+        denoiser = self.denoiser(view)
         for start in range(0, len(prompts), self.batch):
             chunk = list(prompts[start : start + self.batch])
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + self.batch]]
-            noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-            condition = self.backbone.condition(chunk, guidance=told)
-            x_init = scale * noise.to(self.backbone.device)
+            condition, x_init = self.condition(chunk), self.noise(generators)[:, 0]
             yield sample(denoiser, self.sampler, condition, x_init, self.times, generators=generators)
+
+    def denoiser(self, view: str) -> Denoiser:
+        """What a step asks: the view, guided."""
+        network = self.backbone.view(view)
+        return network if self.backbone.embeds_guidance else ClassifierFree(network, self.guidance_scale)
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """What `denoiser` is told of prompts."""
+        return self.backbone.condition(prompts, guidance=self.guidance_scale if self.backbone.embeds_guidance else None)
+
+    def noise(self, generators: Sequence[torch.Generator], members: int = 1) -> Float[Tensor, "groups members *sample"]:
+        """Where sampling starts, `members` times from each generator."""
+        shape, process = self.backbone.sample_shape(self.resolution), self.backbone.process
+        scale = process.sigma_max if isinstance(process, EDM) else 1.0
+        drawn = [torch.randn((members, *shape), generator=each) for each in generators]
+        return scale * torch.stack(drawn).to(self.backbone.device)
 
     def __call__(
         self, prompts: Sequence[str], seeds: Sequence[int], *, view: str = "policy"

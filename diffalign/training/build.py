@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from diffalign.backbones import Backbone, FullSettings, LoRASettings, load_backbone, load_network, refuse_pickles
 from diffalign.config import RunConfig
 from diffalign.config.model import GUIDED_FAMILIES, T5_FAMILIES, ModelConfig, Precision
+from diffalign.config.samplers import SamplerParams
 from diffalign.config.time import LogitNormalTime as LogitNormalParams
 from diffalign.config.time import ShiftedTime as ShiftedParams
 from diffalign.config.time import StratifiedTime as StratifiedParams
@@ -157,7 +158,24 @@ def build_generator(config: RunConfig, backbone: Backbone) -> ImageGenerator:
         ConfigError: the model cannot be sampled so.
     """
     evaluation = config.evaluation
-    sampler = evaluation.sampler
+    return _generator(config, backbone, "evaluation", evaluation.sampler, evaluation.guidance_scale, evaluation.batch)
+
+
+def build_drawing(config: RunConfig, backbone: Backbone) -> ImageGenerator:
+    """What draws the pictures of an online run, as the section `online` says.
+
+    Raises:
+        ConfigError: the model cannot be sampled so.
+    """
+    online = config.online
+    assert online is not None
+    batch = config.training.max_batch or config.training.groups * online.members
+    return _generator(config, backbone, "online", online.sampler, online.guidance_scale, batch)
+
+
+def _generator(
+    config: RunConfig, backbone: Backbone, section: str, sampler: SamplerParams | None, guidance: float, batch: int
+) -> ImageGenerator:
     options = {} if sampler is None else sampler.model_dump(exclude={"name"}) | {"sampler": sampler.name}
     try:
         backbone.sample_shape(config.data.resolution)
@@ -165,14 +183,10 @@ def build_generator(config: RunConfig, backbone: Backbone) -> ImageGenerator:
         raise ConfigError(_named("data.resolution", error)) from None
     try:
         return ImageGenerator.create(
-            backbone,
-            guidance_scale=evaluation.guidance_scale,
-            batch=evaluation.batch,
-            resolution=config.data.resolution,
-            **options,
+            backbone, guidance_scale=guidance, batch=batch, resolution=config.data.resolution, **options
         )
     except ValueError as error:
-        raise ConfigError(_named("evaluation.sampler.steps", error)) from None
+        raise ConfigError(_named(f"{section}.sampler.steps", error)) from None
 
 
 def _named(setting: str, error: ValueError) -> str:

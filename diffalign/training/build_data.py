@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.data import GroupData, Latents, ReadCounts, Share, ShippedLatents, Source, TensorCache, Texts
+from diffalign.data import (
+    GroupData,
+    Latents,
+    ReadCounts,
+    Share,
+    ShippedLatents,
+    Source,
+    TensorCache,
+    Texts,
+    prompts_of,
+    read_prompts,
+)
 from diffalign.exceptions import ConfigError, DataError, DiffalignError
 from diffalign.training.build_pictures import build_latents
 from diffalign.zoo import is_zoo, locate
@@ -26,8 +38,33 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
     Raises:
         DataError: the data cannot be used, or the cache not be written; names the record, data.path or data.cache.
     """
+    with _named(config):
+        return _build_data(config, backbone, share or Share())
+
+
+def build_prompts(
+    config: RunConfig, backbone: Backbone, share: Share | None = None
+) -> tuple[Sequence[tuple[str, str]], Texts]:
+    """Of an online run, what is drawn for: (id, prompt) of each, and their text states, which are in the cache then.
+
+    Args:
+        share: as in `build_data`.
+
+    Raises:
+        DataError: they cannot be read, or the cache not be written; names data.path or data.cache.
+    """
+    with _named(config):
+        records = _prompts(config)
+        texts = _build_texts(config, backbone, _home(config), records, share or Share())
+    log.info("%d prompts", len(records))
+    return records, texts
+
+
+@contextmanager
+def _named(config: RunConfig) -> Iterator[None]:
+    """Inside, what goes wrong is said of the setting that it is about."""
     try:
-        return _build_data(config, backbone, share)
+        yield
     except (ConfigError, DataError) as error:
         if str(error).startswith(("record ", "data.")):
             raise
@@ -37,6 +74,18 @@ def build_data(config: RunConfig, backbone: Backbone, share: Share | None = None
             raise
         home = config.data.cache or f"{config.folder}/cache"
         raise DataError(f"data.cache: cannot write in {home}: {error.strerror or error}") from None
+
+
+def _home(config: RunConfig) -> Path:
+    """Folder of the caches."""
+    return Path(config.data.cache) if config.data.cache else Path(config.folder) / "cache"
+
+
+def _prompts(config: RunConfig) -> list[tuple[str, str]]:
+    """(id, prompt) of each, once: of a file of prompts, or the captions of a preference set of the zoo."""
+    path = locate(config.data.path) if is_zoo(config.data.path) else Path(config.data.path)
+    texts = prompts_of(path) if path.suffix == ".safetensors" else read_prompts(path)
+    return [(f"prompt-{number}", text) for number, text in enumerate(dict.fromkeys(texts))]
 
 
 def check_source(config: RunConfig) -> None:
@@ -50,9 +99,8 @@ def check_source(config: RunConfig) -> None:
         raise DataError(f"data.path: {path}: cannot be read: No such file or folder")
 
 
-def _build_data(config: RunConfig, backbone: Backbone, share: Share | None) -> GroupData:
-    data, share = config.data, share or Share()
-    home = Path(data.cache) if data.cache else Path(config.folder) / "cache"
+def _build_data(config: RunConfig, backbone: Backbone, share: Share) -> GroupData:
+    data, home = config.data, _home(config)
     source = _source(config)
     counts = ReadCounts()
     latents: Latents

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -238,13 +237,10 @@ class MemoryEstimator:
         return optimizer
 
 
-def _views(config: RunConfig) -> Iterator[str]:
-    """What is held beside the policy, as the trainer holds it."""
-    compares = {"reference", "reference_residual"} & set(config.objective.inputs())
-    if compares and config.training.reference_bank is None:  # a bank, once filled, takes its place
-        yield "reference"
-    if config.training.ema_decay is not None:
-        yield "ema"
+def _views(config: RunConfig) -> list[str]:
+    """What is held beside the policy, as the trainer holds it; a bank, once filled, takes the reference's place."""
+    banked = config.training.reference_bank is not None
+    return [name for name in config.held_views if name != "reference" or not banked]
 
 
 def example_batch(config: RunConfig, backbone: Backbone, leaves: dict[str, torch.Tensor]) -> MicroBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -30,6 +30,9 @@ class MicroBatch:
         reference: their reference errors [groups, members] where a bank has them, or None.
         last: whether the optimizer steps after it.
         progress: share of the training steps done, in [0, 1).
+        advantage: of each member [groups, members], where an online loop has worked it out.
+        weight: what each group's loss is multiplied by [groups]; None: 1. A group that says nothing has 0, the others more.
+        share: of the forwards that make one mean: 1 / n where a group is trained on at n draws.
     """
 
     batch: GroupBatch
@@ -37,6 +40,9 @@ class MicroBatch:
     reference: Tensor | None
     last: bool
     progress: float
+    advantage: Tensor | None = None
+    weight: Tensor | None = None
+    share: float = 1.0
 
 
 class GroupLoss:
@@ -51,11 +57,22 @@ class GroupLoss:
         measure = config.training.measure or objective.measure
         self._measure = None if measure is None else Prediction(measure)
         self._policy = backbone.view("policy")
-        wanted = set(config.objective.inputs())
         has_bank = config.training.reference_bank is not None
-        compares = bool(wanted & {"reference", "reference_residual"})
+        compares = config.objective.compares_with_reference
         self._reference = backbone.view("reference") if compares and not has_bank else None
-        self._residuals = self._reference is not None or objective.params.first == "policy_residual"
+        kept = {
+            "behaviour": config.objective.compares_with_behaviour,
+            "average": config.objective.compares_with_average,
+        }
+        self._others = [name for name, is_kept in kept.items() if is_kept]
+        self._residuals = self._reference is not None or bool(
+            {objective.params.first, *config.objective.inputs()} & {"policy_residual", "ema_divergence"}
+        )
+
+    def compare_with(self, view: str) -> None:
+        """From now on the reference is another view."""
+        if self._reference is not None:
+            self._reference = self._backbone.view(view)
 
     def reference_errors(self, batch: GroupBatch, draw: NoiseDraw) -> Tensor:
         """Of the frozen model alone [groups, members], without gradient."""
@@ -65,9 +82,7 @@ class GroupLoss:
     def errors(self, micro: MicroBatch, *, residuals: bool = False) -> DenoisingErrors:
         """Of policy and reference without gradient: what batch-wide statistics are made of."""
         with torch.no_grad(), self._accelerator.autocast():
-            return _with_bank(
-                self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=residuals), micro
-            )
+            return self._compared(micro, residuals=residuals)
 
     def backward(
         self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
@@ -89,12 +104,11 @@ class GroupLoss:
     ) -> tuple[DenoisingErrors, ObjectiveOutput]:
         # DDP takes the mean over processes at the last backward only: it decides in the forward pass whether the
         # backward will, so both stand inside
-        with self._synced(micro.last):
+        with self.synced(micro.last):
             with dropout(), self._accelerator.autocast():
-                errors = self._errors(self._policy, self._reference, micro.batch, micro.draw, residuals=self._residuals)
-            errors = _with_bank(errors, micro)
+                errors = self._compared(micro, residuals=self._residuals)
             output = self._loss(errors, micro, baseline)
-            self._accelerator.backward(output.loss.mean() / self._config.training.accumulation)
+            self._accelerator.backward(self._mean(output.loss, micro))
         return errors, output
 
     def _in_two_passes(
@@ -105,30 +119,50 @@ class GroupLoss:
         policy = errors.policy.detach().requires_grad_()
         errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, errors.residuals)
         output = self._loss(errors, micro, baseline)
-        loss = output.loss.mean() / self._config.training.accumulation
+        loss = self._mean(output.loss, micro)
         (weights,) = torch.autograd.grad(loss, policy)
         size = self._config.training.max_batch or 1
         flat = weights.flatten()
         for start, batch, draw in _chunks(micro, size):
             last = micro.last and start + size >= len(flat)
-            with self._synced(last):
+            with self.synced(last):
                 with self._accelerator.autocast():
                     chunk = self._errors(self._policy, None, batch, draw, residuals=False).policy
                 self._accelerator.backward((chunk.flatten() * flat[start : start + size]).sum())
         return errors, output
 
+    def _mean(self, loss: Tensor, micro: MicroBatch) -> Tensor:
+        """This forward's part in the mean over the groups of the step."""
+        weighted = loss if micro.weight is None else loss * micro.weight
+        return weighted.mean() * (micro.share / self._config.training.accumulation)
+
     def _loss(self, errors: DenoisingErrors, micro: MicroBatch, baseline: Tensor | None) -> ObjectiveOutput:
         if baseline is None and "baseline" in self._config.objective.inputs():
             baseline = self._baseline_of([(errors, labels_of(micro.batch))])
-        first, inputs = objective_inputs(self._config, self._objective, errors, micro.batch, baseline)
+        first, inputs = objective_inputs(self._config, self._objective, errors, micro.batch, baseline, micro.advantage)
         output = self._objective.function(first, **inputs, **self._hyperparameters)
         weight = pair_weight(self._config.training.pair_weight, micro.batch, micro.progress)
         if weight is not None:
             output = ObjectiveOutput(output.loss * weight, output.metrics | {"pair_weight": weight.mean()})
         return output
 
+    def _compared(self, micro: MicroBatch, *, residuals: bool) -> DenoisingErrors:
+        """Of the policy and all that it is compared with."""
+        others = {name: self._backbone.view(name) for name in self._others}
+        errors = self._errors(
+            self._policy, self._reference, micro.batch, micro.draw, residuals=residuals, others=others
+        )
+        return _with_bank(errors, micro)
+
     def _errors(
-        self, policy: Denoiser, reference: Denoiser | None, batch: GroupBatch, draw: NoiseDraw, *, residuals: bool
+        self,
+        policy: Denoiser,
+        reference: Denoiser | None,
+        batch: GroupBatch,
+        draw: NoiseDraw,
+        *,
+        residuals: bool,
+        others: Mapping[str, Denoiser] | None = None,
     ) -> DenoisingErrors:
         return denoising_errors(
             policy,
@@ -136,13 +170,15 @@ class GroupLoss:
             batch.x0,
             batch.condition,
             draw,
+            others=others,
             measure=self._measure,
             mask=batch.mask,
             residuals=residuals,
             max_batch=self._config.training.max_batch,
         )
 
-    def _synced(self, last: bool) -> AbstractContextManager[None]:
+    def synced(self, last: bool) -> AbstractContextManager[None]:
+        """Inside, a backward pass takes the mean over processes where it is the last of the step."""
         # gradients of a whole network stay in pieces: no process has the memory for all of them
         in_pieces = self._config.model.train == "full"
         return gradient_sync(self._accelerator, self._backbone.wrapped, now=last, in_pieces=in_pieces)

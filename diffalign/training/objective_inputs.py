@@ -12,21 +12,29 @@ from diffalign.config.objectives import CurriculumWeightParams, MarginWeightPara
 from diffalign.denoising import DenoisingErrors
 from diffalign.objectives import Objective, curriculum_weight, margin_weight
 from diffalign.objectives.advantages import group_advantage
+from diffalign.objectives.divergence import residual_divergence
 from diffalign.objectives.smpo import smoothed_preference
 from diffalign.types import GroupBatch
 
 
 def objective_inputs(
-    config: RunConfig, objective: Objective, errors: DenoisingErrors, batch: GroupBatch, baseline: Tensor | None
+    config: RunConfig,
+    objective: Objective,
+    errors: DenoisingErrors,
+    batch: GroupBatch,
+    baseline: Tensor | None,
+    advantage: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the function takes by position, and what by keyword."""
-    residuals = errors.residuals or {}
+    """What the function takes by position, and what by keyword; `advantage` where an online loop has worked it out."""
+    residuals = {name: _unpadded(each, batch) for name, each in (errors.residuals or {}).items()}
     wanted = config.objective.inputs()
     available: dict[str, Tensor | None] = {
         "policy": errors.policy,
         "reference": errors.reference,
-        "policy_residual": _unpadded(residuals.get("policy"), batch),
-        "reference_residual": _unpadded(residuals.get("reference"), batch),
+        "behaviour": errors.others.get("behaviour"),
+        "policy_residual": residuals.get("policy"),
+        "reference_residual": residuals.get("reference"),
+        "behaviour_residual": residuals.get("behaviour"),
         "t": errors.t,
         "reward": _scaled_rewards(config, batch),
         "label": batch.label,
@@ -38,17 +46,24 @@ def objective_inputs(
     if "preference" in wanted:
         available["preference"] = _preferences_of(config, batch)
     if "advantage" in wanted:
-        available["advantage"] = _advantages_of(objective, batch)
-    inputs = {
-        name: value for name in (*wanted, *objective.params.optional) if (value := available.get(name)) is not None
-    }
+        available["advantage"] = _advantages_of(objective, batch) if advantage is None else advantage
+    for name, other in (("divergence", "reference"), ("ema_divergence", "average")):
+        if name in wanted:
+            available[name] = residual_divergence(residuals["policy"], other_residual=residuals[other])
+    asked = (*wanted, *(name for name in objective.params.optional if not _is_of_a_network(name)))
+    inputs = {name: value for name in asked if (value := available.get(name)) is not None}
     first: Any = available[objective.params.first]
     return first, inputs
 
 
-def _unpadded(residual: Tensor | None, batch: GroupBatch) -> Tensor | None:
+def _is_of_a_network(name: str) -> bool:
+    """Whether an optional input is worked out by a network: such a one is given where the settings ask for it."""
+    return name.endswith(("residual", "divergence"))
+
+
+def _unpadded(residual: Tensor, batch: GroupBatch) -> Tensor:
     """0 where there is padding, and larger elsewhere, so that the mean of squares over all elements is the error."""
-    if residual is None or batch.mask is None:
+    if batch.mask is None:
         return residual
     weight = batch.mask.to(residual.dtype).expand(residual.shape)
     return residual * (weight / weight.flatten(2).mean(2).reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))).sqrt()

@@ -19,12 +19,9 @@ from torch import distributed, nn
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.exceptions import ConfigError, DiffalignError, ProcessLostError
-from diffalign.objectives import get_objective
 from diffalign.training.batch_split import split_advice
-from diffalign.training.build import build_backbone, build_time
-from diffalign.training.build_data import build_data
+from diffalign.training.build import build_backbone
 from diffalign.training.devices import check_device, choose_device
-from diffalign.training.offline import OfflineTrainer
 from diffalign.training.sharding import check_sharding, shard_backbone, shards
 from diffalign.training.trainer import Trainer
 
@@ -88,20 +85,6 @@ def start_backbone(config: RunConfig, accelerator: Accelerator, *, network_waits
         if isinstance(part, nn.Module) and part is not backbone.network:
             part.to(accelerator.device)
     return backbone
-
-
-def build_trainer(config: RunConfig) -> OfflineTrainer:
-    """A trainer with fresh weights and every part as the config says: to step by hand, in a benchmark or a test.
-
-    Raises:
-        ConfigError: device, precision, number of processes or model cannot be had here.
-        DataError: the data cannot be used.
-    """
-    accelerator = start_accelerator(config)
-    backbone = start_backbone(config, accelerator)
-    objective = get_objective(config.objective.name)
-    data, time_of = build_data(config, backbone), build_time(config, backbone)
-    return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
 
 
 def part(trainer: Trainer) -> None:

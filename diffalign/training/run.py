@@ -13,25 +13,21 @@ from accelerate import Accelerator
 from diffalign.backbones import Backbone, recover_folders
 from diffalign.config import RunConfig
 from diffalign.config.model import Precision
-from diffalign.data import Share
 from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted
-from diffalign.objectives import get_objective
 from diffalign.pipelines import ImageGenerator
 from diffalign.training.batch_split import resumed_config
 from diffalign.training.build import (
     build_generator,
-    build_time,
     build_trained,
     held_out_prompts,
 )
-from diffalign.training.build_data import build_data, check_source
+from diffalign.training.build_data import check_source
+from diffalign.training.build_trainer import trainer_of
 from diffalign.training.changed_settings import check_unchanged
 from diffalign.training.checkpoint import latest_checkpoint, list_checkpoints, read_verified, saved_settings
 from diffalign.training.devices import choose_device, find_device
 from diffalign.training.health import HealthMonitor
-from diffalign.training.held_out_texts import know_held_out_texts
 from diffalign.training.loop import TrainingLoop
-from diffalign.training.offline import OfflineTrainer
 from diffalign.training.optimizer import check_optimizer
 from diffalign.training.processes import one_voice, part, speak_once, start_accelerator, start_backbone
 from diffalign.training.result import gone_on, result_step, trained_steps
@@ -170,14 +166,7 @@ def _run_on(
     prompts = held_out_prompts(config)  # a missing file is found now, not after hours of training
     backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
-    share = Share(team.rank, team.world, accelerator.wait_for_everyone)
-    data = build_data(config, backbone, share)
-    know_held_out_texts(config, backbone, data.texts, prompts)
-    backbone.free_encoders("text", *(["vae"] if config.samples.every is None else []))
-    if not shards(config, accelerator) and backbone.device.type != accelerator.device.type:  # the network waited
-        backbone.network.to(accelerator.device)
-    objective = get_objective(config.objective.name)
-    trainer = OfflineTrainer(config, backbone, data, objective, build_time(config, backbone), accelerator)
+    trainer = trainer_of(config, backbone, accelerator, prompts)
     monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
     started = False
     if folder is None:
@@ -198,9 +187,10 @@ def _run_on(
     else:
         log.info("%s: no checkpoint yet: starting from step 0", folder)
     log.info(
-        "%s: %d groups, %d a step, %d parameters trained, on %s",
+        "%s: %d %s, %d a step, %d parameters trained, on %s",
         folder,
-        len(data),
+        trainer.groups,
+        "groups" if config.online is None else "prompts",
         config.groups_per_step,
         sum(parameter.numel() for parameter in backbone.trained_parameters()),
         accelerator.device,

@@ -49,10 +49,8 @@ def check_sharding(config: RunConfig) -> None:
 
 def hold_views(config: RunConfig, backbone: Backbone) -> None:
     """Make room for the networks that the method compares with, and for no other."""
-    if {"reference", "reference_residual"} & set(config.objective.inputs()):
-        backbone.hold("reference")
-    if config.training.ema_decay is not None:
-        backbone.hold("ema")
+    for name in config.held_views:
+        backbone.hold(name)
 
 
 def shard_backbone(config: RunConfig, backbone: Backbone, accelerator: Accelerator) -> None:

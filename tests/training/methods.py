@@ -7,8 +7,8 @@ from typing import Any
 
 from diffalign.config import RunConfig, load_config
 from diffalign.objectives import OBJECTIVES
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import build_trainer
 from tests.training.tiny import tiny
 
 OFFLINE = sorted(name for name, row in OBJECTIVES.items() if not row.params.online)

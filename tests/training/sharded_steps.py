@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from diffalign.config import RunConfig, parse_config
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.loop import HeldOutSamples
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import build_trainer, part
+from diffalign.training.processes import part
 from diffalign.training.sharding import gathered
 from tests.training.tiny import tiny_settings
 

@@ -20,9 +20,9 @@ from diffalign.exceptions import ConfigError, RunInterrupted
 from diffalign.training import resume, train
 from diffalign.training.build import build_backbone
 from diffalign.training.build_data import build_data
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.objective_inputs import _unpadded
 from diffalign.training.offline import OfflineTrainer, StepResult
-from diffalign.training.processes import build_trainer
 from tests.backbones.models import FAMILIES, OPTIONS, load, path_of
 from tests.data.pictures import picture_file, write_rows
 from tests.training.tiny import assert_same_run, rows, tiny_settings

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from diffalign.exceptions import CheckpointError, ConfigError
 from diffalign.training import load_run, resume, train
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.checkpoint import list_checkpoints
-from diffalign.training.processes import build_trainer
 from diffalign.zoo import locate
 from tests.training.tiny import assert_equal, rows, timeless, tiny, trainer_state
 

@@ -8,7 +8,7 @@ import pytest
 
 from diffalign.exceptions import ConfigError
 from diffalign.training import train
-from diffalign.training.processes import build_trainer
+from diffalign.training.build_trainer import build_trainer
 from tests.data.pictures import groups_folder, pairs_folder, picture_file, write_rows
 from tests.training.methods import settings, trainer_of
 from tests.training.tiny import rows, tiny

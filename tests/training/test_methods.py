@@ -12,9 +12,9 @@ from diffalign.config.loading import list_configs
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import OBJECTIVES
 from diffalign.training import train
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import build_trainer
 from tests.training.methods import OFFLINE, QUICK, families, quickstart, settings, trainer_of
 from tests.training.tiny import adapter, rows, tiny, tiny_settings
 

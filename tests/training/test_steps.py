@@ -18,9 +18,9 @@ from diffalign.denoising import DenoisingErrors
 from diffalign.exceptions import DataError, DivergenceError
 from diffalign.objectives import OBJECTIVES, ObjectiveOutput
 from diffalign.training import Run, train
+from diffalign.training.build_trainer import build_trainer
 from diffalign.training.learning_rate import learning_rate_factor
 from diffalign.training.offline import OfflineTrainer
-from diffalign.training.processes import build_trainer
 from tests.data.pictures import pairs_folder
 from tests.training.tiny import DPO, adapter, assert_equal, rows, tiny, trainer_state
 

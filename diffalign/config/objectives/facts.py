@@ -45,3 +45,21 @@ class ObjectiveFacts(Params):
     def inputs(self) -> tuple[str, ...]:
         """What the function needs by keyword with these settings."""
         return self.needs
+
+    @property
+    def compares_with_reference(self) -> bool:
+        return bool({"reference", "reference_residual", "reference_log_prob", "divergence"} & set(self.inputs()))
+
+    @property
+    def compares_with_behaviour(self) -> bool:
+        """With the errors of the network that drew the samples; log-probabilities are kept from the drawing."""
+        return bool({"behaviour", "behaviour_residual"} & set(self.inputs()))
+
+    @property
+    def compares_with_average(self) -> bool:
+        return "ema_divergence" in self.inputs()
+
+    @property
+    def on_trajectories(self) -> bool:
+        """Whether it learns from the steps of sampling, and not from denoising errors."""
+        return self.first == "log_prob"

@@ -29,6 +29,15 @@ class FlowGRPOParams(ObjectiveFacts):
     max_divergence: PositiveFloat | None = None  # Flow-DPPO's mask; 1e-5 in its code
     kl_weight: NonNegativeFloat = 0.0  # 0.04 GenEval and OCR, 0.01 PickScore, for a divergence by s_t^2 alone
 
+    def inputs(self) -> tuple[str, ...]:
+        about_behaviour = self.guard or self.max_divergence is not None
+        return (
+            *self.needs,
+            *(["divergence"] if self.kl_weight else []),
+            *(["behaviour_divergence"] if about_behaviour else []),
+            *(["std"] if self.guard else []),
+        )
+
 
 class NFTParams(ObjectiveFacts):
     layout = "groups"
@@ -47,6 +56,9 @@ class NFTParams(ObjectiveFacts):
     advantage_clip: PositiveFloat = 5.0
     normalise: bool = True  # each error by its own mean size
     kl_weight: NonNegativeFloat = 1e-4
+
+    def inputs(self) -> tuple[str, ...]:
+        return (*self.needs, *(["reference_residual"] if self.kl_weight else []))
 
 
 class AWMParams(ObjectiveFacts):
@@ -68,6 +80,13 @@ class AWMParams(ObjectiveFacts):
     kl_weight: NonNegativeFloat = 1e-3  # to the reference; 3e-3 for OCR
     ema_weight: NonNegativeFloat = 1.0  # to a moving average of the policy, decay min(0.3, 0.001 step)
 
+    def inputs(self) -> tuple[str, ...]:
+        return (
+            *self.needs,
+            *(["divergence"] if self.kl_weight else []),
+            *(["ema_divergence"] if self.ema_weight else []),
+        )
+
 
 class DGPOParams(ObjectiveFacts):
     layout = "groups"
@@ -85,6 +104,9 @@ class DGPOParams(ObjectiveFacts):
     advantage_clip: PositiveFloat | None = 5.0
     kl_weight: NonNegativeFloat = 0.02
     form: Literal["weighted", "logistic"] = "weighted"  # the code's; logistic is the paper's, beta times its gradient
+
+    def inputs(self) -> tuple[str, ...]:
+        return (*self.needs, *(["divergence"] if self.kl_weight else []))
 
 
 class CRDParams(ObjectiveFacts):
@@ -105,3 +127,10 @@ class CRDParams(ObjectiveFacts):
     advantage_clip: PositiveFloat = 5.0
     kl_weight: NonNegativeFloat = 0.1  # to the reference, guided at 4.5 there
     adaptive_kl: bool = True  # more KL to the members with more reward
+
+    def inputs(self) -> tuple[str, ...]:
+        return (
+            *self.needs,
+            *(["policy_residual", "behaviour_residual"] if self.adaptive else []),
+            *(["divergence"] if self.kl_weight else []),
+        )

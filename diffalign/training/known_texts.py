@@ -1,4 +1,4 @@
-"""The held-out prompts' text states, in the cache beside those of the records: drawing needs no text encoder then."""
+"""Text states of prompts that are drawn for, in the cache beside those of the records: no text encoder is needed then."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffalign.config import RunConfig
 from diffalign.data import Texts
 
 
-def know_held_out_texts(config: RunConfig, backbone: Backbone, texts: Texts, prompts: Sequence[str]) -> None:
+def know_texts(config: RunConfig, backbone: Backbone, texts: Texts, prompts: Sequence[str]) -> None:
     """Encode what the cache lacks of them and of the empty prompt; from then on the backbone asks the cache first."""
     if not prompts:
         return

@@ -1,0 +1,80 @@
+"""The section `online`: what the policy draws while it trains, and what is learnt from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from diffalign.config.fields import ShareBelowOne
+from diffalign.config.params import Params
+from diffalign.config.rewards import RewardParams
+from diffalign.config.samplers import SamplerParams
+
+
+class DecayParams(Params):
+    """What share a running average keeps of itself at its n-th renewal: min(slope max(n - start, 0), largest)."""
+
+    largest: ShareBelowOne = 0.0
+    slope: NonNegativeFloat | None = None  # None: `largest` from the first one on
+    start: NonNegativeInt = 0
+
+    def at(self, number: int) -> float:
+        """At renewal `number`, counted from 0."""
+        if self.slope is None:
+            return self.largest
+        return min(self.slope * max(number - self.start, 0), self.largest)
+
+
+class AdvantageConfig(Params):
+    """How rewards become advantages, for the methods that take them (diffalign.objectives.advantages)."""
+
+    convention: Literal["flow_grpo", "dance_grpo", "flow_factory", "gdpo", "gdpo_sr"] = "flow_grpo"
+    scope: Literal["group", "batch"] = "group"  # whose standard deviation divides: the group's, or all of the round's
+    min_std: NonNegativeFloat = 0.0  # groups that differ by less say nothing
+
+
+class OnlineConfig(Params):
+    prompts: PositiveInt  # prompts of a round, over all processes; a multiple of the groups of a step
+    members: PositiveInt = 2  # pictures of each prompt
+    rewards: tuple[RewardParams, ...] = ()  # judge the pictures
+    weights: tuple[float, ...] | None = None  # of the rewards; None: 1 each
+    # several rewards as one: sum (of raw values by weight), votes (share of rivals beaten, RankDPO), pareto (better by all,
+    # D3PO); for advantages also standardised (each within its group, MixGRPO) and decoupled (then over the batch, GDPO)
+    combine: Literal["sum", "standardised", "decoupled", "votes", "pareto"] = "sum"
+    sampler: SamplerParams | None = None  # None: the family's own
+    guidance_scale: NonNegativeFloat = 1.0  # of the drawing; methods on log-probabilities train with it too
+    same_start: bool = False  # the members of a group start from the same noise (D3PO, DanceGRPO)
+    passes: PositiveInt = 1  # how often a round's groups are trained on
+    draws: PositiveInt = 1  # times and noises that a group is trained on in one step, for methods on denoising errors
+    # of a trajectory, how many of its stochastic steps are trained on, drawn for each group; None: all
+    trained_steps: PositiveInt | None = None
+    skip_last: NonNegativeInt = 0  # stochastic steps at the end of a trajectory that are never trained on
+    keep_rounds: PositiveInt = 1  # rounds that all passes but the first draw their groups from
+    advantage: AdvantageConfig = AdvantageConfig()
+    # the network that draws is the policy as it was at the last of these rounds, or an average of it
+    policy_sync_every: PositiveInt = 1
+    policy_decay: DecayParams = DecayParams()  # share that the drawing network keeps of itself then
+    average_decay: DecayParams | None = None  # of the running average that awm may be held to, renewed after every step
+    reference_every: PositiveInt | None = None  # rounds after which the policy becomes the reference; None: never
+    branch_norms: bool = True  # diffusion_dro: log the gradient norms of experts and own samples apart
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together, with dotted paths."""
+        names = [reward.name for reward in self.rewards]
+        if len(set(names)) < len(names):
+            yield f"online.rewards: each reward may stand there once, got {', '.join(names)}"
+        if self.weights is not None and len(self.weights) != len(self.rewards):
+            yield f"online.weights: one for each of online.rewards ({len(self.rewards)}), got {len(self.weights)}"
+        elif self.weights is not None and not any(self.weights):
+            yield "online.weights: must not all be 0"
+        if self.weights is not None and self.combine in ("votes", "pareto"):
+            yield f"online.weights: combine: {self.combine} counts each reward once; leave them out"
+        if self.keep_rounds > 1 and self.passes == 1:
+            yield "online.keep_rounds: kept rounds come in from the second pass on, and online.passes is 1; leave it out"
+
+    @property
+    def draws_with_policy(self) -> bool:
+        """Whether the policy itself draws every round; else a copy of it, which is renewed as the settings say."""
+        return self.policy_sync_every == 1 and self.policy_decay == DecayParams()

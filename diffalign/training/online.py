@@ -1,0 +1,285 @@
+"""The online loop: the policy draws, rewards judge, and the policy learns from it; then it draws again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from diffalign.backbones import Backbone
+from diffalign.config import RunConfig
+from diffalign.config.time import ScheduleTime
+from diffalign.data import content_key, seeded
+from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
+from diffalign.objectives import Objective
+from diffalign.pipelines import ImageGenerator
+from diffalign.rewards import Reward
+from diffalign.training.drawer import Drawer
+from diffalign.training.lessons import lesson_of
+from diffalign.training.micro_batch import MicroBatch
+from diffalign.training.rounds import Chunk, Plan, Round, chunk_of, from_tensors, to_tensors
+from diffalign.training.trainer import Trainer
+from diffalign.training.trajectory_loss import TrajectoryBatch, TrajectoryLoss
+from diffalign.types import Condition, GroupBatch
+
+log = logging.getLogger(__name__)
+
+
+class OnlineTrainer(Trainer):
+    """Trains on what the policy draws for prompts. Every draw follows from the round, the prompt and the seed.
+
+    Args:
+        prompts: (id, prompt) of all that is drawn for; the backbone knows their text states.
+        generator: how the policy draws.
+        rewards: what judges the pictures, as `online.rewards` names them.
+        sample_time: how times are drawn for methods on denoising errors.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        backbone: Backbone,
+        prompts: Sequence[tuple[str, str]],
+        objective: Objective,
+        generator: ImageGenerator,
+        rewards: Sequence[Reward],
+        sample_time: SampleTime,
+        accelerator: Accelerator,
+    ) -> None:
+        assert config.online is not None
+        self.online = config.online
+        self._prompts = prompts
+        self._generator = generator
+        self._rewards = rewards
+        self._sample_time = sample_time
+        self._plan = Plan.of(config, accelerator.process_index)
+        self._drawer = Drawer(config, prompts, generator, rewards, self._plan, accelerator.autocast)
+        self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
+        super().__init__(config, backbone, objective, accelerator)
+        self._trajectory_loss = TrajectoryLoss(
+            config,
+            backbone,
+            objective,
+            accelerator,
+            generator.sampler,
+            lambda view: generator.denoiser(view),
+            self._loss.synced,
+        )
+
+    @property
+    def groups(self) -> int:
+        return len(self._prompts)
+
+    @property
+    def content_hash(self) -> str:
+        return content_key(*(text for record in self._prompts for text in record))
+
+    # ------------------------------------------------------------ a round
+
+    def _begin_step(self) -> dict[str, float]:
+        number, within = divmod(self.step, self._plan.steps)
+        if within:
+            return {}
+        started = time.monotonic()
+        self._renew_views(number)
+        drawn = {chunk: self._drawer.draw(number, chunk, self._drawing_view) for chunk in self._plan.mine}
+        rewards = self._gathered(drawn)
+        newest = Round(number, drawn, lesson_of(self.config, rewards))
+        self._rounds.appendleft(newest)
+        return {
+            "round": float(number),
+            **self._round_figures(newest, rewards),
+            "seconds_per_round": time.monotonic() - started,
+        }
+
+    def _renew_views(self, number: int) -> None:
+        """The networks that a round draws with, and compares with, as they are from now on."""
+        online, held = self.online, self.config.held_views
+        if "behaviour" in held and number % online.policy_sync_every == 0:
+            renewal = number // online.policy_sync_every
+            self.backbone.snapshot("behaviour", online.policy_decay.at(renewal) if number else 0.0)
+        if "average" in held and number == 0:
+            self.backbone.snapshot("average")
+        every = online.reference_every
+        if every is not None and number and number % every == 0:
+            self.backbone.snapshot("anchor")
+            self._compare_with_anchor()
+
+    def _compare_with_anchor(self) -> None:
+        self._loss.compare_with("anchor")
+        self._trajectory_loss.compare_with("anchor")
+
+    @property
+    def _drawing_view(self) -> str:
+        return "behaviour" if "behaviour" in self.config.held_views else "policy"
+
+    def _gathered(self, drawn: Mapping[int, Chunk]) -> Tensor:
+        """The rewards of a round, of all processes [rewards, prompts, members]."""
+        mine = [(number, chunk.rewards) for number, chunk in drawn.items()]
+        every = dict(gather_object(mine) if self.accelerator.num_processes > 1 else mine)
+        return torch.cat([every[number] for number in sorted(every)], 1)
+
+    def _round_figures(self, newest: Round, rewards: Tensor) -> dict[str, float]:
+        lesson, figures = newest.lesson, {}
+        for reward, values in zip(self._rewards, rewards, strict=True):
+            figures[f"round_{reward.spec.name}"] = values.nanmean().item()
+        scored = lesson.reward[~lesson.reward.isnan()]
+        if len(scored):
+            figures["round_reward"] = scored.mean().item()
+        figures["silent_groups"] = float((~lesson.valid).sum())
+        figures["unscored"] = float(rewards.isnan().sum())
+        return figures
+
+    # ------------------------------------------------------------ a step
+
+    def _taught(self, number: int) -> tuple[Round, Chunk]:
+        """The round and the chunk that forward `number` of this step trains on."""
+        current, within = divmod(self.step, self._plan.steps)
+        back, slot = self._plan.slot(within, len(self._rounds), self.config.seed, current)
+        taught = self._rounds[back]
+        return taught, taught.chunks[self._plan.chunk(slot, number)]
+
+    def _weight(self, taught: Round, chunk: Chunk) -> Tensor | None:
+        weights = taught.lesson.weights(self.config.groups_per_step)
+        places = self._plan.places(chunk.number)
+        return None if weights is None else weights[places.start : places.stop].to(self.backbone.device)
+
+    def _backward(self, number: int, baseline: Tensor | None) -> tuple[dict[str, float], tuple[str, ...], list[str]]:
+        if self.config.objective.on_trajectories:
+            return self._backward_on_steps(number)
+        sums: dict[str, float] = {}
+        spoilt: list[str] = []
+        for draw in range(self.online.draws):
+            micro = self._micro_batch(number, draw)
+            metrics, bad = self._loss.backward(micro, lambda: self._dropout_draws(number), baseline)
+            spoilt += bad
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value * micro.share
+        return sums, tuple(dict.fromkeys(spoilt)), list(micro.batch.record_ids)
+
+    def _backward_on_steps(self, number: int) -> tuple[dict[str, float], tuple[str, ...], list[str]]:
+        taught, chunk = self._taught(number)
+        assert chunk.trajectory is not None
+        places, lesson, device = self._plan.places(chunk.number), taught.lesson, self.backbone.device
+        part = slice(places.start, places.stop)
+        trajectory = replace(chunk.trajectory.to(device), condition=self._generator.condition(chunk.prompts))
+        batch = TrajectoryBatch(
+            trajectory,
+            self._steps_of(chunk).to(device),
+            None if lesson.advantage is None else lesson.advantage[part].to(device),
+            None if lesson.preference is None else lesson.preference[part].to(device),
+            self._weight(taught, chunk),
+            last=number == self.config.training.accumulation - 1,
+        )
+        metrics, fine = self._trajectory_loss.backward(batch)
+        return metrics, tuple(name for name, each in zip(chunk.names, fine, strict=True) if not each), list(chunk.names)
+
+    def _steps_of(self, chunk: Chunk) -> Tensor:
+        """Which steps of each group are trained on in this optimizer step, in which order [steps, groups]."""
+        assert chunk.trajectory is not None
+        able = chunk.trajectory.stochastic.nonzero().flatten()
+        able = able[: len(able) - self.online.skip_last]
+        wanted = min(self.online.trained_steps or len(able), len(able))
+        drawn = [
+            torch.randperm(len(able), generator=seeded(self.config.seed, self.step, name, "steps"))[:wanted]
+            for name in chunk.names
+        ]
+        return able[torch.stack(drawn, 1)]
+
+    def _micro_batch(self, number: int, draw: int = 0) -> MicroBatch:
+        taught, chunk = self._taught(number)
+        training, device, lesson = self.config.training, self.backbone.device, taught.lesson
+        places = self._plan.places(chunk.number)
+        part = slice(places.start, places.stop)
+        order, valid = lesson.order[part], lesson.valid[part]
+        groups = torch.arange(len(order))[:, None]
+        x0, reward = chunk.x0[groups, order], lesson.reward[part].gather(1, order)
+        reward = torch.where(valid[:, None], reward, torch.zeros(()))  # what is not counted must not spoil the rest
+        batch = GroupBatch(
+            x0=x0,
+            condition=Condition({}),
+            valid=torch.ones(order.shape, dtype=torch.bool),
+            record_ids=chunk.names,
+            reward=reward,
+            preference=torch.ones(len(order)),
+        )
+        told = replace(self._generator.condition(chunk.prompts), null=None)
+        return MicroBatch(
+            replace(batch.to(device), condition=told),
+            self._draw(batch, chunk, draw).to(device),
+            None,
+            last=number == training.accumulation - 1 and draw == self.online.draws - 1,
+            progress=self.step / training.steps,
+            advantage=None if lesson.advantage is None else lesson.advantage[part].gather(1, order).to(device),
+            weight=self._weight(taught, chunk),
+            share=1 / self.online.draws,
+        )
+
+    def _draw(self, batch: GroupBatch, chunk: Chunk, number: int) -> NoiseDraw:
+        """A group's draw follows from the seed, the step, its name and the number of the draw."""
+        training, seed = self.config.training, self.config.seed
+        samplers: SampleTime | list[SampleTime] = self._sample_time
+        if isinstance(self._sample_time, StratifiedTime):
+            samplers = [self._sample_time.stratum(place) for place in self._plan.places(chunk.number)]
+        generators = [seeded(seed, self.step, name, f"noise {number}") for name in chunk.names]
+        drawn = draw_noise(
+            batch.x0, samplers, generator=generators, share_noise=training.share_noise, share_time=training.share_time
+        )
+        if not isinstance(self.config.time, ScheduleTime):
+            return drawn
+        return replace(drawn, t=self._scheduled(batch, chunk, number))
+
+    def _scheduled(self, batch: GroupBatch, chunk: Chunk, number: int) -> Tensor:
+        """Times of the sampler's own schedule [groups, members]: each once before one comes again."""
+        assert isinstance(self.config.time, ScheduleTime)
+        times = self._generator.times[:-1].float().cpu()
+        times = times[: len(times) - self.config.time.skip_last]
+        groups, members = batch.x0.shape[:2]
+        rows = 1 if self.config.training.share_time else members
+        drawn = []
+        for name in chunk.names:
+            generator = seeded(self.config.seed, self.step, name, "times")
+            drawn.append(torch.stack([torch.randperm(len(times), generator=generator) for _ in range(rows)]))
+        return times[torch.stack(drawn)[..., number % len(times)]].expand(groups, members)
+
+    def _end_step(self, *, skipped: bool) -> None:
+        if "average" in self.config.held_views and not skipped:
+            decay = self.online.average_decay
+            self.backbone.snapshot("average", 0.0 if decay is None else decay.at(self.step))
+
+    # ------------------------------------------------------------ checkpoints
+
+    @property
+    def _kept_views(self) -> tuple[str, ...]:
+        number = (self.step - 1) // self._plan.steps  # of the round that the last step was of
+        every = self.online.reference_every
+        made = {
+            "behaviour": self.step > 0,
+            "average": self.step > 0,
+            "anchor": every is not None and number >= every,
+        }
+        return tuple(name for name in self.config.held_views if made.get(name, False))
+
+    def _own_tensors(self) -> Mapping[str, Tensor]:
+        over = self.step % self._plan.steps == 0
+        keep = self.online.keep_rounds - 1 if over else self.online.keep_rounds
+        return to_tensors({each.number: each for each in list(self._rounds)[:keep]})
+
+    def _restore_own(self, tensors: Mapping[str, Tensor]) -> None:
+        if "anchor" in self._kept_views:
+            self._compare_with_anchor()
+        numbers = sorted({int(key.partition(".")[0]) for key in tensors})
+        for number in numbers:
+            parts = from_tensors(tensors, number, self._plan)
+            every = torch.cat([parts[chunk]["rewards"] for chunk in sorted(parts)], 1)
+            chunks = {
+                chunk: chunk_of(chunk, *self._drawer.named(number, chunk), parts[chunk]) for chunk in self._plan.mine
+            }
+            self._rounds.appendleft(Round(number, chunks, lesson_of(self.config, every)))

@@ -1,0 +1,122 @@
+"""The loss of sampling steps that were taken: one step's forward and backward at a time, so memory is that of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from diffalign.backbones import Backbone
+from diffalign.config import RunConfig
+from diffalign.denoising import Denoiser, LinearFlow
+from diffalign.objectives import Objective
+from diffalign.objectives.divergence import gaussian_divergence
+from diffalign.samplers import Sampler, StepScores, Trajectory, step_log_prob
+
+Guide = Callable[[str], Denoiser]  # a view's name -> what draws as that view
+
+
+@dataclass(frozen=True)
+class TrajectoryBatch:
+    """The groups of one forward of one process, on the device of the network.
+
+    Attributes:
+        trajectory: with its condition.
+        steps: which steps of each group are trained on [k, groups].
+        advantage: of each member [groups, members], or None.
+        preference: probability that member 0 wins [groups], or None.
+        weight: what each group's loss is multiplied by [groups]; None: 1.
+        last: whether the optimizer steps after it.
+    """
+
+    trajectory: Trajectory
+    steps: Tensor
+    advantage: Tensor | None
+    preference: Tensor | None
+    weight: Tensor | None
+    last: bool
+
+
+class TrajectoryLoss:
+    """The loss of a batch of trajectories and its gradient."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        backbone: Backbone,
+        objective: Objective,
+        accelerator: Accelerator,
+        sampler: Sampler,
+        guide: Guide,
+        synced: Callable[[bool], AbstractContextManager[None]],
+    ) -> None:
+        self._config = config
+        self._backbone = backbone
+        self._objective = objective
+        self._accelerator = accelerator
+        self._sampler = sampler
+        self._guide = guide
+        self._synced = synced
+        self._settings = config.objective.model_dump(exclude={"name"})
+        self._wanted = set(config.objective.inputs())
+        self._reference = "reference"
+
+    def compare_with(self, view: str) -> None:
+        """From now on the reference is another view."""
+        self._reference = view
+
+    def backward(self, batch: TrajectoryBatch) -> tuple[dict[str, float], list[bool]]:
+        """Forward and backward of every step in turn; the means of the figures, and which groups' losses are finite."""
+        sums: dict[str, float] = {}
+        fine = [True] * batch.trajectory.groups
+        count = len(batch.steps)
+        for number, chosen in enumerate(batch.steps):
+            with self._synced(batch.last and number == count - 1):
+                with self._accelerator.autocast():
+                    scores = self._scores("policy", batch, chosen)
+                inputs = self._inputs(batch, chosen, scores)
+                output = self._objective.function(scores.log_prob, **inputs, **self._settings)
+                weighted = output.loss if batch.weight is None else output.loss * batch.weight
+                self._accelerator.backward(weighted.mean() / (count * self._config.training.accumulation))
+            fine = [each and bool(ok) for each, ok in zip(fine, output.loss.isfinite().tolist(), strict=True)]
+            figures = {"loss": weighted.detach().mean(), **output.metrics}
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value.item() / count
+        return sums, fine
+
+    def _scores(self, view: str, batch: TrajectoryBatch, chosen: Tensor) -> StepScores:
+        return step_log_prob(self._guide(view), self._sampler, batch.trajectory, chosen[None])
+
+    def _inputs(self, batch: TrajectoryBatch, chosen: Tensor, scores: StepScores) -> dict[str, Tensor]:
+        """All with the one step in front: [1, groups, members]."""
+        trajectory, wanted = batch.trajectory, self._wanted
+        every = torch.arange(trajectory.groups, device=chosen.device)
+        found: dict[str, Tensor | None] = {
+            "behaviour_log_prob": trajectory.log_prob[chosen, every][None],
+            "advantage": batch.advantage,
+            "preference": batch.preference,
+            "std": scores.std,
+        }
+        if "behaviour_divergence" in wanted:
+            mean = trajectory.mean[chosen, every][None]
+            found["behaviour_divergence"] = gaussian_divergence(scores.mean, other_mean=mean, std=scores.std)
+        if wanted & {"reference_log_prob", "divergence"}:
+            with torch.no_grad(), self._accelerator.autocast():
+                reference = self._scores(self._reference, batch, chosen)
+            found["reference_log_prob"] = reference.log_prob
+            if "divergence" in wanted:
+                std = self._divergence_std(trajectory, chosen, scores.std)
+                found["divergence"] = gaussian_divergence(scores.mean, other_mean=reference.mean, std=std)
+        return {name: value for name, value in found.items() if name in wanted and value is not None}
+
+    def _divergence_std(self, trajectory: Trajectory, chosen: Tensor, std: Tensor) -> Tensor:
+        """What the divergence from the reference is divided by: of a flow s_t, as flow_grpo's code; else the step's std."""
+        if not isinstance(self._backbone.process, LinearFlow):
+            return std
+        times = trajectory.times
+        elapsed = times[chosen] - times[chosen + 1]  # [groups]
+        return std / elapsed.sqrt()[None, :, None].to(std.device)
