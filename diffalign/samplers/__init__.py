@@ -5,16 +5,19 @@ Times are process times: 1 is noise, 0 is data.
 
 from diffalign.samplers.ddim import DDIM
 from diffalign.samplers.density import log_density
+from diffalign.samplers.dpm_solver import DPMSolverPP
 from diffalign.samplers.flow_sde import FlowSDE
 from diffalign.samplers.guidance import ClassifierFree
 from diffalign.samplers.ode import FlowEuler, FlowHeun
 from diffalign.samplers.rollout import rollout, step_log_prob
 from diffalign.samplers.step import Sampler, Step, sample
 from diffalign.samplers.trajectory import StepScores, Trajectory
+from diffalign.samplers.window import Windowed, window_first, window_times
 
 __all__ = [
     "DDIM",
     "ClassifierFree",
+    "DPMSolverPP",
     "FlowEuler",
     "FlowHeun",
     "FlowSDE",
@@ -22,8 +25,11 @@ __all__ = [
     "Step",
     "StepScores",
     "Trajectory",
+    "Windowed",
     "log_density",
     "rollout",
     "sample",
     "step_log_prob",
+    "window_first",
+    "window_times",
 ]
