@@ -1,8 +1,35 @@
-"""Samplers: one `step` each, and the loop over steps. Times are process times: 1 is noise, 0 is data."""
+"""Samplers: one `step` each, the loop over steps, and trajectories whose steps are scored again.
+
+Times are process times: 1 is noise, 0 is data.
+"""
 
 from diffalign.samplers.ddim import DDIM
+from diffalign.samplers.density import log_density
+from diffalign.samplers.dpm_solver import DPMSolverPP
+from diffalign.samplers.flow_sde import FlowSDE
 from diffalign.samplers.guidance import ClassifierFree
-from diffalign.samplers.ode import FlowEuler
+from diffalign.samplers.ode import FlowEuler, FlowHeun
+from diffalign.samplers.rollout import rollout, step_log_prob
 from diffalign.samplers.step import Sampler, Step, sample
+from diffalign.samplers.trajectory import StepScores, Trajectory
+from diffalign.samplers.window import Windowed, window_first, window_times
 
-__all__ = ["DDIM", "ClassifierFree", "FlowEuler", "Sampler", "Step", "sample"]
+__all__ = [
+    "DDIM",
+    "ClassifierFree",
+    "DPMSolverPP",
+    "FlowEuler",
+    "FlowHeun",
+    "FlowSDE",
+    "Sampler",
+    "Step",
+    "StepScores",
+    "Trajectory",
+    "Windowed",
+    "log_density",
+    "rollout",
+    "sample",
+    "step_log_prob",
+    "window_first",
+    "window_times",
+]

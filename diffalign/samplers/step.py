@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.denoising import Denoiser
+from diffalign.samplers.density import Density
 from diffalign.types import Condition
 
 
@@ -32,7 +33,7 @@ class Step:
     std: Tensor
     x0: Float[Tensor, "batch *sample"]
     prediction: Float[Tensor, "batch *sample"]
-    density: Literal["gaussian", "unnormalised"] = "gaussian"
+    density: Density = "gaussian"
     state: Any = None
 
 
@@ -93,10 +94,11 @@ def sample(
         if bool((step.std > 0).any()):
             if generators is None:
                 raise ValueError("this sampler adds noise: pass one generator per sample")
-            x_t = x_t + step.std * _noise_like(x_t, generators)
+            x_t = x_t + step.std * noise_like(x_t, generators)
     return x_t
 
 
-def _noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def noise_like(x: Float[Tensor, "rows *row"], generators: Sequence[torch.Generator]) -> Float[Tensor, "rows *row"]:
+    """Unit noise, each row from a generator of its own; generators may live on the CPU whatever x's device."""
     rows = [torch.randn(x.shape[1:], generator=each, device=each.device, dtype=x.dtype) for each in generators]
     return torch.stack([row.to(x.device) for row in rows])

@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from diffalign.denoising import LinearFlow, Prediction
-from diffalign.samplers import DDIM, ClassifierFree, FlowEuler
+from diffalign.samplers import DDIM, ClassifierFree, DPMSolverPP, FlowEuler, FlowHeun, FlowSDE, Windowed
 from tests.samplers.toys import GaussianData, no_condition
 
+WINDOWED = Windowed(FlowSDE(), FlowEuler(), high=0.8, low=0.7)
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(0.5), FlowEuler()])
+
+@pytest.mark.parametrize(
+    "sampler", [DDIM(), DDIM(0.5), FlowEuler(), FlowHeun(), FlowSDE(), FlowSDE("cps"), DPMSolverPP(), WINDOWED]
+)
 def test_one_time_is_every_samples(sampler, generator):
     x = torch.randn(3, 2, 4, generator=generator)
     denoiser = ClassifierFree(GaussianData(LinearFlow(), Prediction.FLOW), 2.0)
