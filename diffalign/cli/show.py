@@ -124,10 +124,11 @@ def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] 
 def _describe_rounds(config: RunConfig, console: Console) -> None:
     online, training = config.online, config.training
     assert online is not None
-    steps = online.prompts * online.passes // config.groups_per_step
-    drawn = online.prompts * online.members
+    prompts = config.prompts_per_round
+    steps = prompts * online.passes // config.groups_per_step
+    drawn = prompts * (1 if config.objective.experts else online.members)
     console.print(
-        f"a round: {drawn} pictures of {online.prompts} prompts, then {steps} step{'s' if steps > 1 else ''}; "
+        f"a round: {drawn} pictures of {prompts} prompts, then {steps} step{'s' if steps > 1 else ''}; "
         f"{-(-training.steps // steps)} rounds, {-(-training.steps // steps) * drawn} pictures in all"
     )
 

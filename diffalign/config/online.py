@@ -36,7 +36,8 @@ class AdvantageConfig(Params):
 
 
 class OnlineConfig(Params):
-    prompts: PositiveInt  # prompts of a round, over all processes; a multiple of the groups of a step
+    # prompts of a round, over all processes: a multiple of the groups of a step; None: as many as these
+    prompts: PositiveInt | None = None
     members: PositiveInt = 2  # pictures of each prompt
     rewards: tuple[RewardParams, ...] = ()  # judge the pictures
     weights: tuple[float, ...] | None = None  # of the rewards; None: 1 each

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 _OF_PICTURES = ("members", "streaming", "limit", "dimension", "buckets", "flip", "pairs_per_group", "columns", "fit")
 
+_OF_ROUNDS = (  # settings of what is drawn for prompts and judged
+    *("prompts", "members", "rewards", "weights", "combine", "same_start", "passes", "trained_steps", "skip_last"),
+    *("keep_rounds", "advantage", "average_decay", "reference_every"),
+)
+
 
 def online_problems(config: RunConfig) -> Iterator[str]:
     """Sentences with dotted paths."""
@@ -31,6 +36,9 @@ def online_problems(config: RunConfig) -> Iterator[str]:
             yield "time.sampling: 'schedule' takes the times of online.sampler; there is no section `online`"
         return
     yield from online.problems()
+    if config.objective.experts:
+        yield from _expert_problems(config, online)
+        return
     yield from _data_problems(config)
     yield from _round_problems(config, online)
     if config.objective.on_trajectories:
@@ -54,7 +62,7 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
 
 def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
     step = config.groups_per_step
-    if online.prompts % step:
+    if config.prompts_per_round % step:
         yield (
             f"online.prompts: must be a multiple of the groups of a step ({step}: training.groups x accumulation x "
             f"processes), got {online.prompts}"
@@ -106,3 +114,30 @@ def _error_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
             yield f"online.{setting}: is of methods that learn from the steps of sampling; leave it out"
     if online.draws > 1 and "baseline" in config.objective.inputs():
         yield f"online.draws: {name!r} compares with a mean over the whole batch, of one draw each; leave it out"
+
+
+def _expert_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
+    """Of a method whose records are the good samples, and the policy's own the others."""
+    name, given, defaults = config.objective.name, online, type(online)()
+    if config.data.kind == "prompts":
+        yield f"data.kind: {name!r} learns from good pictures; give pairs, groups (the best of each counts) or labelled"
+    elsewhere = (
+        "prompts",
+        "members",
+        "rewards",
+        "weights",
+        "combine",
+        "same_start",
+        "passes",
+        "trained_steps",
+        "skip_last",
+    )
+    for setting in (*elsewhere, "keep_rounds", "advantage", "average_decay", "reference_every"):
+        if getattr(given, setting) != getattr(defaults, setting):
+            yield f"online.{setting}: has no meaning for {name!r}, which draws one picture beside each record; leave it out"
+    if config.training.reference_bank is not None:
+        yield f"training.reference_bank: {name!r} draws anew at every step; leave it out"
+    if config.training.two_pass:
+        yield f"training.two_pass: is not for {name!r}; set it to false"
+    if isinstance(config.time, ScheduleTime) or config.time != type(config).model_fields["time"].default:
+        yield f"time: {name!r} takes the times of its sampling path; leave the section out"

@@ -257,6 +257,12 @@ class RunConfig(Params):
         return tuple(name for name, is_held in held.items() if is_held)
 
     @property
+    def prompts_per_round(self) -> int:
+        """Prompts that an online run draws for before it trains again."""
+        asked = None if self.online is None else self.online.prompts
+        return self.groups_per_step if asked is None else asked
+
+    @property
     def groups_per_step(self) -> int:
         """Groups that one optimizer step sees, over all processes."""
         return self.training.groups * self.training.accumulation * self.training.processes

@@ -14,6 +14,7 @@ from diffalign.objectives import get_objective
 from diffalign.rewards import build_reward
 from diffalign.training.build import build_drawing, build_time
 from diffalign.training.build_data import build_data, build_prompts
+from diffalign.training.experts import ExpertTrainer
 from diffalign.training.known_texts import know_texts
 from diffalign.training.offline import OfflineTrainer
 from diffalign.training.online import OnlineTrainer
@@ -48,11 +49,14 @@ def trainer_of(
     """
     share = Share(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
     objective, time_of = get_objective(config.objective.name), build_time(config, backbone)
-    if config.online is None:
+    if config.online is None or config.objective.experts:
         data = build_data(config, backbone, share)
         know_texts(config, backbone, data.texts, held_out)
         _free_encoders(config, backbone, accelerator)
-        return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
+        if config.online is None:
+            return OfflineTrainer(config, backbone, data, objective, time_of, accelerator)
+        drawing = build_drawing(config, backbone)
+        return ExpertTrainer(config, backbone, data, objective, time_of, accelerator, drawing)
     records, texts = build_prompts(config, backbone, share)
     know_texts(config, backbone, texts, [*held_out, *(prompt for _, prompt in records)])
     _free_encoders(config, backbone, accelerator)

@@ -19,6 +19,8 @@ from diffalign.training.sharding import gradient_sync
 from diffalign.training.step_metrics import error_figures, reward_sums
 from diffalign.types import GroupBatch
 
+Look = Callable[[DenoisingErrors, ObjectiveOutput], dict[str, float]]
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -85,12 +87,23 @@ class GroupLoss:
             return self._compared(micro, residuals=residuals)
 
     def backward(
-        self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
+        self,
+        micro: MicroBatch,
+        dropout: Callable[[], AbstractContextManager[None]],
+        baseline: Tensor | None,
+        look: Look | None = None,
     ) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Forward and backward; the means of the figures over the groups, and the records whose loss is not finite."""
-        run = self._in_two_passes if self._config.training.two_pass else self._in_one_pass
-        errors, output = run(micro, dropout, baseline)
+        """Forward and backward; the means of the figures over the groups, and the records whose loss is not finite.
+
+        `look` gives further figures, from errors and loss before the backward (in one pass).
+        """
+        seen: dict[str, float] = {}
+        if self._config.training.two_pass:
+            errors, output = self._in_two_passes(micro, baseline)
+        else:
+            errors, output, seen = self._in_one_pass(micro, dropout, baseline, look)
         metrics = {
+            **seen,
             "loss": output.loss.mean().item(),
             **{name: value.item() for name, value in output.metrics.items()},
             **error_figures(errors, micro.batch),
@@ -100,20 +113,23 @@ class GroupLoss:
         return metrics, tuple(name for name, each in zip(micro.batch.record_ids, fine, strict=True) if not each)
 
     def _in_one_pass(
-        self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
-    ) -> tuple[DenoisingErrors, ObjectiveOutput]:
+        self,
+        micro: MicroBatch,
+        dropout: Callable[[], AbstractContextManager[None]],
+        baseline: Tensor | None,
+        look: Look | None,
+    ) -> tuple[DenoisingErrors, ObjectiveOutput, dict[str, float]]:
         # DDP takes the mean over processes at the last backward only: it decides in the forward pass whether the
         # backward will, so both stand inside
         with self.synced(micro.last):
             with dropout(), self._accelerator.autocast():
                 errors = self._compared(micro, residuals=self._residuals)
             output = self._loss(errors, micro, baseline)
+            seen = {} if look is None else look(errors, output)
             self._accelerator.backward(self._mean(output.loss, micro))
-        return errors, output
+        return errors, output, seen
 
-    def _in_two_passes(
-        self, micro: MicroBatch, dropout: Callable[[], AbstractContextManager[None]], baseline: Tensor | None
-    ) -> tuple[DenoisingErrors, ObjectiveOutput]:
+    def _in_two_passes(self, micro: MicroBatch, baseline: Tensor | None) -> tuple[DenoisingErrors, ObjectiveOutput]:
         """Errors without gradient; dL/d error; then sample by sample sum(dL/d error * error): peak memory of one chunk."""
         errors = self.errors(micro, residuals=self._residuals)
         policy = errors.policy.detach().requires_grad_()

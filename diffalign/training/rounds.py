@@ -70,7 +70,9 @@ class Plan:
     def of(cls, config: RunConfig, rank: int) -> Plan:
         online, training = config.online, config.training
         assert online is not None
-        return cls(online.prompts, training.groups, training.accumulation, training.processes, rank, online.passes)
+        return cls(
+            config.prompts_per_round, training.groups, training.accumulation, training.processes, rank, online.passes
+        )
 
     @property
     def slots(self) -> int:

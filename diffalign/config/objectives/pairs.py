@@ -76,7 +76,8 @@ class SmPOParams(ObjectiveFacts):
 class DiffusionDROParams(ObjectiveFacts):
     layout = "pairs"
     needs = ("reference",)
-    online = True  # member 1 is a sample of the policy's own
+    online = True
+    experts = True
     data = "good samples only (experts); the policy's own samples are the other members"
     beta_factor = None
     paper = "Wu et al. 2025, Ranking-based Preference Optimization from Implicit User Feedback"
