@@ -116,8 +116,10 @@ def to_tensors(rounds: Mapping[int, Round]) -> dict[str, Tensor]:
     for each in rounds.values():
         for chunk in each.chunks.values():
             place = f"{each.number}.{chunk.number}"
-            found |= {f"{place}.x0": chunk.x0, f"{place}.rewards": chunk.rewards}
-            if chunk.trajectory is not None:
+            found[f"{place}.rewards"] = chunk.rewards
+            if chunk.trajectory is None:
+                found[f"{place}.x0"] = chunk.x0
+            else:  # whose last states they are
                 parts = {name: getattr(chunk.trajectory, name) for name in _TRAJECTORY}
                 found |= {f"{place}.{name}": part for name, part in parts.items()}
     return found
@@ -135,9 +137,9 @@ def from_tensors(tensors: Mapping[str, Tensor], number: int, plan: Plan) -> dict
         if int(home) == number:
             chunks.setdefault(int(chunk), {})[name] = tensor
     ordered = [chunks[each] for each in sorted(chunks)]
-    if sum(parts["x0"].shape[0] for parts in ordered) != plan.prompts:
+    if sum(parts["rewards"].shape[1] for parts in ordered) != plan.prompts:
         raise CheckpointError(f"the checkpoint does not hold all of round {number}; start the run again")
-    if len(ordered[0]["x0"]) == plan.groups:
+    if ordered[0]["rewards"].shape[1] == plan.groups:
         return dict(enumerate(ordered))
     whole = {
         name: parts if name in _SHARED else torch.cat([each[name] for each in ordered], _group_axis(name))
@@ -164,7 +166,8 @@ def chunk_of(number: int, names: tuple[str, ...], prompts: tuple[str, ...], part
         trajectory = Trajectory(
             **{name: part for name, part in parts.items() if name in known}, condition=Condition({})
         )
-    return Chunk(number, names, prompts, parts["x0"], parts["rewards"], trajectory)
+    x0 = parts["x0"] if trajectory is None else trajectory.x0
+    return Chunk(number, names, prompts, x0, parts["rewards"], trajectory)
 
 
 def stored(trajectory: Trajectory) -> Trajectory:
