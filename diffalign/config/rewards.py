@@ -1,4 +1,4 @@
-"""Settings of every reward."""
+"""Settings of every reward: of single samples, and of whole sets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diffalign.config.fields import LocalPath
 from diffalign.config.params import Params
 
 
@@ -34,3 +35,26 @@ class EmojiParams(Params):
 REWARD_PARAMS: tuple[type[Params], ...] = (SceneParams, JPEGParams, EmojiParams)
 
 RewardParams = Annotated[SceneParams | JPEGParams | EmojiParams, Field(discriminator="name")]
+
+
+class VendiParams(Params):
+    """Of a set: how many different samples it holds in effect, 1 to their number (Vendi score)."""
+
+    name: Literal["vendi"] = "vendi"
+    # what samples are compared by: pictures as 8x8 pixels (layout and colour), or latents that the caller gives
+    encoder: Literal["pixels", "latents"] = "pixels"
+    q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
+    kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
+
+
+class FrechetParams(Params):
+    """Of a set: how near its features come to a reference set's mean and covariance, 0 or less (Fréchet distance)."""
+
+    name: Literal["frechet"] = "frechet"
+    reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
+    encoder: Literal["pixels", "latents"] = "pixels"
+
+
+SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)
+
+SetRewardParams = Annotated[VendiParams | FrechetParams, Field(discriminator="name")]

@@ -25,21 +25,21 @@ class Gaussian(NamedTuple):
 
     Attributes:
         mean: [features], float64.
-        cov: [features, features], divided by count - 1.
-        count: rows that they were taken from.
+        cov: [features, features], divided by size - 1.
+        size: samples that they were taken from.
     """
 
     mean: Tensor
     cov: Tensor
-    count: int
+    size: int
 
     def merged(self, other: Gaussian) -> Gaussian:
-        """The statistics of both sets together, as if from all their rows at once."""
-        count = self.count + other.count
+        """The statistics of both sets together, as if from all their samples at once."""
+        size = self.size + other.size
         apart = other.mean - self.mean
-        scatter = (self.count - 1) * self.cov + (other.count - 1) * other.cov
-        scatter = scatter + self.count * other.count / count * torch.outer(apart, apart)
-        return Gaussian(self.mean + apart * (other.count / count), scatter / (count - 1), count)
+        scatter = (self.size - 1) * self.cov + (other.size - 1) * other.cov
+        scatter = scatter + self.size * other.size / size * torch.outer(apart, apart)
+        return Gaussian(self.mean + apart * (other.size / size), scatter / (size - 1), size)
 
 
 def gaussian_statistics(features: Array) -> Gaussian:

@@ -75,8 +75,8 @@ def test_many_features_and_few_samples_stay_exact():
 
 def test_what_comes_out_is_what_went_in():
     x = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
-    mean, cov, count = gaussian_statistics(x)
-    assert (mean.dtype, cov.dtype, count) == (torch.float64, torch.float64, 9)
+    mean, cov, size = gaussian_statistics(x)
+    assert (mean.dtype, cov.dtype, size) == (torch.float64, torch.float64, 9)
     found = frechet_distance(mean, cov, mean + 1, cov)
     assert isinstance(found, torch.Tensor) and found.shape == ()
     assert isinstance(frechet_distance(mean.numpy(), cov.numpy(), mean.numpy(), cov.numpy()), float)
@@ -88,7 +88,7 @@ def test_statistics_merge_in_any_cut():
     x = torch.randn(40, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = gaussian_statistics(x)
     merged = gaussian_statistics(x[:3]).merged(gaussian_statistics(x[3:25])).merged(gaussian_statistics(x[25:]))
-    assert merged.count == 40
+    assert merged.size == 40
     torch.testing.assert_close((merged.mean, merged.cov), (whole.mean, whole.cov))
     np.testing.assert_allclose(whole.cov, np.cov(x.numpy().T))
 
