@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from diffalign.config.fields import LocalPath
 from diffalign.config.params import Params
@@ -58,3 +58,20 @@ class FrechetParams(Params):
 SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)
 
 SetRewardParams = Annotated[VendiParams | FrechetParams, Field(discriminator="name")]
+
+
+def _of_single_samples(rewards: Any) -> Any:
+    """A reward of sets has no value per prompt, which wins, losses and intervals are of."""
+    given = rewards if isinstance(rewards, list | tuple) else ()
+    names = [reward.get("name") if isinstance(reward, dict) else getattr(reward, "name", None) for reward in given]
+    for params in SET_REWARD_PARAMS:
+        name = params.model_fields["name"].default
+        if name in names:
+            raise ValueError(
+                f"{name!r} scores all pictures together, and a comparison needs a value for each prompt; leave it out, and "
+                f"give the folders of a comparison to load_reward({name!r}, ...) as docs/set_rewards.md shows"
+            )
+    return rewards
+
+
+SampleRewards = Annotated[tuple[RewardParams, ...], BeforeValidator(_of_single_samples)]
