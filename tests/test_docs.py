@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffalign.config.objectives import ObjectiveFacts
 from diffalign.config.yaml_values import read_yaml
@@ -142,3 +143,24 @@ def test_groups_of_ones_own_pictures(tmp_path, monkeypatch):
     exec(code, {})
     (record,) = read_records(tmp_path / "drawn" / "groups.jsonl", "groups")
     assert len(record.items) == 2 and record.rewards is not None and record.rewards[0] >= record.rewards[1]
+
+
+def test_code_about_sets(tmp_path, monkeypatch):
+    """The blocks of docs/set_rewards.md and of DRAGON's page, with a few pictures in the places that they name."""
+    generator = torch.Generator().manual_seed(0)
+    pictures, others = torch.rand(2, 6, 3, 16, 16, generator=generator)
+    for folder in ("reference_pictures", "evaluation/base", "evaluation/aligned"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / folder / f"{number}.png").write_bytes(picture_file(number))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {
+        "torch": torch, "pictures": pictures, "others": others, "run": tmp_path,
+        "reference_latents": torch.randn(9, 4, 2, 2, generator=generator),
+    }  # fmt: skip
+    for page in (ROOT / "docs" / "set_rewards.md", METHODS / "dragon.md"):
+        for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            exec(code, namespace)
+    assert namespace["diversity"].shape == () and namespace["nearness"] < 0
+    assert namespace["label"].abs().sum() == 12
+    assert (tmp_path / "reference.safetensors").is_file()

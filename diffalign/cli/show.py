@@ -16,7 +16,7 @@ from diffalign.config import RunConfig
 from diffalign.config.loading import list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
-from diffalign.config.rewards import REWARD_PARAMS
+from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
 from diffalign.config.samplers import DDIMParams, FlowEulerParams
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo
@@ -200,8 +200,11 @@ def _citation(paper: str) -> str:
 
 
 def _settings(params: Any) -> str:
-    fields = {name: field.default for name, field in params.model_fields.items() if name != "name"}
-    return ", ".join(f"{name}={value}" for name, value in fields.items()) or "-"
+    fields = {name: field for name, field in params.model_fields.items() if name != "name"}
+    shown = (
+        f"{name} (required)" if field.is_required() else f"{name}={field.default}" for name, field in fields.items()
+    )
+    return ", ".join(shown) or "-"
 
 
 def _rewards() -> Rows:
@@ -211,7 +214,7 @@ def _rewards() -> Rows:
             "settings": _settings(params),
             "what": (params.__doc__ or "").split("\n")[0],
         }
-        for params in REWARD_PARAMS
+        for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
     ]
 
 

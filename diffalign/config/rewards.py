@@ -1,11 +1,12 @@
-"""Settings of every reward."""
+"""Settings of every reward: of single samples, and of whole sets."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from diffalign.config.fields import LocalPath
 from diffalign.config.params import Params
 
 
@@ -34,3 +35,43 @@ class EmojiParams(Params):
 REWARD_PARAMS: tuple[type[Params], ...] = (SceneParams, JPEGParams, EmojiParams)
 
 RewardParams = Annotated[SceneParams | JPEGParams | EmojiParams, Field(discriminator="name")]
+
+
+class VendiParams(Params):
+    """Of a set: how many different samples it holds in effect, 1 to their number (Vendi score)."""
+
+    name: Literal["vendi"] = "vendi"
+    # what samples are compared by: pictures as 8x8 pixels (layout and colour), or latents that the caller gives
+    encoder: Literal["pixels", "latents"] = "pixels"
+    q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
+    kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
+
+
+class FrechetParams(Params):
+    """Of a set: how near its features come to a reference set's mean and covariance, 0 or less (Fréchet distance)."""
+
+    name: Literal["frechet"] = "frechet"
+    reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
+    encoder: Literal["pixels", "latents"] = "pixels"
+
+
+SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)
+
+SetRewardParams = Annotated[VendiParams | FrechetParams, Field(discriminator="name")]
+
+
+def _of_single_samples(rewards: Any) -> Any:
+    """A reward of sets has no value per prompt, which wins, losses and intervals are of."""
+    given = rewards if isinstance(rewards, list | tuple) else ()
+    names = [reward.get("name") if isinstance(reward, dict) else getattr(reward, "name", None) for reward in given]
+    for params in SET_REWARD_PARAMS:
+        name = params.model_fields["name"].default
+        if name in names:
+            raise ValueError(
+                f"{name!r} scores all pictures together, and a comparison needs a value for each prompt; leave it out, and "
+                f"give the folders of a comparison to load_reward({name!r}, ...) as docs/set_rewards.md shows"
+            )
+    return rewards
+
+
+SampleRewards = Annotated[tuple[RewardParams, ...], BeforeValidator(_of_single_samples)]

@@ -21,7 +21,7 @@ from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, Objecti
 from diffalign.config.online import OnlineConfig
 from diffalign.config.online_problems import online_problems
 from diffalign.config.params import Params
-from diffalign.config.rewards import JPEGParams, RewardParams
+from diffalign.config.rewards import JPEGParams, SampleRewards
 from diffalign.config.samplers import FlowEulerParams, SamplerParams
 from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
@@ -73,7 +73,7 @@ class SamplesConfig(Params):
 class EvaluationConfig(Params):
     prompts: LocalPath | None = None  # zoo://name/held_out, a .txt or a .jsonl; None: no evaluation
     count: PositiveInt | None = None  # None: all of them
-    rewards: tuple[RewardParams, ...] = (JPEGParams(),)  # JPEG size needs no model and fits every picture
+    rewards: SampleRewards = (JPEGParams(),)  # JPEG size needs no model and fits every picture
     trained_reward: str | None = None  # name of the reward that made the preferences: shown apart
     quality: str | None = None  # reward.component in [0, 1], for the corrected score of the trained reward
     sampler: SamplerParams | None = None  # None: the family's own

@@ -3,6 +3,7 @@
 from diffalign.data.buckets import bucket_sizes
 from diffalign.data.cache import TensorCache, content_key
 from diffalign.data.cached_latents import CachedLatents
+from diffalign.data.contrast_sets import Contrast, SwapResult, greedy_swap, paired_by_reward, unpaired_by_reward
 from diffalign.data.encoder import PictureEncoding
 from diffalign.data.encoding import Share, encode_records, encode_share, latents_of
 from diffalign.data.groups import GroupData, Latents
@@ -17,6 +18,7 @@ from diffalign.data.texts import Texts
 
 __all__ = [
     "CachedLatents",
+    "Contrast",
     "GroupData",
     "Latents",
     "PictureEncoding",
@@ -27,6 +29,7 @@ __all__ = [
     "Share",
     "ShippedLatents",
     "Source",
+    "SwapResult",
     "TensorCache",
     "Texts",
     "TrainingOrder",
@@ -34,12 +37,15 @@ __all__ = [
     "content_key",
     "encode_records",
     "encode_share",
+    "greedy_swap",
     "latents_of",
     "open_list",
+    "paired_by_reward",
     "place_of",
     "prompts_of",
     "read_prompts",
     "read_records",
     "save_latents",
     "seeded",
+    "unpaired_by_reward",
 ]

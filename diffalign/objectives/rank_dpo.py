@@ -1,7 +1,7 @@
 """RankDPO (Karthik et al. 2024): all pairs of a ranked group, weighted by what a swap would cost in DCG.
 
-The reward is meant to be a share in [0, 1], such as `win_share` makes from several reward models: the gain is
-2^reward - 1, which explodes on raw scores.
+The reward is meant to be a share in [0, 1], such as `reward_votes.share_of_rivals_beaten` makes from several
+reward models: the gain is 2^reward - 1, which explodes on raw scores.
 """
 
 from __future__ import annotations
@@ -95,20 +95,3 @@ def _dcg_weight(
     discount = 1 / torch.log1p(rank_members(ranked, counted).to(gain.dtype) + 1)  # natural; log2 is a loss scale
     apart = gain[:, :, None] - gain[:, None, :]
     return apart.abs() * (discount[:, :, None] - discount[:, None, :]).abs()
-
-
-@at_least_float32
-def win_share(reward: Float[Tensor, "models groups members"]) -> Float[Tensor, "groups members"]:
-    """Share of the comparisons (reward model, rival) that each member wins; ties score nobody.
-
-    Args:
-        reward: one reward model after the other, each on its own scale; a NaN neither wins nor loses.
-
-    Returns:
-        [groups, members] in [0, 1]: the label that RankDPO learns from.
-
-    Source: algorithm 1 of the paper (five reward models label 4 pictures of each prompt).
-    """
-    models, _, members = reward.shape
-    wins = (reward[..., :, None] > reward[..., None, :]).sum((0, -1))
-    return wins.to(reward.dtype) / (models * max(members - 1, 1))

@@ -1,8 +1,9 @@
-"""Rewards: what is good about a sample, as one number each, higher is better. No trainer, no diffusers.
+"""Rewards: what is good about a sample or a set, as one number each, higher is better. No trainer, no diffusers.
 
 from diffalign.rewards import load_reward
 reward = load_reward("jpeg")
 scores = reward(pictures, prompts)  # [batch]
+diversity = load_reward("vendi")(pictures)  # one number for all of them
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from diffalign.config.params import Params
-from diffalign.config.rewards import EmojiParams, JPEGParams, SceneParams
+from diffalign.config.rewards import EmojiParams, FrechetParams, JPEGParams, SceneParams, VendiParams
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.emoji import EmojiReward
+from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
+from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.protocol import PictureReward, Reward, RewardOutput, RewardSpec, Sample
+from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
+from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
+from diffalign.rewards.vendi import VendiReward
 
 __all__ = [
+    "ENCODERS",
     "REWARDS",
+    "SET_REWARDS",
     "EmojiReward",
+    "EncodedSetReward",
+    "Encoder",
+    "FrechetReward",
     "JPEGReward",
     "PictureReward",
     "Reward",
@@ -34,8 +45,16 @@ __all__ = [
     "RewardSpec",
     "Sample",
     "SceneReward",
+    "SetOutput",
+    "SetReward",
+    "SetRewardEntry",
+    "VendiReward",
     "build_reward",
+    "build_set_reward",
+    "fit_reference",
     "load_reward",
+    "read_reference",
+    "save_reference",
 ]
 
 
@@ -46,6 +65,14 @@ class RewardEntry:
     params: type[Params]
     load: Callable[[Any], Reward]
     spec: RewardSpec
+
+
+@dataclass(frozen=True)
+class SetRewardEntry:
+    """One row of the table of rewards of sets: its settings, and how it is made from them."""
+
+    params: type[Params]
+    load: Callable[[Any], SetReward]
 
 
 def _load_scene(params: SceneParams) -> SceneReward:
@@ -67,22 +94,44 @@ REWARDS: dict[str, RewardEntry] = {
 }
 
 
-def load_reward(name: str, **options: Any) -> Reward:
+def _load_vendi(params: VendiParams) -> VendiReward:
+    return VendiReward(encoder=load_encoder(params.encoder), q=params.q, kernel=params.kernel)
+
+
+def _load_frechet(params: FrechetParams) -> FrechetReward:
+    encoder = load_encoder(params.encoder)
+    return FrechetReward(read_reference(params.reference, encoder), encoder=encoder)
+
+
+SET_REWARDS: dict[str, SetRewardEntry] = {
+    "vendi": SetRewardEntry(VendiParams, _load_vendi),
+    "frechet": SetRewardEntry(FrechetParams, _load_frechet),
+}
+
+
+@overload
+def load_reward(name: Literal["vendi", "frechet"], **options: Any) -> SetReward: ...
+@overload
+def load_reward(name: str, **options: Any) -> Reward: ...
+def load_reward(name: str, **options: Any) -> Reward | SetReward:
     """Make a reward by name.
 
     Args:
-        name: a key of `REWARDS`.
+        name: a key of `REWARDS`, whose rewards give one value per sample, or of `SET_REWARDS`, whose rewards give one
+            value for all samples together.
         options: its settings, for example `form="graded"` for the scene reward; the rest keep their defaults.
 
     Raises:
         ConfigError: an unknown name or a wrong option; says what would be right.
+        DataError: a reference set that cannot be read.
 
     Example:
         `load_reward("jpeg", quality=80)(pictures)`
     """
-    if name not in REWARDS:
-        raise ConfigError(f"reward: must be one of {', '.join(REWARDS)}, got {name!r}{_closest(name, REWARDS)}")
-    entry = REWARDS[name]
+    table: dict[str, Any] = REWARDS | SET_REWARDS
+    if name not in table:
+        raise ConfigError(f"reward: must be one of {', '.join(table)}, got {name!r}{_closest(name, table)}")
+    entry = table[name]
     try:
         params = entry.params.model_validate({"name": name, **options})
     except ValidationError as error:
@@ -92,15 +141,29 @@ def load_reward(name: str, **options: Any) -> Reward:
 
 
 def build_reward(params: Params) -> Reward:
-    """Make a reward from validated settings.
+    """Make a reward of single samples from validated settings.
 
     Raises:
-        ConfigError: the settings are not those of a reward.
+        ConfigError: the settings are not those of such a reward.
     """
-    for entry in REWARDS.values():
+    return _entry_of(params, REWARDS).load(params)
+
+
+def build_set_reward(params: Params) -> SetReward:
+    """Make a reward of whole sets from validated settings.
+
+    Raises:
+        ConfigError: the settings are not those of such a reward, or its reference set is missing.
+        DataError: its reference set cannot be read.
+    """
+    return _entry_of(params, SET_REWARDS).load(params)
+
+
+def _entry_of(params: Params, table: dict[str, Any]) -> Any:
+    for entry in table.values():
         if type(params) is entry.params:
-            return entry.load(params)
-    known = ", ".join(entry.params.__name__ for entry in REWARDS.values())
+            return entry
+    known = ", ".join(entry.params.__name__ for entry in table.values())
     raise ConfigError(f"reward: settings must be one of {known}, got {type(params).__name__}")
 
 
@@ -111,6 +174,8 @@ def _sentence(reward: str, params: type[Params], item: ErrorDetails) -> str:
         known = [name for name in params.model_fields if name != "name"]
         key = str(item["loc"][-1])
         return f"{path}: unknown option{_closest(key, known) or '; known options: ' + ', '.join(known)}"
+    if item["type"] == "missing":
+        return f"{path}: required, but missing: load_reward({reward!r}, {item['loc'][-1]}=...)"
     context = item.get("ctx", {})
     bounds = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     expected = next((f"{sign} {context[key]}" for key, sign in bounds.items() if key in context), "")

@@ -13,6 +13,29 @@ from torch import Tensor
 
 from diffalign.exceptions import DataError
 from diffalign.rewards.pictures import as_pixels
+from diffalign.rewards.set_functional import (
+    Extrapolation,
+    Gaussian,
+    frechet_distance,
+    frechet_infinity,
+    gaussian_statistics,
+    vendi_score,
+    vendi_score_of,
+)
+
+__all__ = [
+    "Extrapolation",
+    "Gaussian",
+    "corrected_score",
+    "frechet_distance",
+    "frechet_infinity",
+    "gaussian_statistics",
+    "jpeg_kilobytes",
+    "picture_diversity",
+    "thumbnails",
+    "vendi_score",
+    "vendi_score_of",
+]
 
 Score = TypeVar("Score", float, Tensor)
 _ROWS = 256  # pictures that are compared with all others at a time

@@ -61,8 +61,8 @@ class RewardSpec:
     Attributes:
         name: as in `load_reward(name)`.
         version: changes whenever the same sample may get another number; part of cache keys.
-        media: what it looks at.
-        level: one sample, one against a reference set, or a set against another.
+        media: what it looks at; "features" where the caller has encoded it already.
+        level: one sample, one against a reference set, a set by itself, or a set against another.
         unit: of the value ("kB", or "1" for a pure number).
         range: least and greatest value; infinities where there is no bound.
         differentiable: whether gradients flow to the media.
@@ -73,8 +73,8 @@ class RewardSpec:
 
     name: str
     version: str
-    media: Literal["image", "video", "audio", "mesh"]
-    level: Literal["instance", "instance_to_set", "set_to_set"]
+    media: Literal["image", "video", "audio", "mesh", "features"]
+    level: Literal["instance", "instance_to_set", "set", "set_to_set"]
     unit: str
     range: tuple[float, float]
     differentiable: bool

@@ -18,7 +18,7 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
     ("what", "names"),
     [
         ("objectives", {"diffusion_dpo", "flow_dpo", "sft"}),
-        ("rewards", {"scene", "jpeg", "emoji"}),
+        ("rewards", {"scene", "jpeg", "emoji", "vendi", "frechet"}),
         ("families", {"sd", "sdxl", "sd3", "flux"}),
         ("samplers", {"ddim", "flow_euler"}),
         ("configs", {"quickstart/diffusion_dpo.yaml"}),
@@ -96,7 +96,10 @@ def test_one_objective_in_full(call):
 def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == "list rewards: must be one of scene, jpeg, emoji, got 'jpg'; did you mean 'jpeg'?"
+    assert (
+        str(result.exception)
+        == "list rewards: must be one of scene, jpeg, emoji, vendi, frechet, got 'jpg'; did you mean 'jpeg'?"
+    )
 
 
 def test_check_prints_the_batch_arithmetic(call):

@@ -62,6 +62,11 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
         ("time={sampling: shifted}", "time.shift: required, but missing"),
         ("time={sampling: shifted, shift: modle}", "time.shift: must be a number > 0, or 'model', got 'modle'"),
         ("time={sampling: logit_normal, shift: 0}", "time.shift: must be a number > 0, or 'model', got 0"),
+        (
+            "evaluation.rewards=[{name: jpeg}, {name: vendi}]",
+            "evaluation.rewards: 'vendi' scores all pictures together, and a comparison needs a value for each prompt",
+        ),
+        ("evaluation.rewards=[{name: vandi}]", "evaluation.rewards.0.name: must be one of 'scene', 'jpeg', 'emoji'"),
         ("name=my run", "name: must match"),
         ("data.columns={promt: caption}", "data.columns.promt: must be 'prompt', "),
         ("data.columns={promt: caption}", "did you mean 'prompt'?"),

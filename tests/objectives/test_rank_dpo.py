@@ -9,7 +9,6 @@ import torch
 
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import diffusion_dpo, rank_dpo
-from diffalign.objectives.rank_dpo import win_share
 
 OPTIONS = {"beta": 3.0, "normalise": "none", "rank_by": "reward"}
 every = pytest.mark.parametrize("options", [{}, {"normalise": "pairs"}, {"normalise": "sum"}, {"rank_by": "model"}])
@@ -149,12 +148,6 @@ def test_large_margins_stay_finite():
     loss.sum().backward()
     torch.testing.assert_close(loss, torch.tensor([0.0, 2500.0]))
     assert policy.grad.isfinite().all()
-
-
-def test_win_share():
-    reward = torch.tensor([[[3.0, 2.0, 2.0]], [[0.1, torch.nan, 0.3]]])
-    assert torch.equal(win_share(reward), torch.tensor([[0.5, 0.0, 0.25]]))  # ties and NaN score nobody
-    assert torch.equal(win_share(reward[..., :1]), torch.zeros(1, 1))
 
 
 def test_refuses_what_it_does_not_know(batch, unchecked_types):

@@ -16,7 +16,8 @@ from diffalign.denoising import LinearFlow, LogitNormalTime, NoiseDraw, Predicti
 from diffalign.objectives import diffusion_dpo, dragon, dso_dro, flow_rwr, gdpo_sr, gdro, rank_dpo
 from diffalign.objectives.advantages import Convention, group_advantage
 from diffalign.objectives.gdpo_sr import attribute_aware_reward
-from diffalign.objectives.rank_dpo import _dcg_weight, win_share
+from diffalign.objectives.rank_dpo import _dcg_weight
+from diffalign.objectives.reward_votes import share_of_rivals_beaten
 from tests.denoising.toys import Fixed, condition_of
 
 FLOW = LinearFlow()
@@ -181,7 +182,7 @@ def _rank_dpo(policy=RANKED, reference=RANKED_REFERENCE, reward=SHARE, beta=5000
 
 
 def test_rank_dpo_labels():
-    _six(win_share(SCORES), [[0.8, 0.6, 0.6, 0.0]])
+    _six(share_of_rivals_beaten(SCORES), [[0.8, 0.6, 0.6, 0.0]])
     _six(torch.expm1(math.log(2) * SHARE), [[0.741101, 0.515717, 0.515717, 0.0]])
     _six(torch.log1p(_rows([1.0, 2.0, 3.0, 4.0])), [[0.693147, 1.098612, 1.386294, 1.609438]])
 

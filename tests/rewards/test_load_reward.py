@@ -32,8 +32,12 @@ def test_build_from_params():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("scenes", {}, "reward: must be one of scene, jpeg, emoji, got 'scenes'; did you mean 'scene'?"),
-        ("zzz", {}, "reward: must be one of scene, jpeg, emoji, got 'zzz'"),
+        (
+            "scenes",
+            {},
+            "reward: must be one of scene, jpeg, emoji, vendi, frechet, got 'scenes'; did you mean 'scene'?",
+        ),
+        ("zzz", {}, "reward: must be one of scene, jpeg, emoji, vendi, frechet, got 'zzz'"),
         ("jpeg", {"quality": 200}, "jpeg.quality: must be <= 100, got 200"),
         ("jpeg", {"quality": "high"}, "jpeg.quality: must be a valid integer, unable to parse string as an integer"),
         ("jpeg", {"qualty": 90}, "jpeg.qualty: unknown option; did you mean 'quality'?"),

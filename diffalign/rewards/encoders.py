@@ -1,0 +1,106 @@
+"""What samples are to a reward of sets: rows of numbers. A table of encoders, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from diffalign.exceptions import ConfigError, DataError, ShapeError
+from diffalign.rewards.pictures import as_pixels, split_pictures
+
+_SIDE = 8  # cells a side of the pixel encoder
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns samples into features. One that needs a model loads it at the first call."""
+
+    media: Literal["image", "features"]
+
+    @property
+    def name(self) -> str:
+        """As in `ENCODERS`."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same sample may get other features."""
+
+    def split(self, media: Any) -> list[Any]:
+        """A batch as people hand it over, sample by sample."""
+
+    def encode(self, media: Sequence[Any]) -> list[Float[Tensor, " features"] | str]:
+        """float64 features of each sample, or why it has none."""
+
+
+class PixelEncoder:
+    """Mean colours of a picture in 8x8 equal boxes, [192], less 1/2: in [-1/2, 1/2]. No model.
+
+    It sees layout and colour: where something is, how large and of which colour. It does not see what that is, nor detail
+    or texture; two pictures of one thing at two places are as far apart as pictures of two things.
+    """
+
+    name, version = "pixels", "1"
+    media: Literal["image", "features"] = "image"
+
+    def split(self, media: Any) -> list[Any]:
+        return split_pictures(media)
+
+    def encode(self, media: Sequence[Any]) -> list[Tensor | str]:
+        found: list[Tensor | str] = []
+        for one in media:
+            try:
+                picture = Image.fromarray(as_pixels(one)).convert("RGB")
+            except (DataError, ShapeError) as error:
+                found.append(str(error))
+                continue
+            bands = [np.asarray(band, dtype=np.float32) for band in picture.split()]  # rounded once, not after the mean
+            cells = [Image.fromarray(band).resize((_SIDE, _SIDE), Image.Resampling.BOX) for band in bands]
+            values = np.stack([np.asarray(cell, dtype=np.float64) for cell in cells])
+            found.append(torch.from_numpy(values).flatten() / 255 - 0.5)
+        return found
+
+
+class LatentEncoder:
+    """Features that the caller has already, of any shape, flattened: latents of an autoencoder, or embeddings.
+
+    With the latents of the model's own autoencoder this is one of DRAGON's encoders (its VAE-FAD).
+    """
+
+    name, version = "latents", "1"
+    media: Literal["image", "features"] = "features"
+
+    def split(self, media: Any) -> list[Any]:
+        if not isinstance(media, Tensor | np.ndarray | list | tuple):
+            raise DataError(f"latents must be a tensor [samples, ...] or a list of them, got {type(media).__name__}")
+        return list(media)
+
+    def encode(self, media: Sequence[Any]) -> list[Tensor | str]:
+        found: list[Tensor | str] = []
+        for one in media:
+            if not isinstance(one, Tensor | np.ndarray):
+                found.append(f"latents must be a tensor or an array, got {type(one).__name__}")
+                continue
+            row = torch.as_tensor(one).detach().to("cpu", torch.float64).flatten()
+            lost = int((~row.isfinite()).sum())
+            found.append(f"{lost} of {len(row)} values of the latents are not finite" if lost else row)
+        return found
+
+
+ENCODERS: dict[str, type[PixelEncoder] | type[LatentEncoder]] = {"pixels": PixelEncoder, "latents": LatentEncoder}
+
+
+def load_encoder(name: str) -> Encoder:
+    """Make an encoder by name.
+
+    Raises:
+        ConfigError: no such encoder.
+    """
+    if name not in ENCODERS:
+        raise ConfigError(f"encoder: must be one of {', '.join(ENCODERS)}, got {name!r}")
+    return ENCODERS[name]()

@@ -1,0 +1,141 @@
+"""Reference sets of a distributional reward: a folder of pictures, or a file of features or of their statistics.
+
+The set is what a model is pulled to: know where it comes from and what its licence allows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffalign.exceptions import ConfigError, DataError, SaveError
+from diffalign.rewards.encoders import Encoder
+from diffalign.rewards.set_functional import Gaussian, gaussian_statistics
+
+_PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+_CHUNK = 256  # samples whose features are in memory at a time
+
+
+def fit_reference(media: Iterable[Any], encoder: Encoder) -> Gaussian:
+    """Mean and covariance of the features of any number of samples; few are in memory at a time.
+
+    Args:
+        media: samples, one by one, as the encoder takes them.
+
+    Raises:
+        DataError: fewer than 2 samples, or one that the encoder cannot take.
+    """
+    samples, fitted, seen = iter(media), None, 0
+    waiting: list[Tensor] = []
+    while chunk := list(islice(samples, _CHUNK)):
+        for place, one in enumerate(encoder.encode(chunk), seen):
+            if isinstance(one, str):
+                raise DataError(f"sample {place} of the reference set: {one}")
+            waiting.append(one)
+        seen += len(chunk)
+        if len(waiting) > 1:  # one alone has no covariance: it waits for the next
+            part = gaussian_statistics(torch.stack(waiting))
+            fitted = part if fitted is None else fitted.merged(part)
+            waiting = []
+    if waiting and fitted is not None:
+        alone = Gaussian(waiting[0], torch.zeros_like(fitted.cov), 1)
+        fitted = fitted.merged(alone)
+    if fitted is None:
+        raise DataError(f"a reference set needs at least 2 samples, got {seen}")
+    return fitted
+
+
+def save_reference(path: Path, statistics: Gaussian, encoder: Encoder) -> None:
+    """Write mean, covariance and size as `read_reference` reads them: a .safetensors file, whole or not at all.
+
+    Raises:
+        SaveError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.partial")
+    tensors = {
+        "mean": statistics.mean.contiguous(),
+        "cov": statistics.cov.contiguous(),
+        "size": torch.tensor(statistics.size),
+    }
+    try:
+        save_file(tensors, draft, metadata={"encoder": _identity(encoder)})
+        os.replace(draft, path)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"{path}: cannot be written ({error})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_reference(path: str | Path, encoder: Encoder) -> Gaussian:
+    """Mean and covariance of a reference set.
+
+    Args:
+        path: a folder of pictures (of all its folders too), or a .safetensors file: `features` [samples, ...] of the
+            encoder, or what `save_reference` wrote.
+        encoder: that the samples are scored with.
+
+    Raises:
+        ConfigError: nothing is there, or it is of another encoder.
+        DataError: a picture or the file cannot be read.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _of_folder(place, encoder)
+    if not place.is_file():
+        raise ConfigError(f"frechet.reference: no such file or folder: {place}")
+    if place.suffix != ".safetensors":
+        raise ConfigError(f"frechet.reference: must be a folder of pictures or a .safetensors file, got {place}")
+    return _of_file(place, encoder)
+
+
+def _of_folder(folder: Path, encoder: Encoder) -> Gaussian:
+    if encoder.name != "pixels":
+        raise ConfigError(
+            f"frechet.reference: {folder} is a folder of pictures, and encoder {encoder.name!r} takes none; give a "
+            ".safetensors file with features [samples, ...]"
+        )
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
+    if len(paths) < 2:
+        raise DataError(f"frechet.reference: {folder} has {len(paths)} pictures; at least 2 are needed")
+
+    def pictures() -> Iterator[Image.Image]:
+        for path in paths:
+            try:
+                with Image.open(path) as picture:
+                    yield picture.convert("RGB")
+            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                raise DataError(f"{path}: not a readable picture ({error}); remove it from the reference set") from None
+
+    return fit_reference(pictures(), encoder)
+
+
+def _of_file(path: Path, encoder: Encoder) -> Gaussian:
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_with = (file.metadata() or {}).get("encoder", _identity(encoder))
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: not a readable reference set ({error})") from None
+    if made_with != _identity(encoder):
+        raise ConfigError(
+            f"frechet.reference: {path} was made with encoder {made_with!r}, and frechet.encoder is "
+            f"{_identity(encoder)!r}; make it anew, or set the encoder"
+        )
+    if "features" in found:
+        return gaussian_statistics(found["features"].flatten(1))
+    if not {"mean", "cov", "size"} <= found.keys():
+        raise DataError(f"{path}: must hold features, or mean, cov and size; it has {', '.join(found) or 'nothing'}")
+    return Gaussian(found["mean"].double(), found["cov"].double(), int(found["size"]))
+
+
+def _identity(encoder: Encoder) -> str:
+    return f"{encoder.name} {encoder.version}"
