@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from diffalign.config.fields import ShareBelowOne
 from diffalign.config.params import Params
-from diffalign.config.rewards import RewardParams
+from diffalign.config.rewards import SampleRewards, SetRewardParams
 from diffalign.config.samplers import SamplerParams
 
 
@@ -39,11 +39,15 @@ class OnlineConfig(Params):
     # prompts of a round, over all processes: a multiple of the groups of a step; None: as many as these
     prompts: PositiveInt | None = None
     members: PositiveInt = 2  # pictures of each prompt
-    rewards: tuple[RewardParams, ...] = ()  # judge the pictures
+    rewards: SampleRewards = ()  # judge the pictures
     weights: tuple[float, ...] | None = None  # of the rewards; None: 1 each
     # several rewards as one: sum (of raw values by weight), votes (share of rivals beaten, RankDPO), pareto (better by all,
     # D3PO); for advantages also standardised (each within its group, MixGRPO) and decoupled (then over the batch, GDPO)
     combine: Literal["sum", "standardised", "decoupled", "votes", "pareto"] = "sum"
+    # DRAGON: which picture of a prompt wins follows from the reward of the set of all winners
+    set_reward: SetRewardParams | None = None
+    swap_passes: PositiveInt = 1  # over the prompts of a round, in search of that set
+    quality_weight: NonNegativeFloat = 0.0  # of the mean of `rewards`, added to the reward of the set
     sampler: SamplerParams | None = None  # None: the family's own
     guidance_scale: NonNegativeFloat = 1.0  # of the drawing; methods on log-probabilities train with it too
     same_start: bool = False  # the members of a group start from the same noise (D3PO, DanceGRPO)
@@ -72,6 +76,10 @@ class OnlineConfig(Params):
             yield "online.weights: must not all be 0"
         if self.weights is not None and self.combine in ("votes", "pareto"):
             yield f"online.weights: combine: {self.combine} counts each reward once; leave them out"
+        if self.set_reward is None and (self.swap_passes != 1 or self.quality_weight):
+            yield "online.set_reward: swap_passes and quality_weight are of a reward of sets, and none is named; name one"
+        if self.quality_weight and not self.rewards:
+            yield "online.quality_weight: is of the mean of online.rewards, and none is named; name one, or leave it out"
         if self.keep_rounds > 1 and self.passes == 1:
             yield "online.keep_rounds: kept rounds come in from the second pass on, and online.passes is 1; leave it out"
 

@@ -17,7 +17,7 @@ _OF_PICTURES = ("members", "streaming", "limit", "dimension", "buckets", "flip",
 
 _OF_ROUNDS = (  # settings of what is drawn for prompts and judged
     *("prompts", "members", "rewards", "weights", "combine", "same_start", "passes", "trained_steps", "skip_last"),
-    *("keep_rounds", "advantage", "average_decay", "reference_every"),
+    *("keep_rounds", "advantage", "average_decay", "reference_every", "set_reward", "swap_passes", "quality_weight"),
 )
 
 
@@ -67,7 +67,11 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
             f"online.prompts: must be a multiple of the groups of a step ({step}: training.groups x accumulation x "
             f"processes), got {online.prompts}"
         )
-    if not online.rewards:
+    if online.set_reward is not None:
+        takes = {"reward", "advantage", "preference"} & set(config.objective.inputs())
+        if config.objective.on_trajectories or takes or config.objective.name == "sft":
+            yield "online.set_reward: makes winners and losers, for dragon and methods on pairs; leave it out, or take one"
+    if not online.rewards and online.set_reward is None:
         yield "online.rewards: name at least one reward that judges the pictures (diffalign list rewards)"
     if config.training.reference_bank is not None:
         yield "training.reference_bank: no picture comes twice in an online run; leave it out"
@@ -78,14 +82,12 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
             f"online.combine: {online.combine} makes advantages, and {config.objective.name!r} takes none; "
             "take sum, votes or pareto"
         )
-    if online.combine == "pareto" and not (config.objective.on_trajectories and config.objective.layout == "pairs"):
-        yield f"online.combine: pareto says which of two is better, for d3po; {config.objective.name!r} takes sum or votes"
+    if online.combine == "pareto" and (config.objective.layout != "pairs" or online.members != 2):
+        yield "online.combine: pareto says which of two is better: for methods on pairs with online.members: 2"
 
 
 def _trajectory_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
     name, training, sampler = config.objective.name, config.training, online.sampler
-    if config.objective.layout == "pairs" and online.members != 2:
-        yield f"online.members: {name!r} compares two trajectories of each prompt; take 2, got {online.members}"
     if sampler is None:
         yield f"online.sampler: {name!r} learns from steps that add noise; take ddim with eta > 0, or flow_sde"
     elif isinstance(sampler, DDIMParams) and not sampler.eta:

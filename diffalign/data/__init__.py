@@ -3,7 +3,14 @@
 from diffalign.data.buckets import bucket_sizes
 from diffalign.data.cache import TensorCache, content_key
 from diffalign.data.cached_latents import CachedLatents
-from diffalign.data.contrast_sets import Contrast, SwapResult, greedy_swap, paired_by_reward, unpaired_by_reward
+from diffalign.data.contrast_sets import (
+    Contrast,
+    SwapResult,
+    WithMean,
+    greedy_swap,
+    paired_by_reward,
+    unpaired_by_reward,
+)
 from diffalign.data.encoder import PictureEncoding
 from diffalign.data.encoding import Share, encode_records, encode_share, latents_of
 from diffalign.data.groups import GroupData, Latents
@@ -33,6 +40,7 @@ __all__ = [
     "TensorCache",
     "Texts",
     "TrainingOrder",
+    "WithMean",
     "bucket_sizes",
     "content_key",
     "encode_records",

@@ -9,7 +9,7 @@ Source: Bai et al. 2025, "DRAGON: Distributional Rewards Optimize Diffusion Gene
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -61,6 +61,32 @@ class IncrementalSetReward(Protocol[State]):
     def swap(self, state: State, place: int, row: Float[Tensor, " features"]) -> State:
         """The set with another sample at `place`; `state` itself stays as it was."""
         ...
+
+
+@dataclass(frozen=True)
+class WithMean(Generic[State]):
+    """A reward of sets and the mean of one number per sample: what keeps the search for a set from paying in quality.
+
+    Features have the number as their last column; `reward` sees the others.
+
+    Attributes:
+        reward: of the set.
+        weight: what the mean is multiplied by.
+    """
+
+    reward: IncrementalSetReward[State]
+    weight: float
+
+    def start(self, features: Float[Tensor, "samples features"]) -> tuple[State, Tensor]:
+        return self.reward.start(features[:, :-1]), features[:, -1].clone()
+
+    def value(self, state: tuple[State, Tensor]) -> float:
+        return self.reward.value(state[0]) + self.weight * state[1].mean().item()
+
+    def swap(self, state: tuple[State, Tensor], place: int, row: Float[Tensor, " features"]) -> tuple[State, Tensor]:
+        column = state[1].clone()
+        column[place] = row[-1]
+        return self.reward.swap(state[0], place, row[:-1]), column
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffalign.types import Condition
@@ -76,6 +76,18 @@ class Trajectory:
             condition=self.condition[groups],
             x0_hat=self.x0_hat[groups],
             prediction=None if kept is None else kept[:, groups],
+        )
+
+    def of_members(self, order: Int[Tensor, "groups chosen"]) -> Trajectory:
+        """Some members of each group, in this order."""
+        every = torch.arange(self.groups)[:, None]
+        kept = self.prediction
+        return replace(
+            self,
+            **{name: getattr(self, name)[:, every, order] for name in _BY_GROUP},
+            times=self.times if self.times.ndim == 1 else self.times[:, every, order],
+            x0_hat=self.x0_hat[every, order],
+            prediction=None if kept is None else kept[:, every, order],
         )
 
 

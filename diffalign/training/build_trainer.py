@@ -11,7 +11,7 @@ from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import Share
 from diffalign.objectives import get_objective
-from diffalign.rewards import build_reward
+from diffalign.rewards import build_reward, build_set_reward
 from diffalign.training.build import build_drawing, build_time
 from diffalign.training.build_data import build_data, build_prompts
 from diffalign.training.experts import ExpertTrainer
@@ -61,8 +61,10 @@ def trainer_of(
     know_texts(config, backbone, texts, [*held_out, *(prompt for _, prompt in records)])
     _free_encoders(config, backbone, accelerator)
     rewards = [build_reward(params) for params in config.online.rewards]
+    named = config.online.set_reward
+    set_reward = None if named is None else build_set_reward(named)
     drawing = build_drawing(config, backbone)
-    return OnlineTrainer(config, backbone, records, objective, drawing, rewards, time_of, accelerator)
+    return OnlineTrainer(config, backbone, records, objective, drawing, rewards, set_reward, time_of, accelerator)
 
 
 def _free_encoders(config: RunConfig, backbone: Backbone, accelerator: Accelerator) -> None:

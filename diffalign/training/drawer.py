@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from diffalign.config import RunConfig
 from diffalign.data import TrainingOrder, seeded
 from diffalign.pipelines import ImageGenerator
-from diffalign.rewards import Reward, Sample
+from diffalign.rewards import Reward, Sample, SetReward
 from diffalign.samplers import rollout
 from diffalign.training.rounds import Chunk, Plan, stored
 
@@ -22,7 +23,7 @@ class Drawer:
     Args:
         prompts: (id, prompt) of all that is drawn for; the backbone knows their text states.
         generator: how pictures are drawn.
-        rewards: what judges them.
+        rewards, set_reward: what judges them, one by one and all together.
         autocast: the context that the network's steps run in, drawn and scored again.
     """
 
@@ -32,6 +33,7 @@ class Drawer:
         prompts: Sequence[tuple[str, str]],
         generator: ImageGenerator,
         rewards: Sequence[Reward],
+        set_reward: SetReward | None,
         plan: Plan,
         autocast: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -42,6 +44,7 @@ class Drawer:
         self._order = TrainingOrder(len(prompts), config.seed)
         self._generator = generator
         self._rewards = rewards
+        self._set_reward = set_reward
         self._plan = plan
         self._autocast = autocast
 
@@ -74,12 +77,12 @@ class Drawer:
             seeds = [int(torch.randint(2**62, (), generator=each)) for each in generators for _ in range(members)]
             latents = self._generator.latents(texts, seeds, view=view)
             x0 = torch.cat(list(latents)).unflatten(0, (len(prompts), members))
-        rewards = self._judged(x0, names, prompts)
+        rewards, features = self._judged(x0, names, prompts)
         kept = None if trajectory is None else stored(trajectory)
-        return Chunk(chunk, names, prompts, x0.cpu(), rewards, kept)
+        return Chunk(chunk, names, prompts, x0.cpu(), rewards, kept, features)
 
-    def _judged(self, x0: Tensor, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
-        """[rewards, groups, members]."""
+    def _judged(self, x0: Tensor, names: Sequence[str], prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Rewards [rewards, groups, members], and what the reward of sets sees [groups, members, features]."""
         members, size = x0.shape[1], self._config.data.encode_batch
         flat = x0.flatten(0, 1)
         pictures = torch.cat(
@@ -89,5 +92,11 @@ class Drawer:
             Sample(picture, prompts[place // members], id=f"{names[place // members]}/{place % members}")
             for place, picture in enumerate(pictures)
         ]
-        values = [reward.score(samples).values for reward in self._rewards]
-        return torch.stack(values).float().unflatten(1, (len(prompts), members))
+        shape = (len(prompts), members)
+        values = [reward.score(samples).values.float() for reward in self._rewards]
+        rewards = torch.stack(values).unflatten(1, shape) if values else torch.zeros(0, *shape)
+        if self._set_reward is None:
+            return rewards, None
+        if self._set_reward.spec.media == "features":  # the latents themselves
+            samples = [replace(sample, media=latent) for sample, latent in zip(samples, flat.cpu(), strict=True)]
+        return rewards, self._set_reward.features(samples)[0].unflatten(0, shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,9 @@ from diffalign.data import content_key, seeded
 from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
 from diffalign.objectives import Objective
 from diffalign.pipelines import ImageGenerator
-from diffalign.rewards import Reward
+from diffalign.rewards import Reward, SetReward
 from diffalign.training.drawer import Drawer
-from diffalign.training.lessons import lesson_of
+from diffalign.training.lessons import Lesson, contrast_of_sets, lesson_of
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.rounds import Chunk, Plan, Round, chunk_of, from_tensors, to_tensors
 from diffalign.training.trainer import Trainer
@@ -38,7 +39,7 @@ class OnlineTrainer(Trainer):
     Args:
         prompts: (id, prompt) of all that is drawn for; the backbone knows their text states.
         generator: how the policy draws.
-        rewards: what judges the pictures, as `online.rewards` names them.
+        rewards, set_reward: what judges the pictures, as the section `online` names them.
         sample_time: how times are drawn for methods on denoising errors.
     """
 
@@ -50,6 +51,7 @@ class OnlineTrainer(Trainer):
         objective: Objective,
         generator: ImageGenerator,
         rewards: Sequence[Reward],
+        set_reward: SetReward | None,
         sample_time: SampleTime,
         accelerator: Accelerator,
     ) -> None:
@@ -58,9 +60,10 @@ class OnlineTrainer(Trainer):
         self._prompts = prompts
         self._generator = generator
         self._rewards = rewards
+        self._set_reward = set_reward
         self._sample_time = sample_time
         self._plan = Plan.of(config, accelerator.process_index)
-        self._drawer = Drawer(config, prompts, generator, rewards, self._plan, accelerator.autocast)
+        self._drawer = Drawer(config, prompts, generator, rewards, set_reward, self._plan, accelerator.autocast)
         self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
         super().__init__(config, backbone, objective, accelerator)
         self._trajectory_loss = TrajectoryLoss(
@@ -90,14 +93,9 @@ class OnlineTrainer(Trainer):
         started = time.monotonic()
         self._renew_views(number)
         drawn = {chunk: self._drawer.draw(number, chunk, self._drawing_view) for chunk in self._plan.mine}
-        rewards = self._gathered(drawn)
-        newest = Round(number, drawn, lesson_of(self.config, rewards))
-        self._rounds.appendleft(newest)
-        return {
-            "round": float(number),
-            **self._round_figures(newest, rewards),
-            "seconds_per_round": time.monotonic() - started,
-        }
+        lesson, figures = self._learnt(self._gathered(drawn))
+        self._rounds.appendleft(Round(number, drawn, lesson))
+        return {"round": float(number), **figures, "seconds_per_round": time.monotonic() - started}
 
     def _renew_views(self, number: int) -> None:
         """The networks that a round draws with, and compares with, as they are from now on."""
@@ -120,22 +118,33 @@ class OnlineTrainer(Trainer):
     def _drawing_view(self) -> str:
         return "behaviour" if "behaviour" in self.config.held_views else "policy"
 
-    def _gathered(self, drawn: Mapping[int, Chunk]) -> Tensor:
-        """The rewards of a round, of all processes [rewards, prompts, members]."""
-        mine = [(number, chunk.rewards) for number, chunk in drawn.items()]
+    def _gathered(self, drawn: Mapping[int, Chunk]) -> list[tuple[Tensor, Tensor | None]]:
+        """Rewards and features of all chunks of a round, of all processes, in order."""
+        mine = [(number, (chunk.rewards, chunk.features)) for number, chunk in drawn.items()]
         every = dict(gather_object(mine) if self.accelerator.num_processes > 1 else mine)
-        return torch.cat([every[number] for number in sorted(every)], 1)
+        return [every[number] for number in sorted(every)]
 
-    def _round_figures(self, newest: Round, rewards: Tensor) -> dict[str, float]:
-        lesson, figures = newest.lesson, {}
+    def _learnt(self, judged: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Lesson, dict[str, float]]:
+        """What a round teaches, from the rewards and features of its chunks; and figures of it."""
+        rewards, figures, contrast = torch.cat([each for each, _ in judged], 1), {}, None
+        if self._set_reward is not None:
+            features = torch.cat([each for _, each in judged if each is not None])
+            found = contrast_of_sets(self.config, self._set_reward, features, rewards)
+            contrast = found.contrast
+            figures = {
+                "positive_set": found.positive_reward,
+                "negative_set": found.negative_reward,
+                "first_set": found.first_reward,
+                "swaps": float(found.swaps),
+            }
+        lesson = lesson_of(self.config, rewards, contrast)
         for reward, values in zip(self._rewards, rewards, strict=True):
             figures[f"round_{reward.spec.name}"] = values.nanmean().item()
         scored = lesson.reward[~lesson.reward.isnan()]
-        if len(scored):
+        if len(rewards) and len(scored):
             figures["round_reward"] = scored.mean().item()
-        figures["silent_groups"] = float((~lesson.valid).sum())
-        figures["unscored"] = float(rewards.isnan().sum())
-        return figures
+        figures |= {"silent_groups": float((~lesson.valid).sum()), "unscored": float(rewards.isnan().sum())}
+        return lesson, {name: value for name, value in figures.items() if math.isfinite(value)}
 
     # ------------------------------------------------------------ a step
 
@@ -169,12 +178,11 @@ class OnlineTrainer(Trainer):
         assert chunk.trajectory is not None
         places, lesson, device = self._plan.places(chunk.number), taught.lesson, self.backbone.device
         part = slice(places.start, places.stop)
-        trajectory = replace(chunk.trajectory.to(device), condition=self._generator.condition(chunk.prompts))
+        taken = chunk.trajectory.of_members(lesson.order[part]).to(device)
         batch = TrajectoryBatch(
-            trajectory,
+            replace(taken, condition=self._generator.condition(chunk.prompts)),
             self._steps_of(chunk).to(device),
             None if lesson.advantage is None else lesson.advantage[part].to(device),
-            None if lesson.preference is None else lesson.preference[part].to(device),
             self._weight(taught, chunk),
             last=number == self.config.training.accumulation - 1,
         )
@@ -278,8 +286,8 @@ class OnlineTrainer(Trainer):
         numbers = sorted({int(key.partition(".")[0]) for key in tensors})
         for number in numbers:
             parts = from_tensors(tensors, number, self._plan)
-            every = torch.cat([parts[chunk]["rewards"] for chunk in sorted(parts)], 1)
+            judged = [(parts[chunk]["rewards"], parts[chunk].get("features")) for chunk in sorted(parts)]
             chunks = {
                 chunk: chunk_of(chunk, *self._drawer.named(number, chunk), parts[chunk]) for chunk in self._plan.mine
             }
-            self._rounds.appendleft(Round(number, chunks, lesson_of(self.config, every)))
+            self._rounds.appendleft(Round(number, chunks, self._learnt(judged)[0]))

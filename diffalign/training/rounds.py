@@ -35,6 +35,7 @@ class Chunk:
         prompts: one per group.
         x0: [groups, members, *sample].
         rewards: [rewards, groups, members].
+        features: what a reward of sets sees [groups, members, features], or None.
         trajectory: of methods that learn from the steps of sampling, without its condition; else None.
     """
 
@@ -44,6 +45,7 @@ class Chunk:
     x0: Tensor
     rewards: Tensor
     trajectory: Trajectory | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def to_tensors(rounds: Mapping[int, Round]) -> dict[str, Tensor]:
         for chunk in each.chunks.values():
             place = f"{each.number}.{chunk.number}"
             found[f"{place}.rewards"] = chunk.rewards
+            if chunk.features is not None:
+                found[f"{place}.features"] = chunk.features
             if chunk.trajectory is None:
                 found[f"{place}.x0"] = chunk.x0
             else:  # whose last states they are
@@ -155,7 +159,7 @@ def from_tensors(tensors: Mapping[str, Tensor], number: int, plan: Plan) -> dict
 
 
 def _group_axis(name: str) -> int:
-    return 0 if name in ("x0", "x0_hat") else 1
+    return 0 if name in ("x0", "x0_hat", "features") else 1
 
 
 def chunk_of(number: int, names: tuple[str, ...], prompts: tuple[str, ...], parts: Mapping[str, Tensor]) -> Chunk:
@@ -167,7 +171,7 @@ def chunk_of(number: int, names: tuple[str, ...], prompts: tuple[str, ...], part
             **{name: part for name, part in parts.items() if name in known}, condition=Condition({})
         )
     x0 = parts["x0"] if trajectory is None else trajectory.x0
-    return Chunk(number, names, prompts, x0, parts["rewards"], trajectory)
+    return Chunk(number, names, prompts, x0, parts["rewards"], trajectory, parts.get("features"))
 
 
 def stored(trajectory: Trajectory) -> Trajectory:

@@ -28,7 +28,6 @@ class TrajectoryBatch:
         trajectory: with its condition.
         steps: which steps of each group are trained on [k, groups].
         advantage: of each member [groups, members], or None.
-        preference: probability that member 0 wins [groups], or None.
         weight: what each group's loss is multiplied by [groups]; None: 1.
         last: whether the optimizer steps after it.
     """
@@ -36,7 +35,6 @@ class TrajectoryBatch:
     trajectory: Trajectory
     steps: Tensor
     advantage: Tensor | None
-    preference: Tensor | None
     weight: Tensor | None
     last: bool
 
@@ -98,7 +96,7 @@ class TrajectoryLoss:
         found: dict[str, Tensor | None] = {
             "behaviour_log_prob": trajectory.log_prob[chosen, every][None],
             "advantage": batch.advantage,
-            "preference": batch.preference,
+            "preference": torch.ones(trajectory.groups, device=chosen.device),  # the winner stands first
             "std": scores.std,
         }
         if "behaviour_divergence" in wanted:

@@ -5,29 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffalign.training.lessons import Lesson, best_and_worst, combined, lesson_of, share_of_rivals_beaten
+from diffalign.training.lessons import Lesson, combined, lesson_of
 from tests.training.online import online
 
 NAN = torch.nan
 D3PO, DPO, NFT = ({"name": name} for name in ("d3po", "diffusion_dpo", "nft"))
 
 
-def test_best_and_worst_of_each_group():
-    order, valid = best_and_worst(torch.tensor([[0.2, 0.9, 0.1], [0.5, NAN, 0.7]]))
-    assert order.tolist() == [[1, 2], [2, 0]] and valid.all()
-
-
-def test_equal_rewards_are_no_preference():
+def test_a_pair_is_the_best_and_the_worst_and_a_tie_is_none(tmp_path):
     """argmax and argmin of equal numbers are one member: trained on, it would be its own rival."""
-    order, valid = best_and_worst(torch.tensor([[0.5, 0.5, 0.5], [NAN, 0.3, NAN], [NAN, NAN, NAN], [0.1, 0.1, 0.2]]))
-    assert valid.tolist() == [False, False, False, True]
-    assert (order[:, 0] != order[:, 1]).all()
-    assert order[3].tolist() == [2, 0]
-
-
-def test_infinite_rewards_are_ranked():
-    order, valid = best_and_worst(torch.tensor([[-torch.inf, 0.0], [0.0, torch.inf]]))
-    assert order.tolist() == [[1, 0], [1, 0]] and valid.all()
+    rewards = torch.tensor([[[0.2, 0.9, 0.1], [0.5, NAN, 0.7], [0.5, 0.5, 0.5], [NAN, 0.3, NAN]]])
+    lesson = lesson_of(online(tmp_path, DPO, online={"members": 3}), rewards)
+    assert lesson.order.tolist() == [[1, 2], [2, 0], [0, 1], [0, 1]]
+    assert lesson.valid.tolist() == [True, True, False, False]
 
 
 def test_weights_make_a_steps_mean_one_over_its_valid_groups():
@@ -49,22 +39,6 @@ def test_a_step_without_valid_groups_weighs_nothing():
     assert weights is not None and not weights.any()
 
 
-def test_share_of_rivals_beaten_is_rank_dpos():
-    """The card's five labellers and four pictures; strict, so the ties of the last case score for nobody."""
-    rewards = torch.tensor(
-        [
-            [0.28, 0.30, 0.26, 0.25],
-            [21.5, 21.1, 22.0, 20.9],
-            [0.8, 0.9, 0.1, -0.2],
-            [0.71, 0.66, 0.68, 0.60],
-            [12.1, 11.0, 11.5, 10.2],
-        ]
-    )
-    torch.testing.assert_close(share_of_rivals_beaten(rewards[:, None])[0], torch.tensor([0.8, 0.6, 0.6, 0.0]))
-    assert share_of_rivals_beaten(torch.tensor([[[0.5, 0.5]]])).tolist() == [[0.0, 0.0]]
-    assert share_of_rivals_beaten(torch.tensor([[[NAN, 0.5]]])).isnan().tolist() == [[True, False]]
-
-
 def test_weighted_sum_leaves_out_a_reward_of_weight_zero():
     rewards = torch.tensor([[[1.0, 2.0]], [[NAN, 4.0]]])
     assert combined(rewards, [1.0, 0.0], "sum").tolist() == [[1.0, 2.0]]
@@ -76,15 +50,15 @@ def test_d3po_prefers_by_reward_or_by_all_rewards(tmp_path):
     rewards = torch.tensor([[[0.9, 0.1], [0.9, 0.1], [0.5, 0.5]], [[2.0, 1.0], [1.0, 2.0], [3.0, 3.0]]])
     two = [{"name": "scene"}, {"name": "jpeg"}]
     summed = lesson_of(online(tmp_path, D3PO, online={"rewards": two}), rewards)
-    assert summed.preference.tolist() == [1.0, 0.0, 0.5]
+    assert summed.order.tolist() == [[0, 1], [1, 0], [0, 1]] and summed.valid.tolist() == [True, True, False]
     pareto = lesson_of(online(tmp_path, D3PO, online={"rewards": two, "combine": "pareto"}), rewards)
-    assert pareto.preference.tolist() == [1.0, 0.5, 0.5]
+    assert pareto.order[0].tolist() == [0, 1]
     assert pareto.valid.tolist() == [True, False, False]
 
 
 def test_an_unscored_picture_makes_no_preference(tmp_path):
     lesson = lesson_of(online(tmp_path, D3PO), torch.tensor([[[NAN, 0.4], [0.6, 0.4]]]))
-    assert lesson.preference.tolist() == [0.5, 1.0] and lesson.valid.tolist() == [False, True]
+    assert lesson.valid.tolist() == [False, True]
 
 
 def test_advantages_are_by_group_or_by_batch(tmp_path):

@@ -211,7 +211,7 @@ def test_resume_is_equal_to_the_bit(tmp_path, case, stop):
 BAD = {
     "online.prompts": ({"online": {"prompts": 3}}, DPO),
     "online.rewards": ({"online": {"rewards": []}}, DPO),
-    "online.members": ({"online": {"members": 3}}, D3PO),
+    "online.members": ({"online": {"members": 1}}, D3PO),
     "online.sampler.eta": ({"online": {"sampler": {"name": "ddim", "steps": 3}}}, D3PO),
     "online.keep_rounds": ({"online": {"keep_rounds": 2}}, DPO),
     "online.weights": ({"online": {"weights": [1.0, 2.0]}}, DPO),
