@@ -13,6 +13,7 @@ import sys
 import time
 
 from diffalign.cli import export as _export  # noqa: F401 (its command joins the app)
+from diffalign.cli import people_commands as _people  # noqa: F401
 from diffalign.cli.app import app
 from diffalign.exceptions import (
     CheckpointError,
