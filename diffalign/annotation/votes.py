@@ -109,6 +109,12 @@ class VoteFile:
             self._guard.close()
             raise
 
+    def __enter__(self) -> VoteFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def votes(self) -> list[Vote]:
         """Of each person and comparison the last vote."""
@@ -124,7 +130,7 @@ class VoteFile:
         line = json.dumps(asdict(vote), ensure_ascii=False) + "\n"
         with self._one_at_a_time:
             self._append(line.encode())
-            self._votes[vote.comparison, vote.rater] = vote
+            _count(vote, self._votes)
 
     def close(self) -> None:
         """Release the file to others."""
@@ -191,14 +197,19 @@ def _parse(path: Path) -> tuple[dict[tuple[str, str], Vote], int]:
     for number, line in enumerate(lines, 1):
         vote = _vote(line)
         if vote is not None:
-            votes.pop((vote.comparison, vote.rater), None)  # the order is that of the votes that count
-            votes[vote.comparison, vote.rater] = vote
+            _count(vote, votes)
         elif line.strip():
             if number == len(lines):
                 break
             raise DataError(f"{path}, line {number}: not a vote, got {line.decode('utf-8', 'replace')!r:.100}")
         sound += len(line) + (number < len(lines))
     return votes, sound
+
+
+def _count(vote: Vote, votes: dict[tuple[str, str], Vote]) -> None:
+    """In the place of an earlier vote; the order is that of the votes that count."""
+    votes.pop((vote.comparison, vote.rater), None)
+    votes[vote.comparison, vote.rater] = vote
 
 
 def _vote(line: bytes) -> Vote | None:
