@@ -14,10 +14,32 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "core"}
 
 # Which room may import which. Besides: every room itself and `exceptions`, those with torch also `types`.
 ARROWS: dict[str, set[str]] = {
-    "cli": {"training", "evaluation", "pipelines", "rewards", "reports", "data", "config", "zoo", "objectives"},
-    "evaluation": {"pipelines", "rewards", "data", "config"},
+    "cli": {
+        "training",
+        "evaluation",
+        "pipelines",
+        "rewards",
+        "reports",
+        "data",
+        "config",
+        "zoo",
+        "objectives",
+        "annotation",
+    },
+    "evaluation": {"pipelines", "rewards", "data", "config", "annotation"},
     # zoo: build.py resolves zoo://NAME/preferences and zoo://NAME/held_out
-    "training": {"config", "data", "backbones", "samplers", "objectives", "denoising", "rewards", "pipelines", "zoo"},
+    "training": {
+        "config",
+        "data",
+        "backbones",
+        "samplers",
+        "objectives",
+        "denoising",
+        "rewards",
+        "pipelines",
+        "zoo",
+        "annotation",  # rounds that wait for people's votes
+    },
     "pipelines": {"backbones", "samplers", "rewards", "denoising", "data"},
     "samplers": {"denoising"},
     "backbones": {"denoising", "zoo"},
@@ -29,12 +51,13 @@ ARROWS: dict[str, set[str]] = {
     "sim": set(),
     "reports": set(),
     "zoo": set(),
+    "annotation": set(),
     # The files beside the rooms.
     "types": set(),
     "exceptions": set(),
     "__main__": {"cli"},  # python -m diffalign
 }
-WITHOUT_TORCH = {"config", "sim", "reports", "zoo", "exceptions"}
+WITHOUT_TORCH = {"annotation", "config", "sim", "reports", "zoo", "exceptions"}
 TORCH_LIBRARIES = {
     "accelerate",
     "diffusers",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,44 +79,14 @@ def train(
         if not run.trained and (run.folder / "evaluation" / "summary.json").is_file():
             log.info("compared already; diffalign eval %s compares again", run.folder)
         elif run.config.evaluation.prompts is not None:
-            _evaluate(run, as_json=False)
-        _report(run.folder)
-
-
-@app.command("eval")
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", help="Override a setting of the section evaluation, as --set evaluation.seed=1."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare base and aligned again, by default on the run's own prompts and seeds, and rebuild the report."""
-    from diffalign.config import load_config
-
-    for override in overrides or ():
-        if not override.startswith("evaluation."):
-            raise ConfigError(
-                f"--set {override}: eval changes how a finished run is judged; give a setting that starts with evaluation."
-            )
-    quiet_libraries()
-    from diffalign.evaluation import check_quality
-    from diffalign.training import load_run
-
-    loaded = load_run(run)
-    if overrides:
-        loaded = replace(loaded, config=load_config((run / "config.yaml").resolve(), overrides))
-    if loaded.config.evaluation.prompts is not None:
-        check_quality(loaded.config.evaluation)
-    _evaluate(loaded, as_json=as_json)
-    _report(run, quiet=as_json)
+            print_evaluation(run, as_json=False)
+        rebuild_report(run.folder)
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Rebuild report.html from what is in a run folder."""
-    _report(run)
+    rebuild_report(run)
 
 
 @app.command()
@@ -239,7 +208,8 @@ def list_(
     show_list(what, name, as_json=as_json)
 
 
-def _evaluate(run: Run, *, as_json: bool) -> None:
+def print_evaluation(run: Run, *, as_json: bool) -> None:
+    """Compare base and aligned, and print what came of it."""
     from rich.console import Console
 
     from diffalign.cli.progress import drawing_bar
@@ -258,7 +228,8 @@ def _evaluate(run: Run, *, as_json: bool) -> None:
         Console().print(evaluation_table(summary))
 
 
-def _report(run: Path, *, quiet: bool = False) -> None:
+def rebuild_report(run: Path, *, quiet: bool = False) -> None:
+    """Write report.html; the run folder is printed last."""
     from diffalign.reports import write_report
 
     page = write_report(run)

@@ -1,7 +1,8 @@
-"""Run folder -> one HTML page, and the before/after table for the terminal. Imports no torch."""
+"""Run folder -> one HTML page, and the before/after tables for the terminal. Imports no torch."""
 
 from diffalign.reports.page import write_report
+from diffalign.reports.people import people_table
 from diffalign.reports.run_folder import RunReport, read_run
 from diffalign.reports.terminal import evaluation_table
 
-__all__ = ["RunReport", "evaluation_table", "read_run", "write_report"]
+__all__ = ["RunReport", "evaluation_table", "people_table", "read_run", "write_report"]

@@ -19,6 +19,7 @@ from diffalign.exceptions import DataError
 from diffalign.reports import comparison
 from diffalign.reports.curves import draw_sample_curves, draw_training_curves
 from diffalign.reports.numbers import count, finite, plain, plural
+from diffalign.reports.people import people_notes, people_rows
 from diffalign.reports.pictures import Picture, inline_picture
 from diffalign.reports.run_folder import RunReport, hide_paths, read_run
 from diffalign.reports.selection import choose_examples, score_pair
@@ -107,6 +108,8 @@ def _render(run: RunReport) -> str:
         confidence=comparison.confidence_text(run.summary or {}),
         measured=comparison.how_measured(run.summary or {}),
         tie_rule=comparison.tie_rule(rows),
+        people=people_rows(run.people or {}),
+        people_notes=people_notes(run.people or {}),
         unscored=[hide_paths(_unscored(row)) for row in rows if row.unscored],
         reward=reward,
         blocks=_blocks(run, reward, rows),

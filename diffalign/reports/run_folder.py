@@ -31,6 +31,7 @@ class RunReport:
         steps, samples, alarms, resumes: rows of metrics.jsonl by event, in order of step; None without the file.
         summary: evaluation/summary.json; None where missing.
         records: rows of evaluation/records.jsonl; None where missing.
+        people: evaluation/people.json; None where missing.
         sheets: (step, file) of every contact sheet, in order of step.
         problems: file -> what could not be read of it, in words.
     """
@@ -45,6 +46,7 @@ class RunReport:
     resumes: tuple[dict[str, Any], ...] | None = None
     summary: dict[str, Any] | None = None
     records: tuple[dict[str, Any], ...] | None = None
+    people: dict[str, Any] | None = None
     sheets: tuple[tuple[int, Path], ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ def read_run(run: Path) -> RunReport:
         resumes=events.get("resume"),
         summary=_read_object(run, "evaluation/summary.json", problems),
         records=_read_lines(run, "evaluation/records.jsonl", problems),
+        people=_read_object(run, "evaluation/people.json", problems),
         sheets=_find_sheets(run / "samples"),
         problems=problems,
     )
