@@ -10,6 +10,7 @@ DiffalignError
 |- DivergenceError (ArithmeticError) a number went bad in training; names step, records and metric
 |- HealthStop (RuntimeError)       an alarm that is set to stop rang; a checkpoint was saved
 |- RunInterrupted (RuntimeError)   Ctrl-C or SIGTERM; a checkpoint was saved
+|- RunPaused (RuntimeError)        an online run waits for votes of people; a checkpoint was saved
 |- ProcessLostError (RuntimeError) another process of the run has ended
 """
 
@@ -68,6 +69,10 @@ class RunInterrupted(DiffalignError, RuntimeError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = int(signal)
+
+
+class RunPaused(DiffalignError, RuntimeError):
+    """An online run waits for people to judge its pictures; a checkpoint was saved, and `resume` goes on."""
 
 
 class ProcessLostError(DiffalignError, RuntimeError):

@@ -23,6 +23,7 @@ from diffalign.exceptions import (
     DiffalignError,
     MissingExtraError,
     RunInterrupted,
+    RunPaused,
 )
 
 __all__ = ["app", "main"]
@@ -49,6 +50,9 @@ def main() -> None:
     except RunInterrupted as stop:
         _say(str(stop), stop)
         sys.exit(128 + stop.signal)
+    except RunPaused as pause:
+        _say(str(pause), pause)
+        sys.exit(75)  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
     except DiffalignError as error:
         _say(f"error: {error}", error)
         wrong = ConfigError | DataError | MissingExtraError | CheckpointError

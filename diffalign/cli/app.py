@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted
+from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted, RunPaused
 
 if TYPE_CHECKING:
     from diffalign.training import Run
@@ -71,7 +71,7 @@ def train(
             run = training.resume(resume, overrides=overrides or ())
         else:
             run = training.train(settings, announce=folders.append)
-    except (DivergenceError, HealthStop, RunInterrupted):
+    except (DivergenceError, HealthStop, RunInterrupted, RunPaused):
         if folders and _is_main_process():
             _report_stopped(folders[0])
         raise

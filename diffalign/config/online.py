@@ -39,6 +39,8 @@ class OnlineConfig(Params):
     # prompts of a round, over all processes: a multiple of the groups of a step; None: as many as these
     prompts: PositiveInt | None = None
     members: PositiveInt = 2  # pictures of each prompt
+    # who judges: `rewards`, or people by diffalign annotate, for whom the run stops in every round
+    preference: Literal["reward", "human"] = "reward"
     rewards: SampleRewards = ()  # judge the pictures
     weights: tuple[float, ...] | None = None  # of the rewards; None: 1 each
     # several rewards as one: sum (of raw values by weight), votes (share of rivals beaten, RankDPO), pareto (better by all,

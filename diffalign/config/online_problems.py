@@ -17,7 +17,16 @@ _OF_PICTURES = ("members", "streaming", "limit", "dimension", "buckets", "flip",
 
 _OF_ROUNDS = (  # settings of what is drawn for prompts and judged
     *("prompts", "members", "rewards", "weights", "combine", "same_start", "passes", "trained_steps", "skip_last"),
-    *("keep_rounds", "advantage", "average_decay", "reference_every", "set_reward", "swap_passes", "quality_weight"),
+    *(
+        "keep_rounds",
+        "advantage",
+        "average_decay",
+        "reference_every",
+        "set_reward",
+        "swap_passes",
+        "quality_weight",
+        "preference",
+    ),
 )
 
 
@@ -71,7 +80,9 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
         takes = {"reward", "advantage", "preference"} & set(config.objective.inputs())
         if config.objective.on_trajectories or takes or config.objective.name == "sft":
             yield "online.set_reward: makes winners and losers, for dragon and methods on pairs; leave it out, or take one"
-    if not online.rewards and online.set_reward is None:
+    if online.preference == "human":
+        yield from _human_problems(config, online)
+    elif not online.rewards and online.set_reward is None:
         yield "online.rewards: name at least one reward that judges the pictures (diffalign list rewards)"
     if config.training.reference_bank is not None:
         yield "training.reference_bank: no picture comes twice in an online run; leave it out"
@@ -84,6 +95,13 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
         )
     if online.combine == "pareto" and (config.objective.layout != "pairs" or online.members != 2):
         yield "online.combine: pareto says which of two is better: for methods on pairs with online.members: 2"
+
+
+def _human_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
+    if online.rewards or online.set_reward is not None or online.weights is not None or online.combine != "sum":
+        yield "online.preference: 'human' takes the place of rewards; leave rewards, weights, set_reward and combine out"
+    if config.training.processes > 1:
+        yield "online.preference: 'human' is for one process; set training.processes to 1"
 
 
 def _trajectory_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:

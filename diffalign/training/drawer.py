@@ -77,17 +77,24 @@ class Drawer:
             seeds = [int(torch.randint(2**62, (), generator=each)) for each in generators for _ in range(members)]
             latents = self._generator.latents(texts, seeds, view=view)
             x0 = torch.cat(list(latents)).unflatten(0, (len(prompts), members))
-        rewards, features = self._judged(x0, names, prompts)
         kept = None if trajectory is None else stored(trajectory)
+        pictures = self._decoded(x0.flatten(0, 1))
+        if self._online.preference == "human":
+            unknown = torch.full((1, len(prompts), members), torch.nan)
+            return Chunk(chunk, names, prompts, x0.cpu(), unknown, kept, None, pictures.unflatten(0, unknown.shape[1:]))
+        rewards, features = self._judged(x0, pictures, names, prompts)
         return Chunk(chunk, names, prompts, x0.cpu(), rewards, kept, features)
 
-    def _judged(self, x0: Tensor, names: Sequence[str], prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    def _decoded(self, x0: Tensor) -> Tensor:
+        size = self._config.data.encode_batch
+        parts = [self._generator.backbone.decode(x0[start : start + size]) for start in range(0, len(x0), size)]
+        return torch.cat([part.cpu() for part in parts])
+
+    def _judged(
+        self, x0: Tensor, pictures: Tensor, names: Sequence[str], prompts: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
         """Rewards [rewards, groups, members], and what the reward of sets sees [groups, members, features]."""
-        members, size = x0.shape[1], self._config.data.encode_batch
-        flat = x0.flatten(0, 1)
-        pictures = torch.cat(
-            [self._generator.backbone.decode(flat[start : start + size]).cpu() for start in range(0, len(flat), size)]
-        )
+        members = x0.shape[1]
         samples = [
             Sample(picture, prompts[place // members], id=f"{names[place // members]}/{place % members}")
             for place, picture in enumerate(pictures)
@@ -98,5 +105,7 @@ class Drawer:
         if self._set_reward is None:
             return rewards, None
         if self._set_reward.spec.media == "features":  # the latents themselves
-            samples = [replace(sample, media=latent) for sample, latent in zip(samples, flat.cpu(), strict=True)]
+            samples = [
+                replace(sample, media=latent) for sample, latent in zip(samples, x0.flatten(0, 1).cpu(), strict=True)
+            ]
         return rewards, self._set_reward.features(samples)[0].unflatten(0, shape)

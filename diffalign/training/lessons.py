@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,3 +124,28 @@ def _advantage(config: RunConfig, rewards: Tensor, reward: Tensor, weights: list
         return decoupled_advantage(rewards, weights=weights, **each)
     within = group_advantage if settings.scope == "group" else global_advantage
     return within(reward, **each)
+
+
+def round_figures(
+    lesson: Lesson,
+    rewards: Float[Tensor, "rewards prompts members"],
+    names: Sequence[str],
+    found: SwapResult | None,
+) -> dict[str, float]:
+    """What metrics.jsonl says of a round: each reward's mean (`names`), all as one, and how the sets came out."""
+    figures = (
+        {}
+        if found is None
+        else {
+            "positive_set": found.positive_reward,
+            "negative_set": found.negative_reward,
+            "first_set": found.first_reward,
+            "swaps": float(found.swaps),
+        }
+    )
+    for name, values in zip(names, rewards, strict=False):  # people have no name
+        figures[f"round_{name}"] = values.nanmean().item()
+    if len(rewards):
+        figures["round_reward"] = lesson.reward.nanmean().item()
+    figures |= {"silent_groups": float((~lesson.valid).sum()), "unscored": float(rewards.isnan().sum())}
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

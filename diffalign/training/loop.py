@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.exceptions import DiffalignError, DivergenceError, HealthStop, RunInterrupted, SaveError
+from diffalign.exceptions import DiffalignError, DivergenceError, HealthStop, RunInterrupted, RunPaused, SaveError
 from diffalign.training.changed_settings import settings_of
 from diffalign.training.checkpoint import save_checkpoint
 from diffalign.training.health import Alarm, HealthMonitor
@@ -121,6 +121,9 @@ class TrainingLoop:
             return self.trainer.train_step().metrics
         except DivergenceError as error:
             self.log.write("alarm", self.trainer.step + 1, alarm="not_finite", action="stop", message=str(error))
+            raise
+        except RunPaused:
+            self._save()
             raise
 
     def _received_anywhere(self, stop: StopRequest) -> int:

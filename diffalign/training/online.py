@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,15 +17,17 @@ from torch import Tensor
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.config.time import ScheduleTime
-from diffalign.data import content_key, seeded
-from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
+from diffalign.data import content_key
+from diffalign.denoising import NoiseDraw, SampleTime
+from diffalign.exceptions import ConfigError
 from diffalign.objectives import Objective
 from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import Reward, SetReward
 from diffalign.training.drawer import Drawer
-from diffalign.training.lessons import Lesson, contrast_of_sets, lesson_of
+from diffalign.training.human import check_votes, voted_chunks
+from diffalign.training.lessons import Lesson, contrast_of_sets, lesson_of, round_figures
 from diffalign.training.micro_batch import MicroBatch
+from diffalign.training.round_draws import drawn_noise, trained_steps
 from diffalign.training.rounds import Chunk, Plan, Round, chunk_of, from_tensors, to_tensors
 from diffalign.training.trainer import Trainer
 from diffalign.training.trajectory_loss import TrajectoryBatch, TrajectoryLoss
@@ -65,6 +68,7 @@ class OnlineTrainer(Trainer):
         self._plan = Plan.of(config, accelerator.process_index)
         self._drawer = Drawer(config, prompts, generator, rewards, set_reward, self._plan, accelerator.autocast)
         self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
+        self._renewed = -1  # the round whose views are made
         super().__init__(config, backbone, objective, accelerator)
         self._trajectory_loss = TrajectoryLoss(
             config,
@@ -91,14 +95,22 @@ class OnlineTrainer(Trainer):
         if within:
             return {}
         started = time.monotonic()
+        human = self.online.preference == "human"
+        if human:
+            check_votes(self._home, number)
         self._renew_views(number)
         drawn = {chunk: self._drawer.draw(number, chunk, self._drawing_view) for chunk in self._plan.mine}
+        if human:
+            drawn = voted_chunks(self._home, number, drawn)
         lesson, figures = self._learnt(self._gathered(drawn))
         self._rounds.appendleft(Round(number, drawn, lesson))
         return {"round": float(number), **figures, "seconds_per_round": time.monotonic() - started}
 
     def _renew_views(self, number: int) -> None:
-        """The networks that a round draws with, and compares with, as they are from now on."""
+        """The networks that a round draws with, and compares with, as they are from now on; once for each round."""
+        if number == self._renewed:
+            return
+        self._renewed = number
         online, held = self.online, self.config.held_views
         if "behaviour" in held and number % online.policy_sync_every == 0:
             renewal = number // online.policy_sync_every
@@ -118,6 +130,14 @@ class OnlineTrainer(Trainer):
     def _drawing_view(self) -> str:
         return "behaviour" if "behaviour" in self.config.held_views else "policy"
 
+    @property
+    def _home(self) -> Path:
+        if self.folder is None:
+            raise ConfigError(
+                "online.preference: 'human' needs a run folder to show the pictures in; use diffalign train"
+            )
+        return self.folder
+
     def _gathered(self, drawn: Mapping[int, Chunk]) -> list[tuple[Tensor, Tensor | None]]:
         """Rewards and features of all chunks of a round, of all processes, in order."""
         mine = [(number, (chunk.rewards, chunk.features)) for number, chunk in drawn.items()]
@@ -126,25 +146,13 @@ class OnlineTrainer(Trainer):
 
     def _learnt(self, judged: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Lesson, dict[str, float]]:
         """What a round teaches, from the rewards and features of its chunks; and figures of it."""
-        rewards, figures, contrast = torch.cat([each for each, _ in judged], 1), {}, None
+        rewards = torch.cat([each for each, _ in judged], 1)
+        features = [each for _, each in judged if each is not None]
+        found = None
         if self._set_reward is not None:
-            features = torch.cat([each for _, each in judged if each is not None])
-            found = contrast_of_sets(self.config, self._set_reward, features, rewards)
-            contrast = found.contrast
-            figures = {
-                "positive_set": found.positive_reward,
-                "negative_set": found.negative_reward,
-                "first_set": found.first_reward,
-                "swaps": float(found.swaps),
-            }
-        lesson = lesson_of(self.config, rewards, contrast)
-        for reward, values in zip(self._rewards, rewards, strict=True):
-            figures[f"round_{reward.spec.name}"] = values.nanmean().item()
-        scored = lesson.reward[~lesson.reward.isnan()]
-        if len(rewards) and len(scored):
-            figures["round_reward"] = scored.mean().item()
-        figures |= {"silent_groups": float((~lesson.valid).sum()), "unscored": float(rewards.isnan().sum())}
-        return lesson, {name: value for name, value in figures.items() if math.isfinite(value)}
+            found = contrast_of_sets(self.config, self._set_reward, torch.cat(features), rewards)
+        lesson = lesson_of(self.config, rewards, None if found is None else found.contrast)
+        return lesson, round_figures(lesson, rewards, [reward.spec.name for reward in self._rewards], found)
 
     # ------------------------------------------------------------ a step
 
@@ -181,25 +189,13 @@ class OnlineTrainer(Trainer):
         taken = chunk.trajectory.of_members(lesson.order[part]).to(device)
         batch = TrajectoryBatch(
             replace(taken, condition=self._generator.condition(chunk.prompts)),
-            self._steps_of(chunk).to(device),
+            trained_steps(self.config, chunk, self.step).to(device),
             None if lesson.advantage is None else lesson.advantage[part].to(device),
             self._weight(taught, chunk),
             last=number == self.config.training.accumulation - 1,
         )
         metrics, fine = self._trajectory_loss.backward(batch)
         return metrics, tuple(name for name, each in zip(chunk.names, fine, strict=True) if not each), list(chunk.names)
-
-    def _steps_of(self, chunk: Chunk) -> Tensor:
-        """Which steps of each group are trained on in this optimizer step, in which order [steps, groups]."""
-        assert chunk.trajectory is not None
-        able = chunk.trajectory.stochastic.nonzero().flatten()
-        able = able[: len(able) - self.online.skip_last]
-        wanted = min(self.online.trained_steps or len(able), len(able))
-        drawn = [
-            torch.randperm(len(able), generator=seeded(self.config.seed, self.step, name, "steps"))[:wanted]
-            for name in chunk.names
-        ]
-        return able[torch.stack(drawn, 1)]
 
     def _micro_batch(self, number: int, draw: int = 0) -> MicroBatch:
         taught, chunk = self._taught(number)
@@ -221,7 +217,7 @@ class OnlineTrainer(Trainer):
         told = replace(self._generator.condition(chunk.prompts), null=None)
         return MicroBatch(
             replace(batch.to(device), condition=told),
-            self._draw(batch, chunk, draw).to(device),
+            self._draw(chunk, x0, draw).to(device),
             None,
             last=number == training.accumulation - 1 and draw == self.online.draws - 1,
             progress=self.step / training.steps,
@@ -230,32 +226,9 @@ class OnlineTrainer(Trainer):
             share=1 / self.online.draws,
         )
 
-    def _draw(self, batch: GroupBatch, chunk: Chunk, number: int) -> NoiseDraw:
-        """A group's draw follows from the seed, the step, its name and the number of the draw."""
-        training, seed = self.config.training, self.config.seed
-        samplers: SampleTime | list[SampleTime] = self._sample_time
-        if isinstance(self._sample_time, StratifiedTime):
-            samplers = [self._sample_time.stratum(place) for place in self._plan.places(chunk.number)]
-        generators = [seeded(seed, self.step, name, f"noise {number}") for name in chunk.names]
-        drawn = draw_noise(
-            batch.x0, samplers, generator=generators, share_noise=training.share_noise, share_time=training.share_time
-        )
-        if not isinstance(self.config.time, ScheduleTime):
-            return drawn
-        return replace(drawn, t=self._scheduled(batch, chunk, number))
-
-    def _scheduled(self, batch: GroupBatch, chunk: Chunk, number: int) -> Tensor:
-        """Times of the sampler's own schedule [groups, members]: each once before one comes again."""
-        assert isinstance(self.config.time, ScheduleTime)
-        times = self._generator.times[:-1].float().cpu()
-        times = times[: len(times) - self.config.time.skip_last]
-        groups, members = batch.x0.shape[:2]
-        rows = 1 if self.config.training.share_time else members
-        drawn = []
-        for name in chunk.names:
-            generator = seeded(self.config.seed, self.step, name, "times")
-            drawn.append(torch.stack([torch.randperm(len(times), generator=generator) for _ in range(rows)]))
-        return times[torch.stack(drawn)[..., number % len(times)]].expand(groups, members)
+    def _draw(self, chunk: Chunk, x0: Tensor, number: int) -> NoiseDraw:
+        places, times = self._plan.places(chunk.number), self._generator.times
+        return drawn_noise(self.config, chunk, x0, self._sample_time, times, places, self.step, number)
 
     def _end_step(self, *, skipped: bool) -> None:
         if "average" in self.config.held_views and not skipped:
@@ -266,21 +239,24 @@ class OnlineTrainer(Trainer):
 
     @property
     def _kept_views(self) -> tuple[str, ...]:
-        number = (self.step - 1) // self._plan.steps  # of the round that the last step was of
         every = self.online.reference_every
         made = {
-            "behaviour": self.step > 0,
-            "average": self.step > 0,
-            "anchor": every is not None and number >= every,
+            "behaviour": self._renewed >= 0,
+            "average": self._renewed >= 0,
+            "anchor": every is not None and self._renewed >= every,
         }
         return tuple(name for name in self.config.held_views if made.get(name, False))
+
+    def _state(self) -> dict[str, Any]:
+        return {"renewed": self._renewed}
 
     def _own_tensors(self) -> Mapping[str, Tensor]:
         over = self.step % self._plan.steps == 0
         keep = self.online.keep_rounds - 1 if over else self.online.keep_rounds
         return to_tensors({each.number: each for each in list(self._rounds)[:keep]})
 
-    def _restore_own(self, tensors: Mapping[str, Tensor]) -> None:
+    def _restore_own(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        self._renewed = state["renewed"]
         if "anchor" in self._kept_views:
             self._compare_with_anchor()
         numbers = sorted({int(key.partition(".")[0]) for key in tensors})

@@ -35,6 +35,7 @@ class Chunk:
         prompts: one per group.
         x0: [groups, members, *sample].
         rewards: [rewards, groups, members].
+        pictures: [groups, members, 3, height, width], for people who judge them; let go of then.
         features: what a reward of sets sees [groups, members, features], or None.
         trajectory: of methods that learn from the steps of sampling, without its condition; else None.
     """
@@ -46,6 +47,7 @@ class Chunk:
     rewards: Tensor
     trajectory: Trajectory | None = None
     features: Tensor | None = None
+    pictures: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from diffalign.backbones import Backbone, recover_folders
 from diffalign.config import RunConfig
 from diffalign.config.model import Precision
-from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted
+from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted, RunPaused
 from diffalign.pipelines import ImageGenerator
 from diffalign.training.batch_split import resumed_config
 from diffalign.training.build import (
@@ -78,6 +78,7 @@ def train(config: RunConfig, *, progress: bool = True, announce: Callable[[Path]
         ConfigError, DataError: something asked for cannot be had; nothing was trained.
         DivergenceError: a number went bad; the last checkpoint is unharmed.
         RunInterrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+        RunPaused: an online run waits for people; a checkpoint was saved.
         HealthStop: an alarm that is set to stop rang; a checkpoint was saved.
     """
     return _run(config, None, progress, announce)
@@ -195,10 +196,16 @@ def _run_on(
         sum(parameter.numel() for parameter in backbone.trained_parameters()),
         accelerator.device,
     )
+    trainer.folder = folder
     loop = TrainingLoop(config, folder, trainer, monitor, prompts, resume_step=trainer.step if started else None)
     try:
         loop.go(progress)
-    except (DivergenceError, RunInterrupted, HealthStop) as error:  # raised by all processes after the same step
+    except (
+        DivergenceError,
+        RunInterrupted,
+        RunPaused,
+        HealthStop,
+    ) as error:  # raised by all processes after the same step
         speak_once(error)
         part(trainer)
         raise

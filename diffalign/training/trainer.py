@@ -59,6 +59,7 @@ class Trainer(ABC):
         self.accelerator = accelerator
         self.step = 0
         self.seconds = 0.0
+        self.folder: Path | None = None  # of the run, once it is made
         self._objective = objective
         hold_views(config, backbone)
         self._parameters = backbone.trained_parameters()
@@ -104,8 +105,12 @@ class Trainer(ABC):
         """What this process alone has to keep in a checkpoint."""
         return {}
 
-    def _restore_own(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Put them back, of all the processes that wrote them; `step` is set already."""
+    def _state(self) -> dict[str, Any]:
+        """What a loop keeps in a checkpoint beside that, alike in all processes; plain values."""
+        return {}
+
+    def _restore_own(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Put both back, the tensors of all the processes that wrote them; `step` is set already."""
 
     # ------------------------------------------------------------ one optimizer step
 
@@ -199,6 +204,7 @@ class Trainer(ABC):
             "schedule": self._schedule.state_dict(),
             "scaler": self._loss_scale.state(),
             "data": self.content_hash,
+            "loop": self._state(),
             **self._begun_with,
         }
         views = dict.fromkeys(["policy", self.final_view, *self._kept_views])
@@ -226,7 +232,7 @@ class Trainer(ABC):
             log.warning("the records have changed since the checkpoint: the run goes on, but not as it would have")
         self._loss_scale.restore(trainer["scaler"])
         self.step, self.seconds = checkpoint.progress.step, checkpoint.progress.seconds
-        self._restore_own(checkpoint.own)
+        self._restore_own(checkpoint.own, trainer.get("loop", {}))
 
     @property
     def skipped_steps(self) -> int:

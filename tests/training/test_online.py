@@ -9,6 +9,7 @@ from diffalign.exceptions import ConfigError, RunInterrupted
 from diffalign.training import resume, train
 from diffalign.training.build_trainer import build_trainer
 from diffalign.training.online import OnlineTrainer
+from diffalign.training.round_draws import trained_steps
 from diffalign.training.trainer import StepResult
 from tests.training.online import DDIM, online
 from tests.training.tiny import assert_same_run, rows
@@ -135,7 +136,7 @@ def test_trained_steps_are_drawn_for_each_group(tmp_path):
     trainer = build_trainer(config)
     trainer._begin_step()
     chunk = trainer._rounds[0].chunks[0]
-    steps = trainer._steps_of(chunk)
+    steps = trained_steps(trainer.config, chunk, 0)
     assert steps.shape == (2, 2) and int(steps.max()) < 7
     assert all(len(set(column)) == 2 for column in steps.T.tolist())
 
