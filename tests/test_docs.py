@@ -94,8 +94,10 @@ def test_page_says_what_goes_in_and_who_trains_it(name):
     facts = {cells[0]: cells[1] for cells in rows_of(page_of(name).read_text(encoding="utf-8"))[:10]}
     for needed in (params.first, *params.needs, *params.optional):
         assert f"`{needed}`" in facts["inputs"], needed
-    assert ("own trainer" in facts["trained by"]) == params.online
-    assert (f"quickstart/{name}.yaml" in facts.get("quickstart", "")) != params.online
+    assert ("online.md" in facts["trained by"]) == params.online
+    shipped = (ROOT / "configs" / "quickstart" / f"{name}.yaml").exists()
+    assert (f"quickstart/{name}.yaml" in facts.get("quickstart", "")) == shipped
+    assert shipped or params.online
     assert params.families == "any" or "flow models" in facts["models"]
 
 
@@ -105,7 +107,7 @@ def test_overview_lists_each_objective_once_with_who_trains_it():
     assert sorted(name for name, _ in listed) == sorted(OBJECTIVES)
     for (name, page), cells in zip(listed, rows, strict=True):
         assert page == page_of(name).stem
-        assert cells[1] == ("own" if OBJECTIVES[name].params.online else "yes"), name
+        assert cells[1] == ("online" if OBJECTIVES[name].params.online else "yes"), name
         assert cells[2]
 
 

@@ -141,19 +141,21 @@ def _members(config: RunConfig) -> int | None:
 
 
 def _objectives() -> Rows:
+    configs = set(list_configs())
     return [
         {
             "name": name,
-            "train": "own" if params.online else "yes",
+            "train": "online" if params.online else "yes",
             "data": params.data,
             "models": params.families,
             "settings": _settings(params),
             "paper": params.paper,
             "page": f"docs/methods/{_PAGES.get(name, name)}.md",
-            "quickstart": None if params.online else f"quickstart/{name}.yaml",
+            "quickstart": quickstart if quickstart in configs else None,
         }
         for params in OBJECTIVE_PARAMS
         for name in [params.model_fields["name"].default]
+        for quickstart in [f"quickstart/{name}.yaml"]
     ]
 
 
@@ -172,7 +174,7 @@ def _print_objectives() -> None:
         for row, params in zip(_objectives(), OBJECTIVE_PARAMS, strict=True)
     ]
     console.print(_table(rows))
-    console.print("train: yes, by diffalign train; own, by your own loop on the policy's samples")
+    console.print("train: yes, from records or online; online, with the section `online` alone")
     console.print("in full, with settings: diffalign list objectives NAME")
 
 

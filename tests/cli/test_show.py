@@ -58,11 +58,11 @@ def test_objectives_take_a_line_each_in_80_columns(call, monkeypatch):
     assert seen["dragon"][2] == "labels or groups"
     assert seen["smpo"][2] == "pairs + preferences"
     assert seen["sft"][2:] == ["pairs or groups", "-"]
-    assert seen["crd"] == ["own", "any", "prompts + reward", "arXiv 2603.14128"]
-    assert {name for name, row in seen.items() if row[0] == "own"} == {
+    assert seen["crd"] == ["online", "any", "prompts + reward", "arXiv 2603.14128"]
+    assert {name for name, row in seen.items() if row[0] == "online"} == {
         params.model_fields["name"].default for params in OBJECTIVE_PARAMS if params.online
     }
-    assert "own, by your own loop" in lines[-2]
+    assert "online, with the section" in lines[-2]
     assert "diffalign list objectives NAME" in lines[-1]
 
 
