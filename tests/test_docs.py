@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diffalign.config.objectives import ObjectiveFacts
+from diffalign.config.samplers import SAMPLER_PARAMS
 from diffalign.config.yaml_values import read_yaml
 from diffalign.data import read_records
 from diffalign.objectives import OBJECTIVES
@@ -142,3 +143,19 @@ def test_groups_of_ones_own_pictures(tmp_path, monkeypatch):
     exec(code, {})
     (record,) = read_records(tmp_path / "drawn" / "groups.jsonl", "groups")
     assert len(record.items) == 2 and record.rewards is not None and record.rewards[0] >= record.rewards[1]
+
+
+def test_the_page_of_samplers_says_what_the_settings_say():
+    rows = {cells[0]: cells for cells in rows_of((ROOT / "docs" / "samplers.md").read_text(encoding="utf-8"))}
+    for params in SAMPLER_PARAMS:
+        cells = rows[f"`{params.model_fields['name'].default}`"]
+        assert cells[1:5] == [str(params.order), str(params.calls), params.noise, params.families]
+        assert cells[6] == params.source
+
+
+def test_the_trajectory_of_the_page_of_samplers_runs():
+    text = (ROOT / "docs" / "samplers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    assert namespace["scores"].log_prob.shape == (2, 2, 4)

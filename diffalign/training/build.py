@@ -27,6 +27,7 @@ from diffalign.denoising import (
 )
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator
+from diffalign.training.build_sampler import build_sampler
 from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
@@ -157,19 +158,19 @@ def build_generator(config: RunConfig, backbone: Backbone) -> ImageGenerator:
         ConfigError: the model cannot be sampled so.
     """
     evaluation = config.evaluation
-    sampler = evaluation.sampler
-    options = {} if sampler is None else sampler.model_dump(exclude={"name"}) | {"sampler": sampler.name}
+    params, resolution = evaluation.sampler, config.data.resolution
     try:
-        backbone.sample_shape(config.data.resolution)
+        backbone.sample_shape(resolution)
     except ValueError as error:
         raise ConfigError(_named("data.resolution", error)) from None
     try:
         return ImageGenerator.create(
             backbone,
+            sampler=None if params is None else build_sampler(params, backbone.times(params.steps, resolution)),
+            steps=None if params is None else params.steps,
             guidance_scale=evaluation.guidance_scale,
             batch=evaluation.batch,
-            resolution=config.data.resolution,
-            **options,
+            resolution=resolution,
         )
     except ValueError as error:
         raise ConfigError(_named("evaluation.sampler.steps", error)) from None
