@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffalign.config.objectives import ObjectiveFacts
+from diffalign.config.samplers import SAMPLER_PARAMS
 from diffalign.config.yaml_values import read_yaml
 from diffalign.data import read_records
 from diffalign.objectives import OBJECTIVES
@@ -166,3 +167,19 @@ def test_code_about_sets(tmp_path, monkeypatch):
     assert namespace["diversity"].shape == () and namespace["nearness"] < 0
     assert namespace["label"].abs().sum() == 12
     assert (tmp_path / "reference.safetensors").is_file()
+
+
+def test_the_page_of_samplers_says_what_the_settings_say():
+    rows = {cells[0]: cells for cells in rows_of((ROOT / "docs" / "samplers.md").read_text(encoding="utf-8"))}
+    for params in SAMPLER_PARAMS:
+        cells = rows[f"`{params.model_fields['name'].default}`"]
+        assert cells[1:5] == [str(params.order), str(params.calls), params.noise, params.families]
+        assert cells[6] == params.source
+
+
+def test_the_trajectory_of_the_page_of_samplers_runs():
+    text = (ROOT / "docs" / "samplers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    assert namespace["scores"].log_prob.shape == (2, 2, 4)

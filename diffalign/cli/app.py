@@ -143,10 +143,10 @@ def generate(
         float | None, typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="ddim or flow_euler; the family's own if left out.")
+        str | None, typer.Option("--sampler", help="One of `diffalign list samplers`; the family's own if left out.")
     ] = None,
     eta: Annotated[
-        float | None, typer.Option("--eta", min=0.0, max=1.0, help="Noise of the ddim sampler: 0 is deterministic.")
+        float | None, typer.Option("--eta", min=0.0, max=1.0, help="Noise of ddim (0 is none) and of flow_sde.")
     ] = None,
     resolution: Annotated[
         int | None, typer.Option("--resolution", min=1, help="Pixels along a side; the model's own if left out.")

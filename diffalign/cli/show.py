@@ -17,7 +17,7 @@ from diffalign.config.loading import list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
 from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
-from diffalign.config.samplers import DDIMParams, FlowEulerParams
+from diffalign.config.samplers import SAMPLER_PARAMS
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo
 
@@ -226,8 +226,16 @@ def _families() -> Rows:
 
 def _samplers() -> Rows:
     return [
-        {"name": params.model_fields["name"].default, "settings": _settings(params)}
-        for params in (DDIMParams, FlowEulerParams)
+        {
+            "name": params.model_fields["name"].default,
+            "models": params.families,
+            "order": params.order,
+            "calls": params.calls,
+            "noise": params.noise,
+            "settings": _settings(params),
+            "source": params.source,
+        }
+        for params in SAMPLER_PARAMS
     ]
 
 

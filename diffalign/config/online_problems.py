@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from diffalign.config.data import DataConfig
-from diffalign.config.samplers import DDIMParams
+from diffalign.config.samplers import DDIMParams, sampler_problems
 from diffalign.config.time import ScheduleTime
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def online_problems(config: RunConfig) -> Iterator[str]:
             yield "time.sampling: 'schedule' takes the times of online.sampler; there is no section `online`"
         return
     yield from online.problems()
+    if online.sampler is not None:
+        yield from sampler_problems(online.sampler, config.model.family, "online.sampler")
     if config.objective.experts:
         yield from _expert_problems(config, online)
         return

@@ -22,7 +22,7 @@ from diffalign.config.online import OnlineConfig
 from diffalign.config.online_problems import online_problems
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, SampleRewards
-from diffalign.config.samplers import FlowEulerParams, SamplerParams
+from diffalign.config.samplers import SamplerParams, sampler_problems
 from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
@@ -148,11 +148,8 @@ class RunConfig(Params):
         flow = family in FLOW_FAMILIES
         yield from method_problems(self.objective.name, family)
         yield from self.model.problems()
-        if isinstance(sampler, FlowEulerParams) and not flow:
-            yield (
-                f"evaluation.sampler.name: 'flow_euler' needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
-                f"model.family {family!r} is none; use ddim"
-            )
+        if sampler is not None:
+            yield from sampler_problems(sampler, family, "evaluation.sampler")
         for setting, families in (("max_sequence_length", T5_FAMILIES), ("guidance", GUIDED_FAMILIES)):
             if getattr(self.model, setting) is not None and family not in families:
                 of = " and ".join(map(repr, families))

@@ -12,6 +12,7 @@ from pathlib import Path
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines.generate import ImageGenerator
 from diffalign.pipelines.pictures import save_picture, to_picture
+from diffalign.samplers import Sampler
 
 _LISTING = "metadata.jsonl"
 _OURS = {"id", "file_name", "prompt", "seed", "steps"}  # what every record of ours has
@@ -94,11 +95,18 @@ def _settings_of(generator: ImageGenerator, source: str, adapter: Path | None) -
         "adapter": None if adapter is None else _hash_of(adapter),
         "steps": len(generator.times) - 1,
         "guidance_scale": generator.guidance_scale,
-        "sampler": type(generator.sampler).__name__,
+        "sampler": _label(generator.sampler),
         "eta": getattr(generator.sampler, "eta", 0.0),
         "resolution": generator.resolution or generator.backbone.resolution,
         "precision": str(generator.backbone.dtype).removeprefix("torch."),
     }
+
+
+def _label(sampler: Sampler) -> str:
+    """Its class, and what settings it has besides eta, which has a column of its own."""
+    settings = {name: value for name, value in vars(sampler).items() if name != "eta"}
+    name = type(sampler).__name__
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})" if settings else name
 
 
 def _record(number: int, prompt: str, seed: int, settings: Mapping[str, object]) -> dict[str, object]:

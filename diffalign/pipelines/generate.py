@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,10 +13,27 @@ from torch import Tensor
 from diffalign.backbones import Backbone
 from diffalign.denoising import EDM, Denoiser, LinearFlow
 from diffalign.exceptions import ConfigError
-from diffalign.samplers import DDIM, ClassifierFree, FlowEuler, Sampler, sample
+from diffalign.samplers import (
+    DDIM,
+    ClassifierFree,
+    DPMSolverPP,
+    FlowEuler,
+    FlowHeun,
+    FlowSDE,
+    Sampler,
+    Windowed,
+    sample,
+)
 from diffalign.types import Condition
 
-SamplerName = Literal["ddim", "flow_euler"]
+# name -> what makes it, and how many steps it takes unless told
+SAMPLERS: dict[str, tuple[Callable[[], Sampler], int]] = {
+    "ddim": (DDIM, 50),
+    "dpm_solver_pp": (DPMSolverPP, 20),
+    "flow_euler": (FlowEuler, 28),
+    "flow_heun": (FlowHeun, 15),
+    "flow_sde": (FlowSDE, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class ImageGenerator:
         cls,
         backbone: Backbone,
         *,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         eta: float | None = None,
         guidance_scale: float | None = None,
@@ -63,9 +79,10 @@ class ImageGenerator:
 
         Args:
             backbone: the model.
-            sampler: one of `SamplerName`; None is the family's own: flow Euler for a flow, else DDIM.
-            steps: None is the sampler's own: 50 for DDIM, 28 for flow Euler.
-            eta: of DDIM, in [0, 1]; None is 0.
+            sampler: one of `SAMPLERS`, or a sampler; None is the family's own: flow Euler for a flow, else DDIM.
+            steps: None is the sampler's own: 50 for DDIM, 28 for flow Euler, 20 for DPM-Solver++, 15 for Heun, 10 for
+                the flow's stochastic steps.
+            eta: noise of DDIM, in [0, 1] (None is 0), or of the flow's stochastic steps (None is 0.7).
             guidance_scale: None is 1, the conditional branch alone (or a guidance-distilled network told 1).
             batch: pictures at a time; None is 16.
             resolution: pixels along a side; None is the model's own.
@@ -83,12 +100,13 @@ class ImageGenerator:
             backbone.checked_resolution(resolution)
         except ConfigError as error:
             raise ConfigError(f"resolution: {str(error).removeprefix('data.resolution: ')}") from None
-        if steps is None and like is not None:
-            steps = len(like.times) - 1
+        if steps is None:
+            steps = _steps_of(chosen) if like is None else len(like.times) - 1
+        times = backbone.times(steps, resolution)
         return cls(
             backbone,
-            chosen,
-            backbone.times((28 if isinstance(chosen, FlowEuler) else 50) if steps is None else steps, resolution),
+            DPMSolverPP.for_times(times, chosen.order) if isinstance(chosen, DPMSolverPP) else chosen,
+            times,
             (1.0 if like is None else like.guidance_scale) if guidance_scale is None else guidance_scale,
             (16 if like is None else like.batch) if batch is None else batch,
             resolution,
@@ -135,24 +153,48 @@ class ImageGenerator:
             yield self.backbone.decode(latents).cpu()
 
 
-def _sampler_of(backbone: Backbone, name: str | None, eta: float | None, own: Sampler | None) -> Sampler:
-    """The sampler of that name, or the generator's own, or the family's; with `eta` if it is given."""
+def name_of(sampler: Sampler) -> str:
+    """Its name in `SAMPLERS`, or else its class; a sampler with a window goes by what is inside it."""
+    if isinstance(sampler, Windowed):
+        return name_of(sampler.inside)
+    kind = type(sampler)
+    return next((name for name, (make, _) in SAMPLERS.items() if kind is make), kind.__name__)
+
+
+def _steps_of(sampler: Sampler) -> int:
+    name = name_of(sampler)
+    if name not in SAMPLERS:
+        raise ConfigError(f"steps: say how many; {name} has no number of its own")
+    return SAMPLERS[name][1]
+
+
+def _sampler_of(backbone: Backbone, wish: str | Sampler | None, eta: float | None, own: Sampler | None) -> Sampler:
+    """The sampler that is wished for, or the generator's own, or the family's; with `eta` if it is given."""
     flow = isinstance(backbone.process, LinearFlow)
     chosen: Sampler = own if own is not None else FlowEuler() if flow else DDIM()
-    if name is not None:
-        if name not in get_args(SamplerName):
-            close = difflib.get_close_matches(name, get_args(SamplerName), n=1)
+    if isinstance(wish, str):
+        if wish not in SAMPLERS:
+            close = difflib.get_close_matches(wish, SAMPLERS, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"sampler: must be one of {', '.join(get_args(SamplerName))}, got {name!r}{hint}")
-        kind = FlowEuler if name == "flow_euler" else DDIM
-        chosen = chosen if isinstance(chosen, kind) else kind()
-    if isinstance(chosen, FlowEuler) and not flow:
-        raise ConfigError("sampler: flow_euler needs a flow model, and this one is none; use ddim")
-    if eta is None:
-        return chosen
-    if not isinstance(chosen, DDIM):
+            raise ConfigError(f"sampler: must be one of {', '.join(SAMPLERS)}, got {wish!r}{hint}")
+        chosen = chosen if name_of(chosen) == wish else SAMPLERS[wish][0]()
+    elif wish is not None:
+        chosen = wish
+    name = name_of(chosen)
+    if name.startswith("flow_") and not flow:
+        raise ConfigError(f"sampler: {name} needs a flow model, and this one is none; use ddim or dpm_solver_pp")
+    return chosen if eta is None else _with_eta(chosen, eta)
+
+
+def _with_eta(sampler: Sampler, eta: float) -> Sampler:
+    if isinstance(sampler, Windowed):
+        return replace(sampler, inside=_with_eta(sampler.inside, eta))
+    if isinstance(sampler, FlowSDE):
+        return replace(sampler, eta=eta)
+    if not isinstance(sampler, DDIM):
         raise ConfigError(
-            f"eta: is a setting of the ddim sampler, and this is {type(chosen).__name__}; leave it out, or choose ddim"
+            f"eta: is a setting of the samplers ddim and flow_sde, and this is {name_of(sampler)}; leave it out, or choose "
+            "one of them"
         )
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta: must be from 0 to 1, got {eta}")

@@ -28,6 +28,7 @@ from diffalign.denoising import (
 )
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator
+from diffalign.training.build_sampler import build_sampler
 from diffalign.training.devices import find_device
 from diffalign.zoo import is_zoo, locate
 
@@ -161,8 +162,8 @@ def build_generator(config: RunConfig, backbone: Backbone) -> ImageGenerator:
     return _generator(config, backbone, "evaluation", evaluation.sampler, evaluation.guidance_scale, evaluation.batch)
 
 
-def build_drawing(config: RunConfig, backbone: Backbone) -> ImageGenerator:
-    """What draws the pictures of an online run, as the section `online` says.
+def build_drawing(config: RunConfig, backbone: Backbone, round_number: int = 0) -> ImageGenerator:
+    """What draws the pictures of a round of an online run, as the section `online` says.
 
     Raises:
         ConfigError: the model cannot be sampled so.
@@ -170,20 +171,35 @@ def build_drawing(config: RunConfig, backbone: Backbone) -> ImageGenerator:
     online = config.online
     assert online is not None
     batch = config.training.max_batch or config.training.groups * online.members
-    return _generator(config, backbone, "online", online.sampler, online.guidance_scale, batch)
+    return _generator(config, backbone, "online", online.sampler, online.guidance_scale, batch, round_number)
 
 
 def _generator(
-    config: RunConfig, backbone: Backbone, section: str, sampler: SamplerParams | None, guidance: float, batch: int
+    config: RunConfig,
+    backbone: Backbone,
+    section: str,
+    params: SamplerParams | None,
+    guidance: float,
+    batch: int,
+    round_number: int = 0,
 ) -> ImageGenerator:
-    options = {} if sampler is None else sampler.model_dump(exclude={"name"}) | {"sampler": sampler.name}
+    resolution = config.data.resolution
     try:
-        backbone.sample_shape(config.data.resolution)
+        backbone.sample_shape(resolution)
     except ValueError as error:
         raise ConfigError(_named("data.resolution", error)) from None
     try:
+        sampler = None
+        if params is not None:
+            times = backbone.times(params.steps, resolution)
+            sampler = build_sampler(params, times, round_number=round_number, seed=config.seed)
         return ImageGenerator.create(
-            backbone, guidance_scale=guidance, batch=batch, resolution=config.data.resolution, **options
+            backbone,
+            sampler=sampler,
+            steps=None if params is None else params.steps,
+            guidance_scale=guidance,
+            batch=batch,
+            resolution=resolution,
         )
     except ValueError as error:
         raise ConfigError(_named(f"{section}.sampler.steps", error)) from None

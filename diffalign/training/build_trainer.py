@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -63,7 +64,7 @@ def trainer_of(
     rewards = [build_reward(params) for params in config.online.rewards]
     named = config.online.set_reward
     set_reward = None if named is None else build_set_reward(named)
-    drawing = build_drawing(config, backbone)
+    drawing = partial(build_drawing, config, backbone)
     return OnlineTrainer(config, backbone, records, objective, drawing, rewards, set_reward, time_of, accelerator)
 
 

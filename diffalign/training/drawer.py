@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.data import TrainingOrder, seeded
 from diffalign.pipelines import ImageGenerator
@@ -22,7 +23,6 @@ class Drawer:
 
     Args:
         prompts: (id, prompt) of all that is drawn for; the backbone knows their text states.
-        generator: how pictures are drawn.
         rewards, set_reward: what judges them, one by one and all together.
         autocast: the context that the network's steps run in, drawn and scored again.
     """
@@ -31,7 +31,6 @@ class Drawer:
         self,
         config: RunConfig,
         prompts: Sequence[tuple[str, str]],
-        generator: ImageGenerator,
         rewards: Sequence[Reward],
         set_reward: SetReward | None,
         plan: Plan,
@@ -42,7 +41,6 @@ class Drawer:
         self._online = config.online
         self._prompts = prompts
         self._order = TrainingOrder(len(prompts), config.seed)
-        self._generator = generator
         self._rewards = rewards
         self._set_reward = set_reward
         self._plan = plan
@@ -54,40 +52,40 @@ class Drawer:
         records = [(epoch, *self._prompts[index]) for epoch, index in places]
         return tuple(f"{name}@{epoch}" for epoch, name, _ in records), tuple(prompt for *_, prompt in records)
 
-    def draw(self, number: int, chunk: int, view: str) -> Chunk:
+    def draw(self, generator: ImageGenerator, number: int, chunk: int, view: str) -> Chunk:
         """What that view's network draws for the groups of a chunk of round `number`, and what the rewards say of it."""
         names, prompts = self.named(number, chunk)
         members, trajectory = self._online.members, None
         generators = [seeded(self._config.seed, number, name, "rollout") for name in names]
         if self._config.objective.on_trajectories:
-            condition = self._generator.condition(prompts)
-            x_init = self._generator.noise(generators, 1 if self._online.same_start else members)
+            condition = generator.condition(prompts)
+            x_init = generator.noise(generators, 1 if self._online.same_start else members)
             with self._autocast():
                 trajectory = rollout(
-                    self._generator.denoiser(view),
-                    self._generator.sampler,
+                    generator.denoiser(view),
+                    generator.sampler,
                     condition,
                     x_init.expand(-1, members, *x_init.shape[2:]),
-                    self._generator.times,
+                    generator.times,
                     generators=generators,
                 )
             x0 = trajectory.x0
         else:
             texts = [prompt for prompt in prompts for _ in range(members)]
             seeds = [int(torch.randint(2**62, (), generator=each)) for each in generators for _ in range(members)]
-            latents = self._generator.latents(texts, seeds, view=view)
+            latents = generator.latents(texts, seeds, view=view)
             x0 = torch.cat(list(latents)).unflatten(0, (len(prompts), members))
         kept = None if trajectory is None else stored(trajectory)
-        pictures = self._decoded(x0.flatten(0, 1))
+        pictures = self._decoded(generator.backbone, x0.flatten(0, 1))
         if self._online.preference == "human":
             unknown = torch.full((1, len(prompts), members), torch.nan)
             return Chunk(chunk, names, prompts, x0.cpu(), unknown, kept, None, pictures.unflatten(0, unknown.shape[1:]))
         rewards, features = self._judged(x0, pictures, names, prompts)
         return Chunk(chunk, names, prompts, x0.cpu(), rewards, kept, features)
 
-    def _decoded(self, x0: Tensor) -> Tensor:
+    def _decoded(self, backbone: Backbone, x0: Tensor) -> Tensor:
         size = self._config.data.encode_batch
-        parts = [self._generator.backbone.decode(x0[start : start + size]) for start in range(0, len(x0), size)]
+        parts = [backbone.decode(x0[start : start + size]) for start in range(0, len(x0), size)]
         return torch.cat([part.cpu() for part in parts])
 
     def _judged(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class OnlineTrainer(Trainer):
 
     Args:
         prompts: (id, prompt) of all that is drawn for; the backbone knows their text states.
-        generator: how the policy draws.
+        drawing: how the policy draws in round n.
         rewards, set_reward: what judges the pictures, as the section `online` names them.
         sample_time: how times are drawn for methods on denoising errors.
     """
@@ -52,7 +52,7 @@ class OnlineTrainer(Trainer):
         backbone: Backbone,
         prompts: Sequence[tuple[str, str]],
         objective: Objective,
-        generator: ImageGenerator,
+        drawing: Callable[[int], ImageGenerator],
         rewards: Sequence[Reward],
         set_reward: SetReward | None,
         sample_time: SampleTime,
@@ -61,12 +61,13 @@ class OnlineTrainer(Trainer):
         assert config.online is not None
         self.online = config.online
         self._prompts = prompts
-        self._generator = generator
+        self._drawing = drawing
+        self._generator = drawing(0)
         self._rewards = rewards
         self._set_reward = set_reward
         self._sample_time = sample_time
         self._plan = Plan.of(config, accelerator.process_index)
-        self._drawer = Drawer(config, prompts, generator, rewards, set_reward, self._plan, accelerator.autocast)
+        self._drawer = Drawer(config, prompts, rewards, set_reward, self._plan, accelerator.autocast)
         self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
         self._renewed = -1  # the round whose views are made
         super().__init__(config, backbone, objective, accelerator)
@@ -75,8 +76,6 @@ class OnlineTrainer(Trainer):
             backbone,
             objective,
             accelerator,
-            generator.sampler,
-            lambda view: generator.denoiser(view),
             self._loss.synced,
         )
 
@@ -99,7 +98,10 @@ class OnlineTrainer(Trainer):
         if human:
             check_votes(self._home, number)
         self._renew_views(number)
-        drawn = {chunk: self._drawer.draw(number, chunk, self._drawing_view) for chunk in self._plan.mine}
+        self._generator = self._drawing(number)
+        drawn = {
+            chunk: self._drawer.draw(self._generator, number, chunk, self._drawing_view) for chunk in self._plan.mine
+        }
         if human:
             drawn = voted_chunks(self._home, number, drawn)
         lesson, figures = self._learnt(self._gathered(drawn))
@@ -194,7 +196,7 @@ class OnlineTrainer(Trainer):
             self._weight(taught, chunk),
             last=number == self.config.training.accumulation - 1,
         )
-        metrics, fine = self._trajectory_loss.backward(batch)
+        metrics, fine = self._trajectory_loss.backward(batch, self._generator)
         return metrics, tuple(name for name, each in zip(chunk.names, fine, strict=True) if not each), list(chunk.names)
 
     def _micro_batch(self, number: int, draw: int = 0) -> MicroBatch:
@@ -257,6 +259,7 @@ class OnlineTrainer(Trainer):
 
     def _restore_own(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         self._renewed = state["renewed"]
+        self._generator = self._drawing(max(self._renewed, 0))
         if "anchor" in self._kept_views:
             self._compare_with_anchor()
         numbers = sorted({int(key.partition(".")[0]) for key in tensors})

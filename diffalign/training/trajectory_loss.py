@@ -12,12 +12,11 @@ from torch import Tensor
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.denoising import Denoiser, LinearFlow
+from diffalign.denoising import LinearFlow
 from diffalign.objectives import Objective
 from diffalign.objectives.divergence import gaussian_divergence
-from diffalign.samplers import Sampler, StepScores, Trajectory, step_log_prob
-
-Guide = Callable[[str], Denoiser]  # a view's name -> what draws as that view
+from diffalign.pipelines import ImageGenerator
+from diffalign.samplers import StepScores, Trajectory, step_log_prob
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,12 @@ class TrajectoryLoss:
         backbone: Backbone,
         objective: Objective,
         accelerator: Accelerator,
-        sampler: Sampler,
-        guide: Guide,
         synced: Callable[[bool], AbstractContextManager[None]],
     ) -> None:
         self._config = config
         self._backbone = backbone
         self._objective = objective
         self._accelerator = accelerator
-        self._sampler = sampler
-        self._guide = guide
         self._synced = synced
         self._settings = config.objective.model_dump(exclude={"name"})
         self._wanted = set(config.objective.inputs())
@@ -67,16 +62,19 @@ class TrajectoryLoss:
         """From now on the reference is another view."""
         self._reference = view
 
-    def backward(self, batch: TrajectoryBatch) -> tuple[dict[str, float], list[bool]]:
-        """Forward and backward of every step in turn; the means of the figures, and which groups' losses are finite."""
+    def backward(self, batch: TrajectoryBatch, drawing: ImageGenerator) -> tuple[dict[str, float], list[bool]]:
+        """Forward and backward of every step in turn; the means of the figures, and which groups' losses are finite.
+
+        `drawing` is what the trajectories were drawn with.
+        """
         sums: dict[str, float] = {}
         fine = [True] * batch.trajectory.groups
         count = len(batch.steps)
         for number, chosen in enumerate(batch.steps):
             with self._synced(batch.last and number == count - 1):
                 with self._accelerator.autocast():
-                    scores = self._scores("policy", batch, chosen)
-                inputs = self._inputs(batch, chosen, scores)
+                    scores = self._scores("policy", batch, chosen, drawing)
+                inputs = self._inputs(batch, chosen, scores, drawing)
                 output = self._objective.function(scores.log_prob, **inputs, **self._settings)
                 weighted = output.loss if batch.weight is None else output.loss * batch.weight
                 self._accelerator.backward(weighted.mean() / (count * self._config.training.accumulation))
@@ -86,10 +84,12 @@ class TrajectoryLoss:
                 sums[name] = sums.get(name, 0.0) + value.item() / count
         return sums, fine
 
-    def _scores(self, view: str, batch: TrajectoryBatch, chosen: Tensor) -> StepScores:
-        return step_log_prob(self._guide(view), self._sampler, batch.trajectory, chosen[None])
+    def _scores(self, view: str, batch: TrajectoryBatch, chosen: Tensor, drawing: ImageGenerator) -> StepScores:
+        return step_log_prob(drawing.denoiser(view), drawing.sampler, batch.trajectory, chosen[None])
 
-    def _inputs(self, batch: TrajectoryBatch, chosen: Tensor, scores: StepScores) -> dict[str, Tensor]:
+    def _inputs(
+        self, batch: TrajectoryBatch, chosen: Tensor, scores: StepScores, drawing: ImageGenerator
+    ) -> dict[str, Tensor]:
         """All with the one step in front: [1, groups, members]."""
         trajectory, wanted = batch.trajectory, self._wanted
         every = torch.arange(trajectory.groups, device=chosen.device)
@@ -104,7 +104,7 @@ class TrajectoryLoss:
             found["behaviour_divergence"] = gaussian_divergence(scores.mean, other_mean=mean, std=scores.std)
         if wanted & {"reference_log_prob", "divergence"}:
             with torch.no_grad(), self._accelerator.autocast():
-                reference = self._scores(self._reference, batch, chosen)
+                reference = self._scores(self._reference, batch, chosen, drawing)
             found["reference_log_prob"] = reference.log_prob
             if "divergence" in wanted:
                 std = self._divergence_std(trajectory, chosen, scores.std)

@@ -269,7 +269,10 @@ def test_settings_win_over_the_run_s_own(call, run_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--sampler", "dimm"), "--sampler: must be one of ddim, flow_euler, got 'dimm'; did you mean ddim?"),
+        (
+            ("--sampler", "dimm"),
+            "--sampler: must be one of ddim, dpm_solver_pp, flow_euler, flow_heun, flow_sde, got 'dimm'; did you mean",
+        ),
         (("--sampler", "flow_euler"), "--sampler: flow_euler needs a flow model"),
         (("--precision", "fp8"), "--precision: must be one of fp32, bf16, fp16, got 'fp8'"),
         (("--resolution", 33), "--resolution: "),

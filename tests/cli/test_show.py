@@ -20,7 +20,7 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
         ("objectives", {"diffusion_dpo", "flow_dpo", "sft"}),
         ("rewards", {"scene", "jpeg", "emoji", "vendi", "frechet"}),
         ("families", {"sd", "sdxl", "sd3", "flux"}),
-        ("samplers", {"ddim", "flow_euler"}),
+        ("samplers", {"ddim", "dpm_solver_pp", "flow_euler", "flow_heun", "flow_sde"}),
         ("configs", {"quickstart/diffusion_dpo.yaml"}),
         ("zoo", {"zoo://shapes-sd", "zoo://shapes-sd3", "zoo://emoji-sd3"}),
     ],

@@ -20,6 +20,26 @@ from tests.config.minimal import problems_of, settings
             "evaluation.sampler.name: 'flow_euler' needs a flow model",
         ),
         (
+            ["model.family=sdxl", "objective={name: sft}", "evaluation.sampler={name: flow_sde}"],
+            "evaluation.sampler.name: 'flow_sde' needs a flow model (sd3, flux), and model.family 'sdxl' is none; use ddim",
+        ),
+        (
+            ["evaluation.sampler={name: flow_sde, form: cps, eta: 1.5}"],
+            "evaluation.sampler.eta: must be <= 1 with evaluation.sampler.form: cps, got 1.5",
+        ),
+        (
+            ["evaluation.sampler={name: flow_sde, form: dance, guard: 0.99}"],
+            "evaluation.sampler.guard: is of form flow_grpo, and evaluation.sampler.form is 'dance'; leave it out",
+        ),
+        (
+            ["evaluation.sampler={name: flow_sde, steps: 6, window: {first: 4, length: 3}}"],
+            "evaluation.sampler.window: 3 steps from number 4 on do not lie within evaluation.sampler.steps (6)",
+        ),
+        (
+            ["evaluation.sampler={name: flow_sde, window: {first: 1, length: 3, schedule: random}}"],
+            "evaluation.sampler.window.first: is of schedule fixed, and the schedule is 'random'; leave it out",
+        ),
+        (
             ["model.family=sd", "objective={name: sft}", "model.max_sequence_length=4"],
             "model.max_sequence_length: is a setting of family 'sd3' and 'flux', and model.family is 'sd'; leave it out",
         ),
