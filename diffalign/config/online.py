@@ -69,9 +69,9 @@ class OnlineConfig(Params):
 
     def problems(self) -> Iterator[str]:
         """What does not fit together, with dotted paths."""
-        names = [reward.name for reward in self.rewards]
-        if len(set(names)) < len(names):
-            yield f"online.rewards: each reward may stand there once, got {', '.join(names)}"
+        for number, reward in enumerate(self.rewards):
+            if reward in self.rewards[:number]:
+                yield f"online.rewards: {reward.name!r} stands there twice with the same settings; leave one out"
         if self.weights is not None and len(self.weights) != len(self.rewards):
             yield f"online.weights: one for each of online.rewards ({len(self.rewards)}), got {len(self.weights)}"
         elif self.weights is not None and not any(self.weights):

@@ -101,6 +101,7 @@ def check_source(config: RunConfig) -> None:
 
 def _build_data(config: RunConfig, backbone: Backbone, share: Share) -> GroupData:
     data, home = config.data, _home(config)
+    assert data.kind != "prompts"  # `build_prompts` reads those
     source = _source(config)
     counts = ReadCounts()
     latents: Latents

@@ -103,6 +103,7 @@ def _read(
 ) -> tuple[RecordList, CachedLatents, ReadCounts]:
     """The records and their latents: as they were listed before if nothing has changed since, else read anew."""
     data, counts = config.data, ReadCounts()
+    assert data.kind != "prompts"  # an online run has no pictures to read
     folder = home / f"latents-{encoding.fingerprint[:16]}"
     path = home / "records" / f"{_list_name(config, source, encoding)}.arrow"
     read = partial(

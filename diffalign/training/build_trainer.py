@@ -64,8 +64,8 @@ def trainer_of(
     rewards = [build_reward(params) for params in config.online.rewards]
     named = config.online.set_reward
     set_reward = None if named is None else build_set_reward(named)
-    drawing = partial(build_drawing, config, backbone)
-    return OnlineTrainer(config, backbone, records, objective, drawing, rewards, set_reward, time_of, accelerator)
+    drawings = partial(build_drawing, config, backbone)
+    return OnlineTrainer(config, backbone, records, objective, drawings, rewards, set_reward, time_of, accelerator)
 
 
 def _free_encoders(config: RunConfig, backbone: Backbone, accelerator: Accelerator) -> None:

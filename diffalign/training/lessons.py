@@ -117,13 +117,13 @@ def _advantage(config: RunConfig, rewards: Tensor, reward: Tensor, weights: list
     online = config.online
     assert online is not None
     settings = online.advantage
-    each = {"convention": settings.convention, "min_std": settings.min_std}
+    convention, min_std = settings.convention, settings.min_std
     if online.combine == "standardised":
-        return aggregated_advantage(rewards, weights=weights, **each)
+        return aggregated_advantage(rewards, weights=weights, convention=convention, min_std=min_std)
     if online.combine == "decoupled":
-        return decoupled_advantage(rewards, weights=weights, **each)
+        return decoupled_advantage(rewards, weights=weights, convention=convention, min_std=min_std)
     within = group_advantage if settings.scope == "group" else global_advantage
-    return within(reward, **each)
+    return within(reward, convention=convention, min_std=min_std)
 
 
 def round_figures(

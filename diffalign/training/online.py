@@ -154,7 +154,9 @@ class OnlineTrainer(Trainer):
         if self._set_reward is not None:
             found = contrast_of_sets(self.config, self._set_reward, torch.cat(features), rewards)
         lesson = lesson_of(self.config, rewards, None if found is None else found.contrast)
-        return lesson, round_figures(lesson, rewards, [reward.spec.name for reward in self._rewards], found)
+        names = [reward.spec.name for reward in self._rewards]
+        numbered = [name if name not in names[:place] else f"{name}_{place + 1}" for place, name in enumerate(names)]
+        return lesson, round_figures(lesson, rewards, numbered, found)
 
     # ------------------------------------------------------------ a step
 
