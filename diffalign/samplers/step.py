@@ -93,10 +93,11 @@ def sample(
         if bool((step.std > 0).any()):
             if generators is None:
                 raise ValueError("this sampler adds noise: pass one generator per sample")
-            x_t = x_t + step.std * _noise_like(x_t, generators)
+            x_t = x_t + step.std * noise_like(x_t, generators)
     return x_t
 
 
-def _noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def noise_like(x: Float[Tensor, "rows *row"], generators: Sequence[torch.Generator]) -> Float[Tensor, "rows *row"]:
+    """Unit noise, each row from a generator of its own; generators may live on the CPU whatever x's device."""
     rows = [torch.randn(x.shape[1:], generator=each, device=each.device, dtype=x.dtype) for each in generators]
     return torch.stack([row.to(x.device) for row in rows])
