@@ -138,6 +138,7 @@ def inverted_noise(
     return torch.where(sigma > 0, noise, torch.zeros_like(noise))
 
 
+@torch.no_grad()
 def inverted_draw(
     denoiser: Denoiser,
     x0: Float[Tensor, "groups members *sample"],

@@ -27,7 +27,6 @@ class ObjectiveFacts(Params):
         paper: where it comes from.
         families: "any", or "flow" where only flow models fit.
         unit_rewards: its rewards must lie in [0, 1].
-        inverts: its noise is meant to come from an inversion by the policy as it is.
     """
 
     layout: ClassVar[Layout]
@@ -40,7 +39,6 @@ class ObjectiveFacts(Params):
     paper: ClassVar[str]
     families: ClassVar[Literal["any", "flow"]] = "any"
     unit_rewards: ClassVar[bool] = False
-    inverts: ClassVar[bool] = False
 
     def inputs(self) -> tuple[str, ...]:
         """What the function needs by keyword with these settings."""
