@@ -116,6 +116,8 @@ def _trajectory_problems(config: RunConfig, online: OnlineConfig) -> Iterator[st
         yield f"online.sampler.name: {name!r} learns from steps that add noise; take ddim or flow_sde, got {sampler.name!r}"
     if config.model.lora.dropout:
         yield f"model.lora.dropout: {name!r} compares the steps that were drawn with the same network's; set it to 0"
+    if training.noise.name != "gaussian":
+        yield f"training.noise: {name!r} learns from the steps of sampling, which have their noise; leave it out"
     if online.draws != 1:
         yield f"online.draws: {name!r} learns from the steps of sampling, which have their times and noise; leave it out"
     if online.keep_rounds != 1:
@@ -159,6 +161,8 @@ def _expert_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
             yield f"online.{setting}: has no meaning for {name!r}, which draws one picture beside each record; leave it out"
     if config.training.reference_bank is not None:
         yield f"training.reference_bank: {name!r} draws anew at every step; leave it out"
+    if config.training.noise.name != "gaussian":
+        yield f"training.noise: {name!r} has the noise of its sampling path; leave it out"
     if config.training.two_pass:
         yield f"training.two_pass: is not for {name!r}; set it to false"
     if isinstance(config.time, ScheduleTime) or config.time != type(config).model_fields["time"].default:

@@ -17,6 +17,7 @@ from pydantic import (
 from diffalign.config.data import COLUMNS, DataConfig
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, T5_FAMILIES, ModelConfig
+from diffalign.config.noise import GaussianNoise, InversionNoise, NoiseParams
 from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
 from diffalign.config.online import OnlineConfig
 from diffalign.config.online_problems import online_problems
@@ -56,7 +57,8 @@ class TrainingConfig(Params):
     reference_bank: PositiveInt | None = None
     # multiplies the losses of pairs by what their rewards say, before the mean; None: every pair counts once
     pair_weight: PairWeightParams | None = None
-    share_noise: bool = True  # the members of a group get the same noise
+    noise: NoiseParams = GaussianNoise()  # where it comes from
+    share_noise: bool = True  # the members of a group get the same noise, where it is drawn
     share_time: bool = True  # the members of a group get the same time
     ema_decay: ShareBelowOne | None = None  # None: no EMA
     checkpoint_every: PositiveInt | None = 100  # steps; None: at the end only
@@ -202,9 +204,9 @@ class RunConfig(Params):
         if training.two_pass and self.model.lora.dropout:
             yield "training.two_pass: needs model.lora.dropout: 0, for both passes must see the same network"
         if training.reference_bank is not None:
-            if objective.inverts:
+            if isinstance(training.noise, InversionNoise):
                 yield (
-                    f"training.reference_bank: the noise of {name!r} is to come from an inversion by the policy of that "
+                    "training.reference_bank: with training.noise: inversion the noise comes from the policy of that "
                     "moment, so no draw comes twice; leave it out"
                 )
             if "reference" not in inputs:

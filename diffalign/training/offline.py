@@ -15,6 +15,7 @@ from diffalign.data import GroupData, TrainingOrder, seeded
 from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
 from diffalign.exceptions import DataError
 from diffalign.objectives import Objective
+from diffalign.training.inverted_noise import training_noise
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.record_checks import check_records
 from diffalign.training.reference_bank import ReferenceBank
@@ -71,15 +72,15 @@ class OfflineTrainer(Trainer):
         places = [self._place(position) for position in positions]
         batch, draw = self._drawn(places, positions)
         reference = None if self._bank is None else self._bank.of(places).to(self.backbone.device)
-        training = self.config.training
-        last = number == training.accumulation - 1
-        return MicroBatch(batch, draw, reference, last, progress=self.step / training.steps)
+        last = number == self.config.training.accumulation - 1
+        return MicroBatch(batch, draw, reference, last, progress=self.step / self.config.training.steps)
 
     def _drawn(self, places: Sequence[tuple[int, int]], positions: Sequence[int]) -> tuple[GroupBatch, NoiseDraw]:
         """The groups at these places and their draws, on the device."""
         batch, device = self.data.batch(places), self.backbone.device
         _refuse_invalid(batch)
-        return batch.to(device), self._draw(batch, [epoch for epoch, _ in places], positions).to(device)
+        draw = self._draw(batch, [epoch for epoch, _ in places], positions).to(device)
+        return training_noise(self.config, self.backbone, self.accelerator, batch.to(device), draw)
 
     def _filled_bank(self) -> ReferenceBank:
         config, training = self.config, self.config.training

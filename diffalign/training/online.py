@@ -25,6 +25,7 @@ from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import Reward, SetReward
 from diffalign.training.drawer import Drawer
 from diffalign.training.human import check_votes, voted_chunks
+from diffalign.training.inverted_noise import training_noise
 from diffalign.training.lessons import Lesson, contrast_of_sets, lesson_of, round_figures
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.round_draws import drawn_noise, trained_steps
@@ -219,9 +220,16 @@ class OnlineTrainer(Trainer):
             preference=torch.ones(len(order)),
         )
         told = replace(self._generator.condition(chunk.prompts), null=None)
-        return MicroBatch(
+        batch, noise = training_noise(
+            self.config,
+            self.backbone,
+            self.accelerator,
             replace(batch.to(device), condition=told),
             self._draw(chunk, x0, draw).to(device),
+        )
+        return MicroBatch(
+            batch,
+            noise,
             None,
             last=number == training.accumulation - 1 and draw == self.online.draws - 1,
             progress=self.step / training.steps,

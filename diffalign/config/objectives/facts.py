@@ -28,7 +28,6 @@ class ObjectiveFacts(Params):
         families: "any", or "flow" where only flow models fit.
         unit_rewards: its rewards must lie in [0, 1].
         experts: member 0 is a record's, member 1 what the policy draws for its prompt.
-        inverts: its noise is meant to come from an inversion by the policy as it is.
     """
 
     layout: ClassVar[Layout]
@@ -42,7 +41,6 @@ class ObjectiveFacts(Params):
     families: ClassVar[Literal["any", "flow"]] = "any"
     unit_rewards: ClassVar[bool] = False
     experts: ClassVar[bool] = False
-    inverts: ClassVar[bool] = False
 
     def inputs(self) -> tuple[str, ...]:
         """What the function needs by keyword with these settings."""

@@ -63,7 +63,6 @@ class SFTParams(ObjectiveFacts):
 class SmPOParams(ObjectiveFacts):
     layout = "pairs"
     needs = ("reference", "preference")
-    inverts = True
     data = "pairs with preferences in [0, 1], such as a softmax of both members' rewards"
     beta_factor = 0.5
     paper = "Lu et al. 2025, Smoothed Preference Optimization via ReNoise Inversion"
