@@ -1,9 +1,9 @@
 """What a record is, before it becomes tensors.
 
-A record of kind `pairs` has the columns prompt, chosen and rejected; of kind `groups` prompt, items and rewards; of kind
-`labelled` prompt, item and label ("good" or "bad"). Every kind may also carry: id, source, condition,
-votes ({"a": 7, "b": 3, "tie": 1}, a for the first column), preferences ({"VQ": "a", "MQ": "tie"}), and any other column,
-which is kept as metadata.
+A record of kind `pairs` has the columns prompt, chosen and rejected, and may have preference, the probability that chosen
+is the better one; of kind `groups` prompt, items and rewards; of kind `labelled` prompt, item and label ("good" or
+"bad"). Every kind may also carry: id, source, condition, votes ({"a": 7, "b": 3, "tie": 1}, a for the first column),
+preferences ({"VQ": "a", "MQ": "tie"}), and any other column, which is kept as metadata.
 """
 
 from __future__ import annotations

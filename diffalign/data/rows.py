@@ -55,7 +55,7 @@ def _pair(
     row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str], dimension: str | None
 ) -> Record | None:
     """One row as a record, the preferred picture first; None for a tie."""
-    names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
+    names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", "preference", *_OPTIONAL)}
     pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
     if pick_a_pic:
         names |= {"chosen": "jpg_0", "rejected": "jpg_1"} | ({} if "prompt" in columns else {"prompt": "caption"})
@@ -64,16 +64,18 @@ def _pair(
     prompt = _prompt(row, names, name)
     pictures = [_picture(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
     share = _label_share(row, name) if pick_a_pic else 1.0  # of those who prefer the first picture
-    votes = row.get(names["votes"])
+    votes, preference = row.get(names["votes"]), row.get(names["preference"])
     if dimension is not None:  # then nothing else counts
         share = _dimension_share(row.get(names["preferences"]), dimension, names["preferences"], name)
+    elif preference is not None:
+        share = _probability(preference, names["preference"], name)
     elif votes is not None and share != 0.5:
         share = _share(votes, name) if share == 1 else 1 - _share(votes, name)  # a is the chosen one
     if share == 0.5:
         return None
-    pictures, preference = (pictures, share) if share > 0.5 else (pictures[::-1], 1 - share)
+    pictures, sure = (pictures, share) if share > 0.5 else (pictures[::-1], 1 - share)
     used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
-    return Record(name, prompt, tuple(pictures), preference=preference, **_optional(row, names, used))
+    return Record(name, prompt, tuple(pictures), preference=sure, **_optional(row, names, used))
 
 
 def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
@@ -209,6 +211,17 @@ def _share(votes: Any, name: str) -> float:
     if not fine:
         raise DataError(f"record {name!r}: votes must look like {{'a': 7, 'b': 3, 'tie': 1}}, got {votes!r}")
     return (votes.get("a", 0) + 0.5 * votes.get("tie", 0)) / sum(votes.values())
+
+
+def _probability(preference: Any, column: str, name: str) -> float:
+    """A soft preference: how likely the chosen picture is the better one."""
+    number = isinstance(preference, int | float) and not isinstance(preference, bool)
+    if not number or not 0.0 <= preference <= 1.0:  # NaN is in no range
+        raise DataError(
+            f"record {name!r}: column {column!r} must be a number from 0 to 1, the probability that the chosen picture is "
+            f"the better one, got {preference!r:.80}"
+        )
+    return float(preference)
 
 
 def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
