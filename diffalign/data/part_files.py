@@ -36,6 +36,11 @@ class PartFiles:
         """The part of this process."""
         return self._named(f"{self.rank}-of-{self.world}")
 
+    @property
+    def draft(self) -> Path:
+        """Where this process may write what will become the file; `remove` removes it too."""
+        return self._named(f"{self.rank}-of-{self.world}.partial")
+
     def has(self, number: int, block: int = 1) -> bool:
         """Whether piece `number` of the work, dealt out in blocks of `block`, is this process's."""
         return number // block % self.world == self.rank
