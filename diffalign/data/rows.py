@@ -59,10 +59,10 @@ def _pair(
     pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
     if pick_a_pic:
         names |= {"chosen": "jpg_0", "rejected": "jpg_1"} | ({} if "prompt" in columns else {"prompt": "caption"})
-    name = _id_of(row, names, number)
+    name = id_of(row, names, number)
     _need(row, names, _WANTED["pairs"], name)
     prompt = _prompt(row, names, name)
-    pictures = [_picture(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
+    pictures = [picture_of(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
     share = _label_share(row, name) if pick_a_pic else 1.0  # of those who prefer the first picture
     votes, preference = row.get(names["votes"]), row.get(names["preference"])
     if dimension is not None:  # then nothing else counts
@@ -81,7 +81,7 @@ def _pair(
 def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
     """One row as a record, its pictures by falling reward, unscored ones last."""
     names = {name: columns.get(name, name) for name in ("prompt", "items", "rewards", *_OPTIONAL)}
-    name = _id_of(row, names, number)
+    name = id_of(row, names, number)
     _need(row, names, _WANTED["groups"], name)
     prompt, items, rewards = _prompt(row, names, name), row[names["items"]], row[names["rewards"]]
     if not isinstance(items, list) or not items:
@@ -94,7 +94,7 @@ def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, s
     scores = [_reward(value, name, names["rewards"]) for value in rewards]
     if all(math.isnan(score) for score in scores):
         raise DataError(f"record {name!r}: column {names['rewards']!r} must hold a number, got {rewards!r:.80}")
-    pictures = [_picture(value, home, name, names["items"]) for value in items]
+    pictures = [picture_of(value, home, name, names["items"]) for value in items]
     order = sorted(range(len(items)), key=lambda each: (math.isnan(scores[each]), -scores[each]))
     return Record(
         name,
@@ -108,7 +108,7 @@ def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, s
 def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
     """One row as a record of one picture, good or bad."""
     names = {name: columns.get(name, name) for name in ("prompt", "item", "label", *_OPTIONAL)}
-    name = _id_of(row, names, number)
+    name = id_of(row, names, number)
     _need(row, names, _WANTED["labelled"], name)
     prompt, label = _prompt(row, names, name), row[names["label"]]
     if isinstance(label, float | str | int) and label in _GOOD:
@@ -117,11 +117,16 @@ def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str
         sign = -1
     else:
         raise DataError(f"record {name!r}: column {names['label']!r} must be 'good' or 'bad' (or 1, -1), got {label!r}")
-    picture = _picture(row[names["item"]], home, name, names["item"])
+    picture = picture_of(row[names["item"]], home, name, names["item"])
     return Record(name, prompt, (picture,), label=sign, **_optional(row, names, set(names.values())))
 
 
-def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
+def id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
+    """What names the record in messages: its id, or `row-N`.
+
+    Raises:
+        DataError: it is no text that a file can hold.
+    """
     name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
     _check_text(name, f"row-{number}", names["id"])
     return name
@@ -224,7 +229,12 @@ def _probability(preference: Any, column: str, name: str) -> float:
     return float(preference)
 
 
-def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
+def picture_of(value: Any, home: Path, name: str, column: str) -> PictureSource:
+    """The picture that a cell names or holds.
+
+    Raises:
+        DataError: it does neither.
+    """
     if isinstance(value, dict) and value.get("bytes") is not None:
         value = value["bytes"]
     if isinstance(value, dict) and isinstance(value.get("path"), str):

@@ -1,6 +1,7 @@
-"""Base against aligned, on the same prompts and seeds, with intervals."""
+"""Base against aligned, on the same prompts and seeds, with intervals; and the score runner."""
 
 from diffalign.evaluation.compare import check_quality, evaluate
+from diffalign.evaluation.score_records import Scored, score_records
 from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
 
-__all__ = ["Interval", "check_quality", "evaluate", "outcomes", "paired_bootstrap"]
+__all__ = ["Interval", "Scored", "check_quality", "evaluate", "outcomes", "paired_bootstrap", "score_records"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffalign.exceptions import ConfigError
+from diffalign.pipelines.best_of_n import BestOf
 from diffalign.pipelines.generate import ImageGenerator
 from diffalign.pipelines.picture_folder import PictureFolder
 from diffalign.pipelines.pictures import save_picture, to_picture
@@ -149,7 +150,11 @@ def draw_models(
 
 
 def _settings_of(generator: ImageGenerator, model: DrawingModel) -> dict[str, object]:
-    return {
+    chosen = {}
+    if isinstance(generator, BestOf):
+        spec = generator.reward.spec
+        chosen = {"best_of": generator.n, "chosen_by": f"{spec.name} {spec.version}"}
+    return chosen | {
         "source": model.source,
         "adapter": None if model.adapter is None else _hash_of(model.adapter),
         "steps": len(generator.times) - 1,

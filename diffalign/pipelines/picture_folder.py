@@ -97,8 +97,8 @@ class PictureFolder:
             differing = ", ".join(f"{key}: {old.get(key)!r}" for key in row if old.get(key) != row[key])
             if old != row:
                 raise ConfigError(
-                    f"out: {self.out} holds pictures of other prompts or settings ({row['file_name']} has {differing:.200}); "
-                    "several processes cannot draw over them: choose another folder, or draw with one process"
+                    f"out: {self.out} holds pictures of other prompts or settings ({row['file_name']} has "
+                    f"{differing:.200}); several processes cannot draw over them: choose another folder, or draw with one process"
                 )
 
     def _write(self, text: str) -> None:
