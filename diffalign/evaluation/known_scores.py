@@ -1,4 +1,4 @@
-"""Scores that are known already: by what the picture holds, so that no change of a picture, prompt or reward is overlooked."""
+"""Scores that are known already, by what the picture holds: no change of a picture, prompt or reward is overlooked."""
 
 from __future__ import annotations
 

@@ -48,14 +48,14 @@ def score_records(
 ) -> Scored:
     """Score every picture of `source`, and write one row a picture, in the source's order.
 
-        score_records(Path("drawn"), Path("drawn/scores.jsonl"), [load_reward("scene", form="graded"), load_reward("jpeg")])
+        score_records(Path("drawn"), Path("drawn/scores.jsonl"), [load_reward("scene"), load_reward("jpeg")])
 
-    A row has id, file_name (relative to `out`), prompt, the source's other columns, one column a reward (null where unscored,
-    and `NAME_reason` then says why), `picture` (a digest of its bytes) and `versions` (column -> the reward's version).
+    A row has id, file_name (relative to `out`), prompt, the source's other columns, one column a reward (null where
+    unscored; `NAME_reason` then says why), `picture` (a digest of its bytes) and `versions` (column -> the reward's version).
 
     What `out`, or a call that was cut off, holds of the same reward version, picture bytes and prompt is not scored
-    again; what could not be scored is tried again. Several processes each score every `world`-th batch, none waits for another, and
-    the last one to finish writes `out`.
+    again; what could not be scored is tried again. Several processes each score every `world`-th batch, none waits for
+    another, and the last one to finish writes `out`.
 
     Args:
         source: what `read_pictures` reads.

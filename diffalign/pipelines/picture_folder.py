@@ -98,7 +98,8 @@ class PictureFolder:
             if old != row:
                 raise ConfigError(
                     f"out: {self.out} holds pictures of other prompts or settings ({row['file_name']} has "
-                    f"{differing:.200}); several processes cannot draw over them: choose another folder, or draw with one process"
+                    f"{differing:.200}); several processes cannot draw over them: choose another folder, or draw with "
+                    "one process"
                 )
 
     def _write(self, text: str) -> None:
