@@ -131,3 +131,62 @@ def score(
     from diffalign.cli.scoring import score_pictures
 
     score_pictures(source, out, rewards, components=components, batch=batch, as_json=as_json)
+
+
+@app.command()
+def pair(
+    source: Annotated[
+        Path, typer.Option("--input", "-i", help="What score wrote; with --votes also what generate wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .jsonl, a .parquet, or a folder (its metadata.jsonl).")],
+    kind: Annotated[
+        str, typer.Option("--kind", "-k", help="pairs, groups, labelled, or experts: the best of all as labelled good.")
+    ] = "pairs",
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward", "-r", help="A column, or COLUMN=WEIGHT. Repeatable; the only one there is if left out."
+        ),
+    ] = None,
+    aggregate: Annotated[
+        str,
+        typer.Option(
+            "--aggregate",
+            help="Several rewards as one: sum (weighted, each standardised), votes (share of rivals beaten), "
+            "pareto (better in none worse).",
+        ),
+    ] = "sum",
+    votes: Annotated[Path | None, typer.Option("--votes", help="What people said: annotate's votes.jsonl.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all-pairs", help="Of kind pairs: all of a prompt; else the best with the worst.")
+    ] = False,
+    margin: Annotated[float, typer.Option("--margin", help="Of kind pairs: the least gap in reward.")] = 0.0,
+    smooth: Annotated[
+        str | None,
+        typer.Option("--smooth", help="LOW,HIGH: rewards that count as 0 and 1 for soft preferences, for smpo."),
+    ] = None,
+    good: Annotated[float | None, typer.Option("--good", help="Of kind labelled: good from this reward on.")] = None,
+    bad: Annotated[float | None, typer.Option("--bad", help="Of kind labelled: bad down from this reward.")] = None,
+    share: Annotated[
+        float | None, typer.Option("--share", help="Of kind labelled: this share is good, and as many are bad.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Of kind experts: how many.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is drawn among equals.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make records that train reads of rewards or votes. Nobody wins a tie; what is left out is counted."""
+    from diffalign.cli.pairing import make_records
+
+    settings = {"votes": votes, "every": every, "margin": margin, "good": good, "bad": bad, "share": share, "top": top}
+    make_records(
+        source,
+        out,
+        kind,
+        rewards or (),
+        aggregate,
+        smooth,
+        settings | {"seed": seed},
+        overwrite=overwrite,
+        as_json=as_json,
+    )

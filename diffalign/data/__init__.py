@@ -7,6 +7,7 @@ from diffalign.data.encoder import PictureEncoding
 from diffalign.data.encoding import Share, encode_records, encode_share, latents_of
 from diffalign.data.groups import GroupData, Latents
 from diffalign.data.order import TrainingOrder, place_of, seeded
+from diffalign.data.pair import Paired, Pairing, pair_records
 from diffalign.data.readers import ReadCounts, read_prompts, read_records
 from diffalign.data.record_list import RecordList, open_list
 from diffalign.data.records import Record
@@ -19,6 +20,8 @@ __all__ = [
     "CachedLatents",
     "GroupData",
     "Latents",
+    "Paired",
+    "Pairing",
     "PictureEncoding",
     "ReadCounts",
     "Record",
@@ -36,6 +39,7 @@ __all__ = [
     "encode_share",
     "latents_of",
     "open_list",
+    "pair_records",
     "place_of",
     "read_prompts",
     "read_records",

@@ -47,6 +47,8 @@ class PartFiles:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to this process's part. It is opened anew, for another one may have joined it away meanwhile."""
+        if not rows:
+            return
         with self.own.open("ab+") as file:
             if file.tell():  # a process that was killed may have left the beginning of a line
                 file.seek(-1, 2)
@@ -57,6 +59,8 @@ class PartFiles:
     def read(self) -> Iterator[dict[str, Any]]:
         """What all parts hold, also those of an earlier number of processes; a line that was cut off is left out."""
         for path in self.paths():
+            if path.suffix == ".partial":
+                continue
             try:
                 content = path.read_bytes()
             except FileNotFoundError:  # another process has joined the parts just now
@@ -70,7 +74,7 @@ class PartFiles:
                     yield row
 
     def paths(self) -> list[Path]:
-        """The parts that there are."""
+        """The parts that there are, and drafts that were left behind."""
         return sorted(self.target.parent.glob(f".{glob.escape(self.target.name)}.part-*-of-*"))
 
     def remove(self) -> None:

@@ -95,7 +95,7 @@ class KnownScores:
     def part_line(self, row: PictureRow, picture: str, scores: Mapping[str, Score]) -> dict[str, Any]:
         """A line that tells other processes, and a later call."""
         file = None if row.file is None else str(row.file)
-        state = "" if file is None else self.digests[file][0]
+        state, _ = self.digests.get(str(file), ("", ""))
         return {
             "file": file,
             "state": state,

@@ -51,7 +51,8 @@ def score_records(
         score_records(Path("drawn"), Path("drawn/scores.jsonl"), [load_reward("scene"), load_reward("jpeg")])
 
     A row has id, file_name (relative to `out`), prompt, the source's other columns, one column a reward (null where
-    unscored; `NAME_reason` then says why), `picture` (a digest of its bytes) and `versions` (column -> the reward's version).
+    unscored; `NAME_reason` then says why), `picture` (a digest of its bytes) and `versions` (column -> the reward's
+    version).
 
     What `out`, or a call that was cut off, holds of the same reward version, picture bytes and prompt is not scored
     again; what could not be scored is tried again. Several processes each score every `world`-th batch, none waits for
@@ -94,8 +95,8 @@ def score_records(
         found = [runner.look(row) for _, row in rows]
         lines = runner.score([(row, each) for (_, row), each in zip(rows, found, strict=True)])
         pictures |= {number: each for (number, _), each in zip(rows, found, strict=True)}
-        if lines:
-            parts.add(lines)
+        unread = [row for (_, row), each in zip(rows, found, strict=True) if isinstance(each, DataError)]
+        parts.add([*lines, *(known.part_line(row, "", {}) for row in unread)])
         scored += len(lines)
         done += len(rows)
         if progress is not None:
@@ -203,7 +204,8 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     versions = {column: reward.spec.version for column, reward in runner.rewards.items()}
     for number, row in enumerate(read_pictures(source)):
-        if number not in pictures and not file.exists() and str(row.file) not in runner.known.digests:
+        another_s = number not in pictures and row.file is not None and not file.exists()
+        if another_s and str(row.file) not in runner.known.digests:
             raise _NotYet  # without a look at the picture
         picture = pictures[number] if number in pictures else runner.look(row)
         scores = runner.scores(row, picture)
