@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -48,11 +49,13 @@ class Comparison:
 
 
 def reward_columns(source: Path) -> list[str]:
-    """The columns of a source that hold numbers: first those that `diffalign score` wrote, if it did."""
-    row = next(read_pictures(source)).columns
-    scored = [name for name, version in (row.get("versions") or {}).items() if version is not None]
-    numbers = [name for name, value in row.items() if isinstance(value, float) and name not in scored]
-    return scored or numbers
+    """The columns of rewards: those that `diffalign score` wrote, or else all that hold numbers."""
+    return _numeric(next(read_pictures(source)))
+
+
+def _numeric(row: PictureRow) -> list[str]:
+    scored = [name for name, version in (row.columns.get("versions") or {}).items() if version is not None]
+    return scored or [name for name, value in row.columns.items() if isinstance(value, float)]
 
 
 def read_judged(source: Path, rewards: Sequence[str]) -> tuple[list[Judged], int]:
@@ -86,11 +89,10 @@ def _judged(row: PictureRow, rewards: Sequence[str], source: Path) -> Judged | N
 
 def _number(row: PictureRow, column: str) -> float:
     if column not in row.columns:
-        there = ", ".join(name for name, value in row.columns.items() if isinstance(value, float)) or "none"
-        raise DataError(
-            f"record {row.id!r}: no column {column!r}; columns of numbers: {there}; diffalign score --reward {column} "
-            "makes it"
-        )
+        there = ", ".join(_numeric(row)) or "none"
+        close = difflib.get_close_matches(column, _numeric(row), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "diffalign score makes such columns"
+        raise DataError(f"record {row.id!r}: no column {column!r}; columns of numbers: {there}; {hint}")
     value = row.columns[column]
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return math.nan
