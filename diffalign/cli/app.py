@@ -72,10 +72,10 @@ def train(
         else:
             run = training.train(settings, announce=folders.append)
     except (DivergenceError, HealthStop, RunInterrupted, RunPaused):
-        if folders and _is_main_process():
+        if folders and is_first_process():
             _report_stopped(folders[0])
         raise
-    if _is_main_process():
+    if is_first_process():
         if not run.trained and (run.folder / "evaluation" / "summary.json").is_file():
             log.info("compared already; diffalign eval %s compares again", run.folder)
         elif run.config.evaluation.prompts is not None:
@@ -118,70 +118,6 @@ def check(
     describe_config(settings, as_json=as_json, memory=facts)
     if not as_json:
         print_memory(facts)
-
-
-@app.command()
-def generate(
-    prompts: Annotated[
-        str, typer.Option("--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and metadata.jsonl.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Draw with the aligned model of this run folder.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Draw with this model: zoo://NAME, a folder or a hub id.")
-    ] = None,
-    family: Annotated[
-        str | None, typer.Option("--family", help="The model's family; needed with --model unless it is from the zoo.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option("--adapter", help="A LoRA folder or file to load into --model.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Sampling steps; the family's own if left out.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option("--guidance-scale", min=0.0, help="1 is the conditional branch alone.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option("--sampler", help="One of `diffalign list samplers`; the family's own if left out.")
-    ] = None,
-    eta: Annotated[
-        float | None, typer.Option("--eta", min=0.0, max=1.0, help="Noise of ddim (0 is none) and of flow_sde.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option("--resolution", min=1, help="Pixels along a side; the model's own if left out.")
-    ] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="Of the weights: fp32, bf16 or fp16.")] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first picture; the next has the next seed.")
-    ] = 0,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
-    device: Annotated[str | None, typer.Option("--device", help="cuda, mps or cpu.")] = None,
-) -> None:
-    """Draw pictures for prompts; writes PNGs and records (metadata.jsonl). Pictures that are there are kept.
-
-    With --run, the run's own sampler, steps, guidance, resolution and precision are taken where none is given here.
-    """
-    quiet_libraries()
-    from diffalign.cli.drawing import draw
-
-    draw(
-        prompts,
-        out,
-        {"run": run, "model": model, "family": family, "adapter": adapter, "precision": precision, "device": device},
-        {
-            "sampler": sampler,
-            "steps": steps,
-            "eta": eta,
-            "guidance_scale": guidance_scale,
-            "resolution": resolution,
-            "batch": batch,
-        },
-        seed=seed,
-        count=count,
-    )
-    print(out)
 
 
 @app.command()
@@ -248,7 +184,8 @@ def _report_stopped(run: Path) -> None:
         log.warning("no report could be made of %s: %s", run, error)
 
 
-def _is_main_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this process speaks for all of them."""
     import os
 
     return os.environ.get("RANK", "0") == "0"

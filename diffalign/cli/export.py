@@ -26,7 +26,8 @@ def export(
 ) -> None:
     """Write what was trained for diffusers, ComfyUI or A1111, with a model card; the path is printed last."""
     quiet_libraries()
-    from diffalign.cli.drawing import checked_precision, family_of
+    from diffalign.cli.chosen_models import family_of
+    from diffalign.cli.options import checked_precision
     from diffalign.training import export as write
 
     checked = checked_precision(precision)

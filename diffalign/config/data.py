@@ -10,11 +10,12 @@ from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
 
 Column = Literal[
-    "prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences", "items", "rewards", "item", "label"
+    "prompt", "chosen", "rejected", "id", "source", "condition", "votes", "preferences", "preference", "items", "rewards",
+    "item", "label",
 ]  # fmt: skip
 _ANY = ("id", "source", "condition", "votes", "preferences")
 COLUMNS: dict[str, tuple[str, ...]] = {  # data.kind -> the columns that it has
-    "pairs": ("prompt", "chosen", "rejected", *_ANY),
+    "pairs": ("prompt", "chosen", "rejected", "preference", *_ANY),
     "groups": ("prompt", "items", "rewards", *_ANY),
     "labelled": ("prompt", "item", "label", *_ANY),
     "prompts": ("prompt",),
@@ -39,7 +40,7 @@ class DataConfig(Params):
     config_name: str | None = None  # of a Hugging Face dataset that has several
     streaming: bool = False  # read a Hugging Face dataset without keeping a copy of it
     limit: PositiveInt | None = None  # stop reading after so many usable records; None: read all
-    dimension: str | None = None  # of column preferences: which one says what is preferred; None: chosen and votes do
+    dimension: str | None = None  # of column preferences: which one says what is preferred; None: the other columns do
     resolution: PositiveInt | None = (
         None  # pixels of the square crop, or whose square is a bucket's area; None: the model's own
     )

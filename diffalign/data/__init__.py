@@ -15,6 +15,7 @@ from diffalign.data.encoder import PictureEncoding
 from diffalign.data.encoding import Share, encode_records, encode_share, latents_of
 from diffalign.data.groups import GroupData, Latents
 from diffalign.data.order import TrainingOrder, place_of, seeded
+from diffalign.data.pair import Paired, Pairing, pair_records
 from diffalign.data.readers import ReadCounts, read_prompts, read_records
 from diffalign.data.record_list import RecordList, open_list
 from diffalign.data.records import Record
@@ -28,6 +29,8 @@ __all__ = [
     "Contrast",
     "GroupData",
     "Latents",
+    "Paired",
+    "Pairing",
     "PictureEncoding",
     "ReadCounts",
     "Record",
@@ -48,6 +51,7 @@ __all__ = [
     "greedy_swap",
     "latents_of",
     "open_list",
+    "pair_records",
     "paired_by_reward",
     "place_of",
     "prompts_of",

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -204,13 +204,13 @@ class KeySet:
         return True
 
 
-def write_whole(path: Path, parts: Sequence[Any]) -> None:
-    """Write bytes under a name of their own, then rename: readers see all of a file or none.
+def write_whole(path: Path, parts: Iterable[Any], draft: Path | None = None) -> None:
+    """Write bytes under a name of their own (`draft`), then rename: readers see all of a file or none.
 
     Raises:
         OSError: it cannot be written; nothing is left.
     """
-    draft = draft_of(path)
+    draft = draft or draft_of(path)
     try:
         with draft.open("wb") as file:
             for part in parts:

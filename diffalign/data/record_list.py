@@ -21,7 +21,7 @@ from diffalign.data.file_state import STATE, FileState
 from diffalign.data.key_table import KEY, WIDTH, draft_of, remove_abandoned, write_whole
 from diffalign.data.readers import ReadCounts
 
-FORMAT = 1  # of the file, and of how records become what it holds
+FORMAT = 2  # of the file, and of how records become what it holds
 CHUNK = 8192  # records that are held in memory while they are written, and that are looked at together
 _COLUMNS = pa.schema(
     [

@@ -1,9 +1,9 @@
 """What a record is, before it becomes tensors.
 
-A record of kind `pairs` has the columns prompt, chosen and rejected; of kind `groups` prompt, items and rewards; of kind
-`labelled` prompt, item and label ("good" or "bad"). Every kind may also carry: id, source, condition,
-votes ({"a": 7, "b": 3, "tie": 1}, a for the first column), preferences ({"VQ": "a", "MQ": "tie"}), and any other column,
-which is kept as metadata.
+A record of kind `pairs` has the columns prompt, chosen and rejected, and may have preference, the probability that chosen
+is the better one; of kind `groups` prompt, items and rewards; of kind `labelled` prompt, item and label ("good" or
+"bad"). Every kind may also carry: id, source, condition, votes ({"a": 7, "b": 3, "tie": 1}, a for the first column),
+preferences ({"VQ": "a", "MQ": "tie"}), and any other column, which is kept as metadata.
 """
 
 from __future__ import annotations
@@ -138,12 +138,7 @@ def open_picture(
     Raises:
         DataError: not a picture, or a damaged one; names the record.
     """
-    try:
-        picture: Image.Image = Image.open(io.BytesIO(content))
-        picture.load()
-        picture = _rgb(ImageOps.exif_transpose(picture))  # cameras note how they were held
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise _unreadable(error, content, record) from None
+    picture = decoded(content, record)
     height, width = (size, size) if isinstance(size, int) else size
     original = (picture.height, picture.width)
     scales = height / picture.height, width / picture.width
@@ -169,6 +164,20 @@ def open_picture(
         corner, box = (top, left), (0, 0, height, width)
     pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
     return OpenedPicture(pixels, original, (tall, wide), corner, box)
+
+
+def decoded(content: bytes, record: str) -> Image.Image:
+    """The picture, upright, as RGB of 8 bits.
+
+    Raises:
+        DataError: not a picture, or a damaged one; names the record.
+    """
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(content))
+        picture.load()
+        return _rgb(ImageOps.exif_transpose(picture))  # cameras note how they were held
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise _unreadable(error, content, record) from None
 
 
 def _unreadable(error: Exception, content: bytes, record: str) -> DataError:

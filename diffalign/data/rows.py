@@ -55,31 +55,33 @@ def _pair(
     row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str], dimension: str | None
 ) -> Record | None:
     """One row as a record, the preferred picture first; None for a tie."""
-    names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", *_OPTIONAL)}
+    names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", "preference", *_OPTIONAL)}
     pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
     if pick_a_pic:
         names |= {"chosen": "jpg_0", "rejected": "jpg_1"} | ({} if "prompt" in columns else {"prompt": "caption"})
-    name = _id_of(row, names, number)
+    name = id_of(row, names, number)
     _need(row, names, _WANTED["pairs"], name)
     prompt = _prompt(row, names, name)
-    pictures = [_picture(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
+    pictures = [picture_of(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
     share = _label_share(row, name) if pick_a_pic else 1.0  # of those who prefer the first picture
-    votes = row.get(names["votes"])
+    votes, preference = row.get(names["votes"]), row.get(names["preference"])
     if dimension is not None:  # then nothing else counts
         share = _dimension_share(row.get(names["preferences"]), dimension, names["preferences"], name)
+    elif preference is not None:
+        share = _probability(preference, names["preference"], name)
     elif votes is not None and share != 0.5:
         share = _share(votes, name) if share == 1 else 1 - _share(votes, name)  # a is the chosen one
     if share == 0.5:
         return None
-    pictures, preference = (pictures, share) if share > 0.5 else (pictures[::-1], 1 - share)
+    pictures, sure = (pictures, share) if share > 0.5 else (pictures[::-1], 1 - share)
     used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
-    return Record(name, prompt, tuple(pictures), preference=preference, **_optional(row, names, used))
+    return Record(name, prompt, tuple(pictures), preference=sure, **_optional(row, names, used))
 
 
 def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
     """One row as a record, its pictures by falling reward, unscored ones last."""
     names = {name: columns.get(name, name) for name in ("prompt", "items", "rewards", *_OPTIONAL)}
-    name = _id_of(row, names, number)
+    name = id_of(row, names, number)
     _need(row, names, _WANTED["groups"], name)
     prompt, items, rewards = _prompt(row, names, name), row[names["items"]], row[names["rewards"]]
     if not isinstance(items, list) or not items:
@@ -92,7 +94,7 @@ def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, s
     scores = [_reward(value, name, names["rewards"]) for value in rewards]
     if all(math.isnan(score) for score in scores):
         raise DataError(f"record {name!r}: column {names['rewards']!r} must hold a number, got {rewards!r:.80}")
-    pictures = [_picture(value, home, name, names["items"]) for value in items]
+    pictures = [picture_of(value, home, name, names["items"]) for value in items]
     order = sorted(range(len(items)), key=lambda each: (math.isnan(scores[each]), -scores[each]))
     return Record(
         name,
@@ -106,7 +108,7 @@ def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, s
 def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
     """One row as a record of one picture, good or bad."""
     names = {name: columns.get(name, name) for name in ("prompt", "item", "label", *_OPTIONAL)}
-    name = _id_of(row, names, number)
+    name = id_of(row, names, number)
     _need(row, names, _WANTED["labelled"], name)
     prompt, label = _prompt(row, names, name), row[names["label"]]
     if isinstance(label, float | str | int) and label in _GOOD:
@@ -115,11 +117,16 @@ def _labelled(row: Mapping[str, Any], home: Path, number: int, columns: dict[str
         sign = -1
     else:
         raise DataError(f"record {name!r}: column {names['label']!r} must be 'good' or 'bad' (or 1, -1), got {label!r}")
-    picture = _picture(row[names["item"]], home, name, names["item"])
+    picture = picture_of(row[names["item"]], home, name, names["item"])
     return Record(name, prompt, (picture,), label=sign, **_optional(row, names, set(names.values())))
 
 
-def _id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
+def id_of(row: Mapping[str, Any], names: Mapping[str, str], number: int) -> str:
+    """What names the record in messages: its id, or `row-N`.
+
+    Raises:
+        DataError: it is no text that a file can hold.
+    """
     name = str(row.get(names["id"]) if row.get(names["id"]) is not None else f"row-{number}")
     _check_text(name, f"row-{number}", names["id"])
     return name
@@ -211,7 +218,23 @@ def _share(votes: Any, name: str) -> float:
     return (votes.get("a", 0) + 0.5 * votes.get("tie", 0)) / sum(votes.values())
 
 
-def _picture(value: Any, home: Path, name: str, column: str) -> PictureSource:
+def _probability(preference: Any, column: str, name: str) -> float:
+    """A soft preference: how likely the chosen picture is the better one."""
+    number = isinstance(preference, int | float) and not isinstance(preference, bool)
+    if not number or not 0.0 <= preference <= 1.0:  # NaN is in no range
+        raise DataError(
+            f"record {name!r}: column {column!r} must be a number from 0 to 1, the probability that the chosen picture is "
+            f"the better one, got {preference!r:.80}"
+        )
+    return float(preference)
+
+
+def picture_of(value: Any, home: Path, name: str, column: str) -> PictureSource:
+    """The picture that a cell names or holds.
+
+    Raises:
+        DataError: it does neither.
+    """
     if isinstance(value, dict) and value.get("bytes") is not None:
         value = value["bytes"]
     if isinstance(value, dict) and isinstance(value.get("path"), str):

@@ -1,15 +1,18 @@
-"""Base against aligned, on the same prompts and seeds, with intervals: by rewards, and by people who judge blindly."""
+"""Base against aligned, on the same prompts and seeds, with intervals: by rewards, and by people; and the score runner."""
 
 from diffalign.evaluation.blind import export_blind, import_votes
 from diffalign.evaluation.compare import check_quality, evaluate
+from diffalign.evaluation.score_records import Scored, score_records
 from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
 
 __all__ = [
     "Interval",
+    "Scored",
     "check_quality",
     "evaluate",
     "export_blind",
     "import_votes",
     "outcomes",
     "paired_bootstrap",
+    "score_records",
 ]

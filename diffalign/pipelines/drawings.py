@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffalign.exceptions import ConfigError
+from diffalign.pipelines.best_of_n import BestOf
 from diffalign.pipelines.generate import ImageGenerator
+from diffalign.pipelines.picture_folder import PictureFolder
 from diffalign.pipelines.pictures import save_picture, to_picture
 from diffalign.samplers import Sampler
 
-_LISTING = "metadata.jsonl"
-_OURS = {"id", "file_name", "prompt", "seed", "steps"}  # what every record of ours has
+
+@dataclass(frozen=True)
+class DrawingModel:
+    """A model as `draw_models` takes it.
+
+    Attributes:
+        load: makes the generator; called when the model's turn comes, so that one model is in memory at a time.
+        view: which of the backbone's networks draws: "policy", "ema", "reference".
+        source: what the records call the model.
+        adapter: the file or folder of the LoRA that the view has; its hash goes into the records, so that pictures
+            of an adapter that was since written anew are drawn again.
+        name: what ids and file names have behind the number, so that models do not overwrite each other's pictures.
+    """
+
+    load: Callable[[], ImageGenerator]
+    view: str = "policy"
+    source: str = ""
+    adapter: Path | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a call of `draw_models` did.
+
+    Attributes:
+        rows: the records, those of one prompt together: id, file_name, prompt, seed, source, adapter, and the settings of
+            the generator.
+        drawn: how many pictures were drawn by this process.
+        there: how many of its share were there already.
+        complete: whether all records are listed; not so before the last of several processes has finished.
+    """
+
+    rows: list[dict[str, object]]
+    drawn: int
+    there: int
+    complete: bool
 
 
 def draw_pictures(
@@ -44,10 +79,7 @@ def draw_pictures(
         out: the folder; made if need be.
         seed: of the first picture; the next one has the next seed.
         count: pictures per prompt.
-        view: which of the backbone's networks draws: "policy", "ema", "reference".
-        source: what the records call the model.
-        adapter: the file or folder of the LoRA that the view has; its hash goes into the records, so that pictures
-            of an adapter that was since written anew are drawn again.
+        view, source, adapter: as in `DrawingModel`.
         progress: called after every batch with (pictures there, pictures wanted).
 
     Returns:
@@ -56,43 +88,76 @@ def draw_pictures(
     Raises:
         ConfigError: `out` cannot be made, or lists something that was not drawn here.
     """
-    listing = out / _LISTING
-    before, listed = _read(listing)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out: cannot make {out}: {error.strerror}") from None
-    texts = [text for text in prompts for _ in range(count)]
-    settings = _settings_of(generator, source, adapter)
-    rows = [_record(number, text, seed + number, settings) for number, text in enumerate(texts)]
-    whole = [listed.get(row["id"]) == row and (out / str(row["file_name"])).is_file() for row in rows]
-    kept = list(compress(rows, whole))
-    if (text := _text(kept)) != before:
-        _replace(listing, text)  # records of pictures that will be overwritten go first
-    missing = [number for number, there in enumerate(whole) if not there]
-    if not missing:
-        return rows
-    pictures = generator([texts[number] for number in missing], [seed + number for number in missing], view=view)
-    waiting = iter(missing)
-    done = len(kept)
-    with listing.open("a", encoding="utf-8", newline="\n") as file:  # a record is added as soon as its picture is there
-        for batch in pictures:
+    model = DrawingModel(lambda: generator, view, source, adapter)
+    return draw_models([model], prompts, out, seed=seed, count=count, progress=progress).rows
+
+
+def draw_models(
+    models: Sequence[DrawingModel],
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    seed: int = 0,
+    count: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], object] | None = None,
+) -> Drawn:
+    """`draw_pictures` with several models, one after the other, and by several processes, each its share.
+
+    Picture k of a prompt has the same seed for every model. Of several processes each draws every `world`-th batch, the
+    very batches that one process alone would draw, and none waits for another: the last one to finish writes the listing.
+    A process that was killed is started again with the same rank.
+
+    Args:
+        models: with a `name` each if they are several.
+        prompts, out, seed, count: as in `draw_pictures`.
+        rank, world: which of how many processes this is.
+        progress: as in `draw_pictures`, of this process's share.
+
+    Raises:
+        ConfigError: two models have one name; as in `draw_pictures`; or several processes are to overwrite pictures of
+            other settings, which one process alone can do without leaving a wrong record for a moment.
+    """
+    if len({model.name for model in models}) < len(models):
+        raise ConfigError("models: each needs a name of its own")
+    folder = PictureFolder(out, rank, world)
+    numbers = range(len(prompts) * count)
+    folder.drop_all_but({_id(number, model) for model in models for number in numbers})
+    rows: dict[tuple[int, int], dict[str, object]] = {}
+    drawn = there = 0
+    for place, model in enumerate(models):
+        generator = model.load()
+        settings = _settings_of(generator, model)
+        wanted = [_record(number, prompts[number // count], seed + number, model, settings) for number in numbers]
+        rows |= {(number, place): row for number, row in enumerate(wanted)}
+        whole = folder.prepare(wanted)
+        share = [number for number in numbers if folder.parts.has(number, generator.batch)]
+        missing = [number for number in share if wanted[number]["id"] not in whole]
+        there += len(share) - len(missing)
+        texts, seeds = [prompts[number // count] for number in missing], [seed + number for number in missing]
+        waiting = iter(missing)
+        for batch in generator(texts, seeds, view=model.view) if missing else ():
             for pixels in batch:
-                row = rows[next(waiting)]
+                row = wanted[next(waiting)]
                 save_picture(to_picture(pixels), out / str(row["file_name"]))
-                file.write(_text([row]))
-                file.flush()
-                done += 1
+                folder.add(row)
+                drawn += 1
             if progress is not None:
-                progress(done, len(rows))
-    _replace(listing, _text(rows))  # in order
-    return rows
+                progress(there + drawn, len(share) * len(models))
+        del generator  # before the next one is loaded
+    every = [rows[place] for place in sorted(rows)]
+    return Drawn(every, drawn, there, folder.finish(every))
 
 
-def _settings_of(generator: ImageGenerator, source: str, adapter: Path | None) -> dict[str, object]:
-    return {
-        "source": source,
-        "adapter": None if adapter is None else _hash_of(adapter),
+def _settings_of(generator: ImageGenerator, model: DrawingModel) -> dict[str, object]:
+    chosen = {}
+    if isinstance(generator, BestOf):
+        spec = generator.reward.spec
+        chosen = {"best_of": generator.n, "chosen_by": f"{spec.name} {spec.version}"}
+    return chosen | {
+        "source": model.source,
+        "adapter": None if model.adapter is None else _hash_of(model.adapter),
         "steps": len(generator.times) - 1,
         "guidance_scale": generator.guidance_scale,
         "sampler": _label(generator.sampler),
@@ -109,8 +174,15 @@ def _label(sampler: Sampler) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})" if settings else name
 
 
-def _record(number: int, prompt: str, seed: int, settings: Mapping[str, object]) -> dict[str, object]:
-    return {"id": f"{number:06d}", "file_name": f"{number:06d}.png", "prompt": prompt, "seed": seed, **settings}
+def _id(number: int, model: DrawingModel) -> str:
+    return f"{number:06d}-{model.name}" if model.name else f"{number:06d}"
+
+
+def _record(
+    number: int, prompt: str, seed: int, model: DrawingModel, settings: Mapping[str, object]
+) -> dict[str, object]:
+    name = _id(number, model)
+    return {"id": name, "file_name": f"{name}.png", "prompt": prompt, "seed": seed, **settings}
 
 
 def _hash_of(adapter: Path) -> str:
@@ -119,44 +191,3 @@ def _hash_of(adapter: Path) -> str:
     for path in sorted(adapter.rglob("*.safetensors")) if adapter.is_dir() else [adapter]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _read(listing: Path) -> tuple[str, dict[object, dict[str, object]]]:
-    """The text of a listing, and its records by id.
-
-    Raises:
-        ConfigError: it lists something else, which would be lost.
-    """
-    if not listing.exists():
-        return "", {}
-    try:
-        text = listing.read_bytes().decode("utf-8", errors="replace")
-        *lines, last = text.split("\n")
-        if not _is_cut_off(last):
-            lines.append(last)
-        rows = [json.loads(line) for line in lines if line.strip()]
-        ours = all(row.keys() >= _OURS for row in rows)
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise ConfigError(f"out: {listing} lists something that generate did not draw; choose another folder")
-    return text, {row["id"]: row for row in rows}
-
-
-def _is_cut_off(line: str) -> bool:
-    """Whether it is the beginning of a record of ours: its picture is drawn again."""
-    try:
-        json.loads(line)
-    except ValueError:
-        return line.startswith('{"id": "')
-    return False
-
-
-def _text(rows: Sequence[Mapping[str, object]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _replace(listing: Path, text: str) -> None:
-    draft = listing.with_name(f".{listing.name}.partial")
-    draft.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(draft, listing)

@@ -15,12 +15,15 @@ from typing import Any, Literal, overload
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from yaml import YAMLError
 
 from diffalign.config.params import Params
 from diffalign.config.rewards import EmojiParams, FrechetParams, JPEGParams, SceneParams, VendiParams
+from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
+from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.protocol import PictureReward, Reward, RewardOutput, RewardSpec, Sample
@@ -40,6 +43,7 @@ __all__ = [
     "JPEGReward",
     "PictureReward",
     "Reward",
+    "RewardEnsemble",
     "RewardEntry",
     "RewardOutput",
     "RewardSpec",
@@ -51,9 +55,11 @@ __all__ = [
     "VendiReward",
     "build_reward",
     "build_set_reward",
+    "combine_rewards",
     "fit_reference",
     "load_reward",
     "read_reference",
+    "reward_of_text",
     "save_reference",
 ]
 
@@ -138,6 +144,30 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
         problems = [_sentence(name, entry.params, item) for item in error.errors(include_url=False)]
         raise ConfigError("\n".join(problems)) from None
     return entry.load(params)
+
+
+def reward_of_text(text: str) -> Reward:
+    """Make a reward from one line, as commands take it: NAME or NAME:option=value,option=value.
+
+    Raises:
+        ConfigError: an unknown name or a wrong option; says what would be right.
+
+    Example:
+        `reward_of_text("scene:form=graded")`
+    """
+    name, _, told = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in told.split(",") if told else ():
+        key, sign, value = part.partition("=")
+        if not sign or not key.strip() or key.strip() in options:
+            raise ConfigError(
+                f"reward: {text!r}: after the colon stand options, each once, as {name or 'NAME'}:option=value,option=value"
+            )
+        try:
+            options[key.strip()] = read_yaml(value)
+        except YAMLError:
+            options[key.strip()] = value
+    return load_reward(name.strip(), **options)
 
 
 def build_reward(params: Params) -> Reward:

@@ -162,8 +162,8 @@ class PictureReward(ABC):
         pictures = split_pictures(media)
         if prompts is None and "prompt" in self.spec.needs:
             raise DataError(f"the {self.spec.name} reward needs a prompt per picture: call reward(pictures, prompts)")
-        texts = _one_each("prompts", prompts, "", len(pictures))
-        facts = _one_each("metadata", metadata, {}, len(pictures))
+        texts = one_each("prompts", prompts, "", len(pictures))
+        facts = one_each("metadata", metadata, {}, len(pictures))
         output = self.score(
             [
                 Sample(picture, text, fact, id=str(index))
@@ -179,7 +179,12 @@ class PictureReward(ABC):
             return math.nan, {}, str(error)
 
 
-def _one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:
+def one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:
+    """What was given for each of `count` pictures, or `missing` for all of them.
+
+    Raises:
+        ShapeError: it is not one a picture.
+    """
     if given is None:
         return [missing] * count
     if isinstance(given, str | Mapping) or len(given) != count:

@@ -178,8 +178,8 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
 def _warn_of_hard_preferences(config: RunConfig, data: GroupData) -> None:
     if all(bool((said.preferences == 1.0).all()) for said in data.latents.said()):
         log.warning(
-            "%s: no record has votes that differ, so every preference is 1: %s then pulls all pairs alike; give votes, "
-            "or set data.reward_range where the records have rewards",
+            "%s: no record has votes that differ or a column preference, so every preference is 1: %s then pulls all pairs "
+            "alike; give votes or preferences, or set data.reward_range where the records have rewards",
             config.data.path,
             config.objective.name,
         )

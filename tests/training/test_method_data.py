@@ -172,9 +172,15 @@ def test_labels_that_fit_the_objective(home, tmp_path, caplog, objective, labels
 
 
 def test_smpo_without_soft_preferences_is_warned_of(home, tmp_path, caplog):
-    for votes, warned in (({"a": 3, "b": 1}, False), ({"a": 3, "b": 0}, True)):
+    said = {
+        "votes": {"votes": {"a": 3, "b": 1}},
+        "preference": {"preference": 0.6},
+        "sure": {"votes": {"a": 3, "b": 0}},
+    }
+    for name, columns in said.items():
+        warned = name == "sure"
         caplog.clear()
-        folder = pairs_folder(tmp_path / str(warned), 2, votes=votes)
+        folder = pairs_folder(tmp_path / name, 2, **columns)
         build_trainer(tiny(home, objective={"name": "smpo"}, data={"path": str(folder)}))
         assert ("every preference is 1" in caplog.text) == warned
 

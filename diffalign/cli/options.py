@@ -1,0 +1,37 @@
+"""What options of several commands mean, and errors that speak of options in the place of arguments and settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import cast, get_args
+
+from diffalign.config.model import Precision
+from diffalign.exceptions import ConfigError
+
+
+def checked_precision(precision: str | None) -> Precision | None:
+    """The option's value.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if precision not in (None, *get_args(Precision)):
+        close = difflib.get_close_matches(str(precision), get_args(Precision), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
+    return cast("Precision | None", precision)
+
+
+@contextmanager
+def as_options(names: Collection[str], within: str = "") -> Iterator[None]:
+    """What an error says of an argument, or of a setting of the section `within`, is said of the option of that name."""
+    try:
+        yield
+    except ConfigError as error:
+        setting, _, text = str(error).partition(": ")
+        name = {"model.path": "model"}.get(setting, setting.removeprefix(within))
+        if name not in names:
+            raise
+        raise ConfigError(f"--{name.replace('_', '-')}: {text}") from None

@@ -1,0 +1,89 @@
+"""`diffalign pair`: from what stands on the command line to a pairing, and what came of it to the terminal."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from diffalign.data.judged import reward_columns, weights_of
+from diffalign.data.pair import Aggregate, Paired, Pairing, RecordKind, pair_records
+from diffalign.exceptions import ConfigError
+
+
+def make_records(
+    source: Path,
+    out: Path,
+    kind: str,
+    rewards: Sequence[str],
+    aggregate: str,
+    smooth: str | None,
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write the records, and print what was kept and what was left out; the file's path comes last.
+
+    Raises:
+        ConfigError, DataError: as `pair_records`.
+    """
+    pairing = Pairing(
+        kind=_one_of("--kind", kind, get_args(RecordKind)),
+        rewards={} if settings["votes"] is not None and not rewards else _rewards(source, rewards),
+        aggregate=_one_of("--aggregate", aggregate, get_args(Aggregate)),
+        smooth=None if smooth is None else _two_numbers(smooth),
+        **settings,
+    )
+    done = pair_records(source, out, pairing, overwrite=overwrite)
+    if as_json:
+        told = {"file": str(done.file), "kept": done.kept, "dropped": done.dropped, "notes": done.notes}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        Console().print(_table(done, kind))
+        print(done.file)
+
+
+def _table(done: Paired, kind: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row(f"{kind} written", str(done.kept), style="bold")
+    for note, count in done.notes.items():
+        table.add_row(f"  of them {note}", str(count))
+    for reason, count in done.dropped.items():
+        table.add_row(f"left out: {reason}", str(count), style="yellow")
+    return table
+
+
+def _rewards(source: Path, texts: Sequence[str]) -> dict[str, float]:
+    """The columns asked for, or the only one that there is."""
+    there = reward_columns(source)
+    if texts:
+        return weights_of(texts, there)
+    if len(there) != 1:
+        found = f"it has {', '.join(there)}" if there else "it has no scores yet: diffalign score makes them"
+        raise ConfigError(f"--reward: say which column of {source} says what is better ({found})")
+    return {there[0]: 1.0}
+
+
+def _one_of(option: str, told: str, known: Sequence[str]) -> Any:
+    if told not in known:
+        close = difflib.get_close_matches(told, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{option}: must be one of {', '.join(known)}, got {told!r}{hint}")
+    return told
+
+
+def _two_numbers(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--smooth: must be LOW,HIGH, as 0,1, got {text!r}") from None
+    return low, high

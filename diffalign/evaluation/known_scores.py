@@ -1,0 +1,122 @@
+"""Scores that are known already, by what the picture holds: no change of a picture, prompt or reward is overlooked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffalign.data.file_state import FileState
+from diffalign.data.part_files import PartFiles
+from diffalign.data.picture_rows import PictureRow
+from diffalign.data.records import picture_bytes
+from diffalign.data.sources import Source
+from diffalign.exceptions import ConfigError, DataError
+from diffalign.rewards import RewardSpec
+
+
+class Score(NamedTuple):
+    """What a reward says of one picture.
+
+    Attributes:
+        value: None where it is unscored.
+        reason: why it is.
+        components: None where they were not asked for.
+    """
+
+    value: float | None
+    reason: str | None = None
+    components: Mapping[str, float | None] | None = None
+
+
+def score_key(spec: RewardSpec, prompt: str, picture: str) -> str:
+    """Changes with the reward's version, the picture's bytes, and the prompt, if the reward looks at it."""
+    told = (spec.name, spec.version, prompt if "prompt" in spec.needs else "", picture)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+
+
+@dataclass
+class KnownScores:
+    """Scores by key, and the digests of picture files by path, from earlier calls and other processes.
+
+    Attributes:
+        scores: by `score_key`.
+        digests: path -> (state, digest).
+    """
+
+    scores: dict[str, Score] = field(default_factory=dict)
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def digest(self, row: PictureRow) -> str:
+        """Of the picture's bytes; a file that is as it was is not read again.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if row.file is None:
+            return _digest(picture_bytes(row.picture, row.id))
+        state, (seen, known) = FileState.of(row.file), self.digests.get(str(row.file), ("", ""))
+        if not state.is_still(bytes.fromhex(seen)):
+            known = _digest(picture_bytes(row.picture, row.id))
+            self.digests[str(row.file)] = (state.packed.hex(), known)
+        return known
+
+    def add_parts(self, parts: PartFiles, *, failures: bool) -> None:
+        """What the lines of `part_line` say; with `failures`, also what could not be scored."""
+        for line in parts.read():
+            if line.keys() != {"file", "state", "picture", "scores"}:
+                continue
+            if line["file"] is not None:
+                self.digests[line["file"]] = (line["state"], line["picture"])
+            for key, (value, reason, components) in line["scores"].items():
+                if failures or value is not None:
+                    self.scores[key] = Score(value, reason, components)
+
+    def add_rows(self, file: Path, specs: Mapping[str, RewardSpec], *, failures: bool) -> None:
+        """What an earlier call wrote, by columns of the same rewards; with `failures`, also what could not be scored.
+
+        Raises:
+            ConfigError: the file was not written by an earlier call.
+        """
+        for row in _rows_of(file):
+            versions = row.get("versions") or {}
+            for column, spec in specs.items():
+                value, reason = row.get(column), row.get(f"{column}_reason")
+                if versions.get(column) != spec.version or not row.get("picture") or (value is None and not failures):
+                    continue
+                parts = {
+                    name.removeprefix(f"{column}."): each for name, each in row.items() if name.startswith(f"{column}.")
+                }
+                key = score_key(spec, str(row.get("prompt", "")), str(row["picture"]))
+                self.scores[key] = Score(None if value is None else float(value), reason, parts or None)
+
+    def part_line(self, row: PictureRow, picture: str, scores: Mapping[str, Score]) -> dict[str, Any]:
+        """A line that tells other processes, and a later call."""
+        file = None if row.file is None else str(row.file)
+        state, _ = self.digests.get(str(file), ("", ""))
+        return {
+            "file": file,
+            "state": state,
+            "picture": picture,
+            "scores": {key: list(each) for key, each in scores.items()},
+        }
+
+
+def _rows_of(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        for row, _ in Source(file).rows():
+            if isinstance(row, DataError):
+                raise row
+            if "versions" not in row or "picture" not in row:
+                raise DataError("no columns versions and picture")
+            yield row
+    except DataError as error:
+        raise ConfigError(
+            f"out: {file} was not written by score ({error}); choose another file, it would be overwritten"
+        ) from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]

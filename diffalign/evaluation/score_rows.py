@@ -1,0 +1,115 @@
+"""What the rows of scored pictures hold, and what they say together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffalign.data.picture_rows import PictureRow
+from diffalign.data.row_files import path_from
+from diffalign.evaluation.known_scores import Score
+from diffalign.exceptions import ConfigError
+from diffalign.rewards import Reward
+
+_OURS = ("id", "file_name", "prompt", "picture", "versions")
+
+
+def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
+    """Rewards by the columns that they get: their names, where none are given.
+
+    Raises:
+        ConfigError: none, two of one name, a name that rows have for something else, or one that judges no single pictures.
+    """
+    columns = dict(rewards) if isinstance(rewards, Mapping) else {reward.spec.name: reward for reward in rewards}
+    if not columns:
+        raise ConfigError("rewards: none were given")
+    if len(columns) < len(rewards):
+        raise ConfigError("rewards: two have one name; give a mapping from columns to rewards")
+    for column, reward in columns.items():
+        if column in _OURS:
+            raise ConfigError(f"rewards: a column {column!r} is something else; choose another name")
+        if (reward.spec.media, reward.spec.level) != ("image", "instance"):
+            raise ConfigError(
+                f"rewards: {column} judges {reward.spec.media} ({reward.spec.level}), not single pictures"
+            )
+    return columns
+
+
+def short(value: float) -> float | None:
+    """A float32 as the shortest number that stands for it; None where it is not finite."""
+    return float(str(np.float32(value))) if np.isfinite(value) else None
+
+
+def score_columns(column: str, score: Score, *, components: bool) -> dict[str, Any]:
+    """What a row says of one reward."""
+    told: dict[str, Any] = {column: score.value}
+    if score.reason is not None:
+        told[f"{column}_reason"] = score.reason
+    if components:
+        told |= {f"{column}.{part}": value for part, value in (score.components or {}).items()}
+    return told
+
+
+def scored_row(
+    row: PictureRow, file: Path, digest: str | None, told: Mapping[str, Any], versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Id, file and prompt, the source's own columns, the scores; of an earlier call's scores, those that still hold."""
+    others = {key: value for key, value in row.columns.items() if key not in _OURS}
+    earlier = {key: each for key, each in (row.columns.get("versions") or {}).items() if each is not None}
+    for column in earlier:
+        if column in versions or row.columns.get("picture") != digest:
+            others = {
+                key: value
+                for key, value in others.items()
+                if key not in (column, f"{column}_reason") and not key.startswith(f"{column}.")
+            }
+    if row.columns.get("picture") == digest:
+        versions = {**earlier, **versions}
+    return {
+        "id": row.id,
+        "file_name": None if row.file is None else path_from(file, row.file),
+        "prompt": row.prompt,
+        **others,
+        **told,
+        "picture": digest,
+        "versions": dict(versions),
+    }
+
+
+class ScoreSummary:
+    """What one reward says of all pictures."""
+
+    def __init__(self, reward: Reward) -> None:
+        self._spec = reward.spec
+        self._values: list[float] = []
+        self._reasons: Counter[str] = Counter()
+
+    def add(self, score: Score) -> None:
+        if score.value is None:
+            self._reasons[score.reason or "no reason given"] += 1
+        else:
+            self._values.append(score.value)
+
+    def facts(self) -> dict[str, Any]:
+        """As `Scored.summary` has it."""
+        values = np.array(self._values)
+        told: dict[str, Any] = {
+            "reward": self._spec.name,
+            "version": self._spec.version,
+            "unit": self._spec.unit,
+            "scored": len(values),
+            "unscored": self._reasons.total(),
+            "reasons": dict(self._reasons.most_common(5)),
+        }
+        if len(values):
+            told |= {
+                "mean": float(values.mean()),
+                "std": float(values.std()),
+                "least": float(values.min()),
+                "greatest": float(values.max()),
+            }
+        return told

@@ -1,0 +1,115 @@
+"""What people said, to pairs, groups and labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffalign.data import read_records
+from diffalign.exceptions import ConfigError, DataError
+from tests.data.judged_folder import by_reward, made
+
+
+def said(comparison: str, a: int, b: int, vote: str, rater: str = "anna", prompt: str = "prompt 0") -> dict[str, Any]:
+    return {
+        "comparison": comparison, "prompt": prompt, "a": f"p{a}.png", "b": f"p{b}.png", "vote": vote, "rater": rater,
+        "order": "ab", "seconds": 3.2, "time": "2026-01-01T12:00:00Z",
+    }  # fmt: skip
+
+
+def votes_file(home: Path, *lines: dict[str, Any], tail: str = "") -> Path:
+    path = home / "votes.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    return by_reward(tmp_path, [0.0, 0.0, 0.0, 0.0])
+
+
+def test_majority_decides_and_its_share_is_a_soft_preference(tmp_path, source):
+    lines = [
+        said("0", 0, 1, vote, rater) for vote, rater in (("a", "anna"), ("b", "ben"), ("b", "cem"), ("tie", "dan"))
+    ]
+    rows, done = made(source, votes=votes_file(tmp_path, *lines))
+    assert (rows[0]["chosen"], rows[0]["rejected"]) == ("p1.png", "p0.png")
+    assert rows[0]["votes"] == {"a": 2, "b": 1, "tie": 1}
+    (record,) = read_records(done.file)
+    assert record.items[0].name == "p1.png"
+    assert record.preference == pytest.approx(2.5 / 4)
+
+
+def test_later_line_of_one_rater_replaces_the_earlier_one(tmp_path, source):
+    lines = [said("0", 0, 1, "a"), said("0", 0, 1, "b"), said("1", 2, 3, "a"), said("1", 2, 3, "skip")]
+    rows, done = made(source, votes=votes_file(tmp_path, *lines))
+    assert [row["votes"] for row in rows] == [{"a": 1, "b": 0, "tie": 0}]
+    assert rows[0]["chosen"] == "p1.png"
+    assert done.dropped == {"skipped": 1}
+
+
+def test_one_pair_in_two_comparisons_is_one_pair(tmp_path, source):
+    lines = [said("0", 0, 1, "a"), said("1", 1, 0, "b"), said("2", 1, 0, "tie")]
+    (row,), _ = made(source, votes=votes_file(tmp_path, *lines))
+    assert (row["chosen"], row["votes"]) == ("p0.png", {"a": 2, "b": 0, "tie": 1})
+
+
+def test_ties_bad_ones_and_narrow_ones_are_counted(tmp_path, source):
+    lines = [
+        said("0", 0, 1, "a"), said("0", 0, 1, "b", "ben"),
+        said("1", 0, 2, "bad"), said("1", 0, 2, "a", "ben"),
+        said("2", 0, 3, "a"), said("2", 0, 3, "a", "ben"), said("2", 0, 3, "b", "cem"),
+        said("3", 1, 2, "a"),
+    ]  # fmt: skip
+    rows, done = made(source, votes=votes_file(tmp_path, *lines), margin=0.5)
+    assert [row["chosen"] for row in rows] == ["p1.png"]
+    assert done.dropped == {"ties": 1, "both bad": 1, "below the margin": 1}
+
+
+def test_labels_and_groups_from_votes(tmp_path, source):
+    lines = [said("0", 0, 1, "a"), said("1", 2, 3, "bad"), said("2", 0, 3, "tie")]
+    votes = votes_file(tmp_path, *lines)
+    rows, done = made(source, "groups", votes=votes)
+    assert rows[0]["rewards"] == [0.75, 0.0, 0.0, 0.25]
+    rows, done = made(source, "labelled", votes=votes)
+    assert [(row["id"], row["label"]) for row in rows] == [("p0", "good"), ("p1", "bad"), ("p2", "bad"), ("p3", "bad")]
+    rows, _ = made(source, "experts", votes=votes, top=1)
+    assert [row["id"] for row in rows] == ["p0"]
+    _, done = made(source, "labelled", votes=votes_file(tmp_path, said("0", 0, 1, "a")))
+    assert done.dropped == {"never compared": 2}
+
+
+def test_line_that_was_cut_off_is_left_out_at_the_end_alone(tmp_path, source):
+    rows, _ = made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a"), tail='{"comparison": "1", "a": "p'))
+    assert len(rows) == 1
+    with pytest.raises(DataError, match=r"votes.jsonl, line 2: not JSON"):
+        made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a"), tail='{"comp\n{"x": 1}\n'))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"a": "q.png"}, r"line 1: a is 'q.png', which is no picture of the input"),
+        ({"vote": "c"}, "line 1: vote must be one of a, b, tie, bad, skip, got 'c'"),
+        ({"b": "p0.png"}, "line 1: a and b must be two pictures"),
+        ({"prompt": "other"}, "line 1: a and b must be two pictures of the line's prompt"),
+    ],
+)
+def test_bad_line_is_named(tmp_path, source, line, says):
+    with pytest.raises(DataError, match=says):
+        made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a") | line))
+
+
+def test_votes_file_elsewhere_and_votes_with_rewards(tmp_path, source):
+    (tmp_path / "people").mkdir()
+    rows, _ = made(source, votes=votes_file(tmp_path / "people", said("0", 0, 1, "a")))
+    assert rows[0]["chosen"] == "p0.png"
+    with pytest.raises(ConfigError, match="give either --reward or --votes"):
+        made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a")), rewards={"r": 1.0})
+    with pytest.raises(ConfigError, match="--votes: the shares of votes are the preferences"):
+        made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a")), smooth=(0.0, 1.0))
+    with pytest.raises(DataError, match="cannot be read"):
+        made(source, votes=tmp_path / "gone.jsonl")

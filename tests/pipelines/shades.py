@@ -1,0 +1,34 @@
+"""A generator without a network: one shade per seed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from diffalign.pipelines import ImageGenerator
+from diffalign.samplers import DDIM
+
+
+class Shades(ImageGenerator):
+    """Draws the shade `seed + offset`; notes what it draws."""
+
+    drawn: list[int]
+    offset: int
+
+    def __call__(self, prompts: Any, seeds: Any, *, view: str = "policy") -> Any:
+        for start in range(0, len(prompts), self.batch):
+            chunk = list(seeds[start : start + self.batch])
+            self.drawn.extend(chunk)
+            shade = torch.tensor(chunk) + self.offset
+            yield (shade[:, None, None, None] % 256).expand(-1, 3, 2, 2) / 255
+
+
+def shades(offset: int = 0, batch: int = 2) -> Shades:
+    """A generator of its own."""
+    backbone: Any = SimpleNamespace(resolution=2, dtype=torch.float32)
+    made = Shades(backbone, DDIM(), torch.zeros(3), batch=batch)
+    object.__setattr__(made, "drawn", [])
+    object.__setattr__(made, "offset", offset)
+    return made
