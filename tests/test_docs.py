@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from diffalign.cli import app
 from diffalign.config.objectives import ObjectiveFacts
 from diffalign.config.samplers import SAMPLER_PARAMS
 from diffalign.config.yaml_values import read_yaml
@@ -134,17 +137,19 @@ def test_python_in_the_overview_runs():
 
 
 def test_groups_of_ones_own_pictures(tmp_path, monkeypatch):
-    """The script of docs/data.md makes a file that `data.kind: groups` reads."""
+    """The commands of docs/data.md make a file that `data.kind: groups` reads."""
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    commands = [shlex.split(line) for line in re.findall(r"^    diffalign ((?:score|pair) .*)", text, re.MULTILINE)]
     (tmp_path / "drawn").mkdir()
     rows = [{"prompt": "p", "file_name": "0.png"}, {"prompt": "p", "file_name": "1.png"}]
     write_rows(tmp_path / "drawn" / "metadata.jsonl", rows)
     for number, row in enumerate(rows):
         (tmp_path / "drawn" / row["file_name"]).write_bytes(picture_file(number))
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    (record,) = read_records(tmp_path / "drawn" / "groups.jsonl", "groups")
+    for command in commands:
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    (record,) = read_records(tmp_path / "groups.jsonl", "groups")
     assert len(record.items) == 2 and record.rewards is not None and record.rewards[0] >= record.rewards[1]
 
 

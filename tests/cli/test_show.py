@@ -81,7 +81,7 @@ def test_names_are_whole_in_a_narrow_terminal(call, monkeypatch, what):
 
 def test_one_objective_in_full(call):
     lines = call("list", "objectives", "crd").stdout.splitlines()
-    assert lines[:2] == ["name: crd", "train: own"]
+    assert lines[:2] == ["name: crd", "train: online"]
     assert lines[-2].endswith("Centered Reward Distillation, 2026 (arXiv 2603.14128)")
     assert lines[-1] == "page: docs/methods/crd.md"
     assert call("list", "objectives", "flow_dpo").stdout.splitlines()[-2:] == [
