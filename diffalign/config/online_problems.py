@@ -122,11 +122,8 @@ def _trajectory_problems(config: RunConfig, online: OnlineConfig) -> Iterator[st
         yield f"online.draws: {name!r} learns from the steps of sampling, which have their times and noise; leave it out"
     if online.keep_rounds != 1:
         yield f"online.keep_rounds: {name!r} learns from the newest trajectories alone; leave it out"
-    if training.two_pass or training.max_batch is not None:
-        yield (
-            f"training.{'two_pass' if training.two_pass else 'max_batch'}: {name!r} scores whole groups step by step, as "
-            "they were drawn; leave it out, and take fewer training.groups with more accumulation"
-        )
+    if training.two_pass:
+        yield f"training.two_pass: {name!r} does so with training.max_batch; set it to false"
 
 
 def _error_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:

@@ -15,6 +15,7 @@ from diffalign.denoising import EDM, Denoiser, LinearFlow
 from diffalign.exceptions import ConfigError
 from diffalign.samplers import (
     DDIM,
+    Chunked,
     ClassifierFree,
     DPMSolverPP,
     FlowEuler,
@@ -130,9 +131,10 @@ class ImageGenerator:
             yield sample(denoiser, self.sampler, condition, x_init, self.times, generators=generators)
 
     def denoiser(self, view: str) -> Denoiser:
-        """What a step asks: the view, guided."""
+        """What a step asks: the view, guided, at most `batch` samples at a time."""
         network = self.backbone.view(view)
-        return network if self.backbone.embeds_guidance else ClassifierFree(network, self.guidance_scale)
+        guided = network if self.backbone.embeds_guidance else ClassifierFree(network, self.guidance_scale)
+        return Chunked(guided, self.batch)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What `denoiser` is told of prompts."""

@@ -7,7 +7,7 @@ from diffalign.samplers.ddim import DDIM
 from diffalign.samplers.density import log_density
 from diffalign.samplers.dpm_solver import DPMSolverPP
 from diffalign.samplers.flow_sde import FlowSDE
-from diffalign.samplers.guidance import ClassifierFree
+from diffalign.samplers.guidance import Chunked, ClassifierFree
 from diffalign.samplers.ode import FlowEuler, FlowHeun
 from diffalign.samplers.renoise import Inversion, invert, invert_along, inverted_draw, inverted_noise, retrace
 from diffalign.samplers.renoise_regularise import Regularise
@@ -22,6 +22,7 @@ __all__ = [
     "EVERY_PASS",
     "WINDOWS",
     "Average",
+    "Chunked",
     "ClassifierFree",
     "DPMSolverPP",
     "FlowEuler",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from torch import Tensor
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
 from diffalign.denoising import LinearFlow
-from diffalign.objectives import Objective
+from diffalign.objectives import Objective, ObjectiveOutput
 from diffalign.objectives.divergence import gaussian_divergence
 from diffalign.pipelines import ImageGenerator
 from diffalign.samplers import StepScores, Trajectory, step_log_prob
@@ -70,22 +70,62 @@ class TrajectoryLoss:
         sums: dict[str, float] = {}
         fine = [True] * batch.trajectory.groups
         count = len(batch.steps)
+        in_two = self._config.training.max_batch is not None
         for number, chosen in enumerate(batch.steps):
-            with self._synced(batch.last and number == count - 1):
-                with self._accelerator.autocast():
-                    scores = self._scores("policy", batch, chosen, drawing)
-                inputs = self._inputs(batch, chosen, scores, drawing)
-                output = self._objective.function(scores.log_prob, **inputs, **self._settings)
-                weighted = output.loss if batch.weight is None else output.loss * batch.weight
-                self._accelerator.backward(weighted.mean() / (count * self._config.training.accumulation))
+            last = batch.last and number == count - 1
+            run = self._in_two_passes if in_two else self._in_one_pass
+            loss, output = run(batch, chosen, drawing, last)
             fine = [each and bool(ok) for each, ok in zip(fine, output.loss.isfinite().tolist(), strict=True)]
-            figures = {"loss": weighted.detach().mean(), **output.metrics}
+            figures = {"loss": loss * count * self._config.training.accumulation, **output.metrics}
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / count
         return sums, fine
 
-    def _scores(self, view: str, batch: TrajectoryBatch, chosen: Tensor, drawing: ImageGenerator) -> StepScores:
-        return step_log_prob(drawing.denoiser(view), drawing.sampler, batch.trajectory, chosen[None])
+    def _in_one_pass(
+        self, batch: TrajectoryBatch, chosen: Tensor, drawing: ImageGenerator, last: bool
+    ) -> tuple[Tensor, ObjectiveOutput]:
+        with self._synced(last):
+            with self._accelerator.autocast():
+                scores = self._scores("policy", batch.trajectory, chosen, drawing)
+            loss, output = self._loss(batch, chosen, scores, drawing)
+            self._accelerator.backward(loss)
+        return loss.detach(), output
+
+    def _in_two_passes(
+        self, batch: TrajectoryBatch, chosen: Tensor, drawing: ImageGenerator, last: bool
+    ) -> tuple[Tensor, ObjectiveOutput]:
+        """Scores without gradient; the loss's gradient by them; then `max_batch` samples at a time: memory of so many."""
+        size = self._config.training.max_batch
+        assert size is not None
+        with torch.no_grad(), self._accelerator.autocast():
+            scores = self._scores("policy", batch.trajectory, chosen, drawing)
+        leaves = [scores.log_prob.requires_grad_(), scores.mean.requires_grad_()]
+        loss, output = self._loss(batch, chosen, scores, drawing)
+        slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
+        rows, steps = _one_each(batch.trajectory), chosen.repeat_interleave(batch.trajectory.members)
+        for start in range(0, rows.groups, size):
+            part = slice(start, start + size)
+            with self._synced(last and start + size >= rows.groups):
+                with self._accelerator.autocast():
+                    some = self._scores("policy", rows[part], steps[part], drawing)
+                pairs = zip((some.log_prob, some.mean), slopes, strict=True)
+                parts = [
+                    (value * slope.flatten(1, 2)[:, part, None]).sum() for value, slope in pairs if slope is not None
+                ]
+                self._accelerator.backward(torch.stack(parts).sum())
+        return loss.detach(), output
+
+    def _loss(
+        self, batch: TrajectoryBatch, chosen: Tensor, scores: StepScores, drawing: ImageGenerator
+    ) -> tuple[Tensor, ObjectiveOutput]:
+        """This step's part in the mean over the groups and steps of the optimizer step."""
+        inputs = self._inputs(batch, chosen, scores, drawing)
+        output = self._objective.function(scores.log_prob, **inputs, **self._settings)
+        weighted = output.loss if batch.weight is None else output.loss * batch.weight
+        return weighted.mean() / (len(batch.steps) * self._config.training.accumulation), output
+
+    def _scores(self, view: str, trajectory: Trajectory, chosen: Tensor, drawing: ImageGenerator) -> StepScores:
+        return step_log_prob(drawing.denoiser(view), drawing.sampler, trajectory, chosen[None])
 
     def _inputs(
         self, batch: TrajectoryBatch, chosen: Tensor, scores: StepScores, drawing: ImageGenerator
@@ -104,7 +144,7 @@ class TrajectoryLoss:
             found["behaviour_divergence"] = gaussian_divergence(scores.mean, other_mean=mean, std=scores.std)
         if wanted & {"reference_log_prob", "divergence"}:
             with torch.no_grad(), self._accelerator.autocast():
-                reference = self._scores(self._reference, batch, chosen, drawing)
+                reference = self._scores(self._reference, trajectory, chosen, drawing)
             found["reference_log_prob"] = reference.log_prob
             if "divergence" in wanted:
                 std = self._divergence_std(trajectory, chosen, scores.std)
@@ -118,3 +158,23 @@ class TrajectoryLoss:
         times = trajectory.times
         elapsed = times[chosen] - times[chosen + 1]  # [groups]
         return std / elapsed.sqrt()[None, :, None].to(std.device)
+
+
+def _one_each(trajectory: Trajectory) -> Trajectory:
+    """Every sample as a group of its own."""
+
+    def apart(part: Tensor) -> Tensor:
+        return part.flatten(1, 2)[:, :, None]
+
+    times = trajectory.times
+    return replace(
+        trajectory,
+        states=apart(trajectory.states),
+        mean=apart(trajectory.mean),
+        std=apart(trajectory.std),
+        log_prob=apart(trajectory.log_prob),
+        times=times if times.ndim == 1 else apart(times),
+        condition=trajectory.condition.expand(trajectory.members),
+        x0_hat=trajectory.x0_hat.flatten(0, 1)[:, None],
+        prediction=None,
+    )

@@ -48,6 +48,18 @@ def test_before_the_first_step_every_ratio_is_one(tmp_path):
     assert trainer.train_step().metrics["ratio"] != 1.0  # the second pass is after a step
 
 
+@pytest.mark.parametrize("objective", [D3PO, {"name": "flow_grpo", "kl_weight": 0.1, "guard": True}])
+def test_fewer_samples_at_a_time_are_the_same_step(tmp_path, objective):
+    """`max_batch` changes the memory and not the gradient; the first ratio stays 1 to the bit, the margin 0."""
+    settings = {"members": 2 if objective is D3PO else 3, "guidance_scale": 2.0}
+    told = []
+    for most in (None, 2):
+        trainer = build_trainer(online(tmp_path, objective, online=settings, training={"max_batch": most}))
+        told.append(trainer.train_step().metrics)
+    assert told[1].get("ratio", 1.0) == 1.0 and told[1].get("margin", 0.0) == 0.0
+    assert told[1]["gradient_norm"] == pytest.approx(told[0]["gradient_norm"], rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ON_ERRORS)
 def test_every_method_on_errors_learns_from_rounds(tmp_path, name):
     """Two rounds: the first draws with the model as it was, the second with what it has become."""
@@ -219,7 +231,7 @@ BAD = {
     "online.combine": ({"online": {"combine": "decoupled"}}, DPO),
     "data.kind": ({"data": {"kind": "pairs"}}, DPO),
     "data.flip": ({"data": {"flip": True}}, DPO),
-    "training.max_batch": ({"training": {"max_batch": 2}}, D3PO),
+    "training.two_pass": ({"training": {"two_pass": True}}, D3PO),
     "model.lora.dropout": ({"model": {"lora": {"rank": 2, "alpha": 2, "dropout": 0.1}}}, D3PO),
     "training.reference_bank": ({"training": {"reference_bank": 1}}, DPO),
 }
