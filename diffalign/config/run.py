@@ -199,8 +199,6 @@ class RunConfig(Params):
             yield f"data.dimension: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
         if self.data.pairs_per_group is not None and self.data.kind != "pairs":
             yield f"data.pairs_per_group: is of data.kind: pairs, and that is {self.data.kind!r}; leave it out"
-        if training.two_pass and any(each.endswith(("residual", "divergence")) for each in (objective.first, *inputs)):
-            yield f"training.two_pass: needs an objective of errors alone, and {name!r} takes residuals; set it to false"
         if training.two_pass and self.model.lora.dropout:
             yield "training.two_pass: needs model.lora.dropout: 0, for both passes must see the same network"
         if training.reference_bank is not None:

@@ -67,9 +67,9 @@ class GroupLoss:
             "average": config.objective.compares_with_average,
         }
         self._others = [name for name, is_kept in kept.items() if is_kept]
-        self._residuals = self._reference is not None or bool(
-            {objective.params.first, *config.objective.inputs()} & {"policy_residual", "ema_divergence"}
-        )
+        taken = {objective.params.first, *config.objective.inputs()}
+        self._learns_from_residuals = bool(taken & {"policy_residual", "divergence", "ema_divergence"})
+        self._residuals = self._reference is not None or self._learns_from_residuals
 
     def compare_with(self, view: str) -> None:
         """From now on the reference is another view."""
@@ -130,21 +130,33 @@ class GroupLoss:
         return errors, output, seen
 
     def _in_two_passes(self, micro: MicroBatch, baseline: Tensor | None) -> tuple[DenoisingErrors, ObjectiveOutput]:
-        """Errors without gradient; dL/d error; then sample by sample sum(dL/d error * error): peak memory of one chunk."""
+        """Errors and residuals without gradient, the loss's slope by each, then sample by sample the sum of slope x value.
+
+        The peak of memory is that of one chunk.
+        """
         errors = self.errors(micro, residuals=self._residuals)
-        policy = errors.policy.detach().requires_grad_()
-        errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, errors.residuals)
+        policy, kept = errors.policy.detach().requires_grad_(), dict(errors.residuals or {})
+        leaves = [policy]
+        if self._learns_from_residuals:
+            kept["policy"] = kept["policy"].detach().requires_grad_()
+            leaves.append(kept["policy"])
+        errors = DenoisingErrors(policy, errors.reference, errors.t, errors.others, kept or None)
         output = self._loss(errors, micro, baseline)
-        loss = self._mean(output.loss, micro)
-        (weights,) = torch.autograd.grad(loss, policy)
-        size = self._config.training.max_batch or 1
-        flat = weights.flatten()
+        slopes = torch.autograd.grad(self._mean(output.loss, micro), leaves, allow_unused=True)
+        flat = [None if slope is None else slope.flatten(0, 1) for slope in slopes]
+        size, count = self._config.training.max_batch or 1, policy.numel()
         for start, batch, draw in _chunks(micro, size):
-            last = micro.last and start + size >= len(flat)
-            with self.synced(last):
+            with self.synced(micro.last and start + size >= count):
                 with self._accelerator.autocast():
-                    chunk = self._errors(self._policy, None, batch, draw, residuals=False).policy
-                self._accelerator.backward((chunk.flatten() * flat[start : start + size]).sum())
+                    chunk = self._errors(self._policy, None, batch, draw, residuals=self._learns_from_residuals)
+                values = (chunk.policy, *([] if chunk.residuals is None else [chunk.residuals["policy"]]))
+                part = slice(start, start + size)
+                sums = [
+                    (value.flatten(0, 1) * slope[part]).sum()
+                    for value, slope in zip(values, flat, strict=True)
+                    if slope is not None
+                ]
+                self._accelerator.backward(torch.stack(sums).sum())
         return errors, output
 
     def _mean(self, loss: Tensor, micro: MicroBatch) -> Tensor:

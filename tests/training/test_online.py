@@ -60,6 +60,17 @@ def test_fewer_samples_at_a_time_are_the_same_step(tmp_path, objective):
     assert told[1]["gradient_norm"] == pytest.approx(told[0]["gradient_norm"], rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["nft", "awm", "crd"])
+def test_two_passes_equal_one(tmp_path, name):
+    """Of residuals and divergences as of errors: the same gradient, one sample at a time."""
+    family = "sd3" if name == "nft" else "sd"
+    norms = []
+    for training in ({}, {"two_pass": True, "max_batch": 2}):
+        trainer = build_trainer(online(tmp_path, ON_ERRORS[name], family, online={"members": 3}, training=training))
+        norms.append([trainer.train_step().metrics["gradient_norm"] for _ in range(2)])
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ON_ERRORS)
 def test_every_method_on_errors_learns_from_rounds(tmp_path, name):
     """Two rounds: the first draws with the model as it was, the second with what it has become."""

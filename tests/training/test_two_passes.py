@@ -8,17 +8,14 @@ import pytest
 import torch
 
 from diffalign.denoising import LinearFlow, NoiseDraw, Prediction, denoising_errors
-from diffalign.objectives import OBJECTIVES
 from diffalign.training.micro_batch import MicroBatch, _chunks
 from diffalign.types import Condition, GroupBatch
 from tests.training.methods import OFFLINE, QUICK, families, trainer_of
 
-ERRORS_ONLY = [name for name in OFFLINE if OBJECTIVES[name].params.first == "policy"]
-
 
 @pytest.mark.parametrize(
     ("name", "max_batch"),
-    [pytest.param(name, 3, marks=[] if name in QUICK else pytest.mark.slow) for name in ERRORS_ONLY] + [("gdro", None)],
+    [pytest.param(name, 3, marks=[] if name in QUICK else pytest.mark.slow) for name in OFFLINE] + [("gdro", None)],
 )
 def test_two_passes_equal_one(home, name, max_batch):
     family = families(name)[0]
