@@ -25,7 +25,7 @@ INSTALL := set -o pipefail; $(BIN)/python -m pip install --no-input --disable-pi
 SHOW := | { grep --line-buffered -E '^ *(Downloading|Using cached) .*[0-9] MB' | cut -c1-110 || true; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types wheel clean distclean
+.PHONY: help demo test test-slow test-long lint format types wheel clean distclean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -37,7 +37,10 @@ test: $(VENV)/.dev  ## The tests that need no network, no GPU and little time
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## The slow tests: whole trainings on the zoo (CPU, many minutes)
-	$(PYTEST) -m "slow and not gpu and not weights" $(PYTEST_ARGS)
+	$(PYTEST) -m "slow and not long and not gpu and not weights" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev  ## The quickstarts that test-slow leaves out, trained to their end (CPU, hours)
+	$(PYTEST) -m "long" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## Style: ruff's rules and its formatting (seconds)
 	$(BIN)/ruff check .

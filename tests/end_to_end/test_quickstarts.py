@@ -23,8 +23,13 @@ def _run(config: str, folder) -> dict:
         return json.load(file)
 
 
+def _long(*methods: str) -> list:
+    """What is trained before a release, and not on every change."""
+    return [pytest.param(method, marks=pytest.mark.long) for method in methods]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["diffusion_dpo", "flow_dpo", "gdro", "rank_dpo", "diffusion_kto"])
+@pytest.mark.parametrize("method", ["diffusion_dpo", *_long("flow_dpo", "gdro", "rank_dpo", "diffusion_kto")])
 def test_a_quickstart_raises_the_held_out_reward(method, tmp_path):
     summary = _run(f"quickstart/{method}.yaml", tmp_path)
     scene, jpeg = summary["rewards"]["scene"], summary["rewards"]["jpeg"]
@@ -38,6 +43,19 @@ def test_a_quickstart_raises_the_held_out_reward(method, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["nft", *_long("d3po", "ddpo", "flow_grpo", "diffusion_dro")])
+def test_an_online_quickstart_raises_the_held_out_reward(method, tmp_path):
+    """The graded reward of captions that the policy has never drawn for."""
+    summary = _run(f"quickstart/{method}.yaml", tmp_path)
+    scene, jpeg = summary["rewards"]["scene"], summary["rewards"]["jpeg"]
+    assert summary["prompts"] >= 400 and scene["trained_on"] and not jpeg["trained_on"]
+    assert scene["low"] > 0
+    assert scene["wins"] > scene["losses"]
+    assert summary["diversity"]["aligned"] > 0.8 * summary["diversity"]["base"]
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_designers_emoji_before_its_own_raise_the_likeness_of_other_names(tmp_path):
     summary = _run("quickstart/emoji_dpo.yaml", tmp_path)
     emoji, jpeg = summary["rewards"]["emoji"], summary["rewards"]["jpeg"]
