@@ -21,6 +21,7 @@ CHECKOUT = Path(__file__).parents[1]
         (("reference_bank.py", "--groups", "64", "--steps", "2"), r"bank / live: median [\d.]+"),
         (("memory_estimate.py", "--models", "shapes-sd"), r"full checkpointing: estimate [\d.]+, tensors [\d.]+"),
         (("two_passes.py", "--groups", "1", "--members", "2"), r"2 members: one pass +\d+ MB"),
+        (("online_memory.py", "--steps", "2"), r"2 sampling steps: peak +\d+ MB"),
         (("paper_way.py", "--groups", "1", "--steps", "2"), r"together / ours: median [\d.]+"),
         (("loading.py", "--pairs", "2", "--repeats", "1"), r"loader / step: [\d.]+"),
         (("utilisation.py", "--groups", "1", "--steps", "1"), r"utilisation \d+%"),
