@@ -2,9 +2,9 @@
 
     python benchmarks/pools.py --out pools                  # Euler, Heun and stochastic steps on zoo://shapes-sd3
 
-For each sampler the base model draws groups of four for the zoo's training captions, the scene checker scores them, and gdro
-trains on them, with one set of settings and seeds. Prints the held-out graded reward's rise with its 95 % interval for each.
-What is there already in OUT is kept, so that a call that was cut off goes on.
+For each sampler the base model draws groups of four for the zoo's training captions, the scene checker scores them, and
+gdro trains on them, with one set of settings and seeds. Prints the held-out graded reward's rise with its 95 % interval for
+each. What is there already in OUT is kept, so that a call that was cut off goes on.
 """
 
 from __future__ import annotations
