@@ -278,7 +278,7 @@ def test_settings_win_over_the_run_s_own(call, run_folder, tmp_path):
         (("--resolution", 33), "--resolution: "),
         (("--resolution", 1), "--resolution: "),
         (("--steps", 5000), "--steps: must be"),
-        (("--model", "zoo://shapes-sd3", "--eta", 0.5), "--eta: is a setting of the ddim sampler"),
+        (("--model", "zoo://shapes-sd3", "--eta", 0.5), "--eta: is a setting of the samplers ddim and flow_sde"),
     ],
 )
 def test_settings_that_cannot_be_had(call, tmp_path, arguments, says):
