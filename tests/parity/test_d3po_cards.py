@@ -12,7 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffalign.denoising import VP, Prediction
 from diffalign.objectives import d3po
+from diffalign.samplers import DDIM, log_density
+from tests.denoising.toys import Fixed
+from tests.samplers.toys import no_condition
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 ALPHAS_CUMPROD = torch.cumprod(1 - BETAS, dim=0)
@@ -64,6 +68,34 @@ def test_last_step():
     _, std, density = _step(NOISE, 1, 0)
     _six(std, 0.0206483)
     _six(density.mean(1)[0], -3.413506)
+
+
+def _our_step(noise: list[float], x_next: list[float], t: int, t_next: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Std, mean, and the log-density as a mean and as a sum, of the package's own DDIM step."""
+    process = VP(ALPHAS_CUMPROD)
+    x, output, after = (torch.tensor([it], dtype=torch.float64) for it in (X, noise, x_next))
+    times = ((torch.tensor([index], dtype=torch.float64) + 1) / 1000 for index in (t, t_next))
+    step = DDIM(eta=1.0).step(Fixed(process, Prediction.NOISE, output), x, *times, no_condition(1))
+    mean, total = (log_density(after, step.mean, step.std, reduce=reduce) for reduce in ("mean", "sum"))
+    return step.std[0, 0], step.mean[0], mean[0], total[0]
+
+
+def test_the_ddim_step_and_its_log_density():
+    std, mean, log_prob, total = _our_step(NOISE[0], X_NEXT[0], 501, 451)
+    _six(std, 0.4293211493)
+    _six(mean, [0.452959, -0.879037, 0.708606, 0.112097])
+    _six(log_prob, -0.088480)
+    _six(total, -0.353922)
+    _six(_our_step(REFERENCE_NOISE[0], X_NEXT[0], 501, 451)[2], -0.094317)
+    _six(_our_step(NOISE[1], X_NEXT[1], 501, 451)[2], -0.154076)
+    _six(_our_step(REFERENCE_NOISE[1], X_NEXT[1], 501, 451)[2], -0.139653)
+
+
+def test_the_last_ddim_step_goes_to_index_0():
+    """Not to data, where std is 0 and there is no density: a Stable Diffusion folder's own last time."""
+    std, _, log_prob, _ = _our_step(NOISE[0], X_NEXT[0], 1, 0)
+    _six(std, 0.0206483)
+    _six(log_prob, -3.413506)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines import ImageGenerator, draw_pictures, drawings
+from diffalign.samplers import DDIM, FlowEuler, FlowSDE
 from tests.backbones.models import load
 
 CHECKOUT = Path(__file__).parents[2]
@@ -169,3 +170,14 @@ def test_foreign_listings_are_left_alone(generator, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="out: cannot make"):
         draw_pictures(generator, TEXTS, tmp_path / "file")
+
+
+def test_a_record_tells_samplers_apart(tmp_path):
+    """Form and guard as much as class and eta: a picture of other settings is not the one that is asked for."""
+    backbone, told = load("sd3"), []
+    for sampler in (FlowEuler(), FlowSDE(eta=0.8), FlowSDE("cps", 0.8), DDIM(0.8)):
+        generator = ImageGenerator.create(backbone, sampler=sampler, steps=1)
+        (row,) = draw_pictures(generator, ["a red circle"], tmp_path / str(len(told)), source="zoo", view="reference")
+        told.append((row["sampler"], row["eta"]))
+    assert told[0] == ("FlowEuler", 0.0) and told[3] == ("DDIM", 0.8)
+    assert told[1:3] == [("FlowSDE(form='flow_grpo', guard=None)", 0.8), ("FlowSDE(form='cps', guard=None)", 0.8)]
