@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from diffalign.cli.app import app
 from diffalign.config.objectives import ObjectiveFacts
 from diffalign.config.yaml_values import read_yaml
 from diffalign.data import read_records
@@ -130,15 +132,18 @@ def test_python_in_the_overview_runs():
 
 
 def test_groups_of_ones_own_pictures(tmp_path, monkeypatch):
-    """The script of docs/data.md makes a file that `data.kind: groups` reads."""
+    """The commands of docs/data.md, as they stand there, make a file that `data.kind: groups` reads."""
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    (tmp_path / "drawn").mkdir()
+    commands = {line.split()[1]: line.split()[1:] for line in re.findall(r"^    (diffalign .*)$", text, re.MULTILINE)}
+    (tmp_path / "drawn").mkdir()  # by another model than the page's, to save the time
     rows = [{"prompt": "p", "file_name": "0.png"}, {"prompt": "p", "file_name": "1.png"}]
     write_rows(tmp_path / "drawn" / "metadata.jsonl", rows)
     for number, row in enumerate(rows):
         (tmp_path / "drawn" / row["file_name"]).write_bytes(picture_file(number))
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    (record,) = read_records(tmp_path / "drawn" / "groups.jsonl", "groups")
+    for name in ("score", "pair"):
+        result = CliRunner().invoke(app, commands[name])
+        assert result.exit_code == 0, result.exception
+    (record,) = read_records(tmp_path / "groups.jsonl", "groups")
     assert len(record.items) == 2 and record.rewards is not None and record.rewards[0] >= record.rewards[1]
+    assert all(isinstance(item, Path) and item.is_file() for item in record.items)
