@@ -4,7 +4,7 @@
     python benchmarks/online_memory.py --steps 5 10 20 40 --max-batch 8
 
 Every case runs in a process of its own. The figure is the resident memory that a round and its optimizer step add at their
-peak to what the process had before, in MB, and what the stored trajectories take of it (states, means, figures; on the CPU).
+peak to what the process had before, in MB, and what the stored trajectories take of it (states, means, figures).
 """
 
 from __future__ import annotations

@@ -136,6 +136,13 @@ def family_of(model: str, family: str | None) -> str:
     return str(cards[locate(model).name]["family"])
 
 
+def _load_telling_which(model: DrawingModel) -> ImageGenerator:
+    try:
+        return model.load()
+    except ConfigError as error:
+        raise ConfigError(f"{error} (of several models this is {model.source})") from None
+
+
 def _named(models: Sequence[DrawingModel]) -> list[DrawingModel]:
     """With a name each for ids and file names: the end of what it is called, and a number where two would be one."""
     named: dict[str, DrawingModel] = {}
@@ -146,5 +153,5 @@ def _named(models: Sequence[DrawingModel]) -> list[DrawingModel]:
         while name.lower() in named:  # some file systems do not tell A from a
             number += 1
             name = f"{short}-{number}"
-        named[name.lower()] = replace(model, name=name)
+        named[name.lower()] = replace(model, name=name, load=partial(_load_telling_which, model))
     return list(named.values())

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffalign.data.part_files import PartFiles
 from diffalign.data.records import PictureSource
+from diffalign.data.row_files import LISTING
 from diffalign.data.rows import id_of, picture_of
 from diffalign.data.sources import Source
 from diffalign.exceptions import DataError
@@ -51,7 +53,9 @@ def read_pictures(path: Path) -> Iterator[PictureRow]:
         DataError: missing or empty, a row without a picture, or an id that stands twice.
     """
     seen: set[str] = set()
-    bare = path.is_dir() and not (path / "metadata.jsonl").exists() and not any(path.glob("*.parquet"))
+    if path.is_dir() and PartFiles(path / LISTING).paths():
+        raise DataError(f"{path}: generate has not finished there; start it again, with all of its processes")
+    bare = path.is_dir() and not (path / LISTING).exists() and not any(path.glob("*.parquet"))
     for row in _bare_pictures(path) if bare else _listed_pictures(path):
         if row.id in seen:
             raise DataError(f"record {row.id!r}: this id stands twice in {path}; ids must be unique")

@@ -10,7 +10,6 @@ import pytest
 
 from diffalign.data import read_records
 from diffalign.exceptions import ConfigError, DataError
-from tests.cli.conftest import run_process
 from tests.data.judged_folder import by_reward
 from tests.data.pictures import pairs_folder
 
@@ -65,7 +64,7 @@ def test_several_models(drawn):
     assert found[0]["seed"] == found[1]["seed"] == 0
 
 
-def test_one_item_of_models_is_as_model(call, run_folder, tmp_path):
+def test_one_item_of_models_is_as_model(call, tmp_path):
     call("generate", "-p", "a red circle", "-o", tmp_path / "a", *ZOO)
     call("generate", "-p", "a red circle", "-o", tmp_path / "b", "--models", "zoo://shapes-sd", "--steps", "2")
     assert (tmp_path / "a" / "metadata.jsonl").read_bytes() == (tmp_path / "b" / "metadata.jsonl").read_bytes()
@@ -92,6 +91,11 @@ def test_runs_and_adapters_among_models(call, run_folder, tmp_path):
         (("--models", "zoo://shapes-sd+/absent"), "--adapter: no such file or folder: /absent"),
         (("--models", "zoo://shapes-sd", "--adapter", "x"), "in --models write MODEL+ADAPTER"),
         (("--models", "zoo://shapes-sd", "--model", "zoo://shapes-sd"), "give either --run"),
+        (("--models", "zoo://shapes-sd3,zoo://shapes-sd", "--eta", "1"), "ddim sampler, and this is FlowEuler"),
+        (
+            ("--models", "zoo://shapes-sd3,zoo://shapes-sd", "--eta", "1"),
+            "(of several models this is zoo://shapes-sd3)",
+        ),
         (("--model", "zoo://shapes-sd", "--best-of", "2"), "give --best-of and --reward together"),
         (("--model", "zoo://shapes-sd", "--reward", "jpeg"), "give --best-of and --reward together"),
         (("--model", "zoo://shapes-sd", "--best-of", "2", "--reward", "jpg"), "did you mean 'jpeg'?"),
@@ -182,8 +186,9 @@ def test_what_the_environment_says_of_processes(call, tmp_path, monkeypatch):
     assert "RANK=2 and WORLD_SIZE=2: must be" in refusal(call, "score", "-i", source, "-o", out, "-r", "jpeg")
 
 
-def test_wrong_reward_is_one_message_and_exit_code_2(tmp_path):
+def test_reward_that_cannot_be_had(call, tmp_path):
     by_reward(tmp_path, [0.0, 1.0])
-    done = run_process("score", "-i", "scores.jsonl", "-o", "s.jsonl", "-r", "scene:frm=graded", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip() == "error: scene.frm: unknown option; did you mean 'form'?"
+    arguments = ("score", "-i", tmp_path / "scores.jsonl", "-o", tmp_path / "s.jsonl", "-r")
+    assert refusal(call, *arguments, "scene:frm=graded") == "scene.frm: unknown option; did you mean 'form'?"
+    assert "did you mean 'scene'?" in refusal(call, *arguments, "scnee")
+    assert not (tmp_path / "s.jsonl").exists()

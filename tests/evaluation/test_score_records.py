@@ -222,6 +222,9 @@ def test_refusals(tmp_path):
     write_rows(tmp_path / "twice.jsonl", [{"id": "a", "file_name": "0.png"}] * 2)
     with pytest.raises(DataError, match="this id stands twice"):
         list(read_pictures(tmp_path / "twice.jsonl"))
+    (home / ".metadata.jsonl.part-0-of-2").write_text("{}")
+    with pytest.raises(DataError, match="generate has not finished there"):
+        score_records(home, tmp_path / "s.jsonl", [JPEGReward()])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no pictures in it"):
         score_records(tmp_path / "empty", tmp_path / "s.jsonl", [JPEGReward()])

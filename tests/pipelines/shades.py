@@ -25,10 +25,19 @@ class Shades(ImageGenerator):
             yield (shade[:, None, None, None] % 256).expand(-1, 3, 2, 2) / 255
 
 
-def shades(offset: int = 0, batch: int = 2) -> Shades:
-    """A generator of its own."""
-    backbone: Any = SimpleNamespace(resolution=2, dtype=torch.float32)
-    made = Shades(backbone, DDIM(), torch.zeros(3), batch=batch)
-    object.__setattr__(made, "drawn", [])
-    object.__setattr__(made, "offset", offset)
+def shades(offset: int = 0, batch: int = 2, backbone: Any = None) -> Shades:
+    """A generator of its own; without a backbone it is what records say of one that has 2 x 2 pixels."""
+    made = object.__new__(Shades)  # past the check of types, which asks for a whole backbone
+    fields = {
+        "backbone": backbone or SimpleNamespace(resolution=2, dtype=torch.float32),
+        "sampler": DDIM(),
+        "times": torch.zeros(3),
+        "guidance_scale": 1.0,
+        "batch": batch,
+        "resolution": None,
+        "drawn": [],
+        "offset": offset,
+    }
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
     return made

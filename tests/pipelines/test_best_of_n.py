@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.pipelines import BestOf, best_of_n, draw_pictures
+from diffalign.pipelines import BestOf, ImageGenerator, best_of_n, draw_pictures
 from diffalign.rewards import JPEGReward, PictureReward, RewardEnsemble, load_reward
+from tests.backbones.models import load
 from tests.pipelines.shades import shades
 
 
@@ -67,7 +68,7 @@ def test_ensemble_chooses():
 
 def test_generator_of_the_best_draws_into_a_folder_and_is_gone_on_with(tmp_path):
     reward = ByShade(lambda shade: -abs(shade - 5.0))
-    inner = shades()
+    inner = shades(backbone=load("sd", lora=None))
     rows = draw_pictures(BestOf.of(inner, reward, 4), ["one", "two"], tmp_path, source="m")
     assert inner.drawn == list(range(8))
     assert (rows[0]["best_of"], rows[0]["chosen_by"]) == (4, f"jpeg {reward.spec.version}")
@@ -89,19 +90,16 @@ def test_refusals():
     with pytest.raises(ConfigError, match="prompts: there are none"):
         best_of_n(shades(), [], JPEGReward(), 2)
     with pytest.raises(ConfigError, match=r"seed: .* is too large for the best of 4"):
-        next(BestOf.of(shades(), JPEGReward(), 4)(["x"], [2**62]))
+        next(BestOf.of(shades(backbone=load("sd", lora=None)), JPEGReward(), 4)(["x"], [2**62]))
 
 
 def test_real_model_and_reward():
     """The zoo: the graded scene reward of the best of 3 is the highest of the three that generate draws."""
-    from diffalign.pipelines import ImageGenerator
-    from tests.backbones.models import load
-
     generator = ImageGenerator.create(load("sd", lora=None), steps=2)
     reward = load_reward("scene", form="graded")
     prompts = ["a red circle", "a blue square"]
-    found = best_of_n(generator, prompts, reward, 3, seed=1)
-    six = next(generator([prompt for prompt in prompts for _ in range(3)], range(1, 7)))
+    found = best_of_n(generator, prompts, reward, 3, seed=1, view="reference")
+    six = next(generator([prompt for prompt in prompts for _ in range(3)], range(1, 7), view="reference"))
     scores = reward(six, [prompt for prompt in prompts for _ in range(3)]).reshape(2, 3)
     torch.testing.assert_close(found.scores, scores)
     torch.testing.assert_close(found.pictures, six.reshape(2, 3, *six.shape[1:])[torch.arange(2), found.chosen])

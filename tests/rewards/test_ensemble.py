@@ -30,9 +30,11 @@ def test_the_card_s_numbers():
 
 def test_weights_are_shares():
     values = torch.tensor([[1.0], [3.0]])
-    assert combine_rewards(values, weights=[3, 1]).item() == pytest.approx(1.5)
+    assert combine_rewards(values, weights=[3.0, 1.0]).item() == pytest.approx(1.5)
     spread = 0.75 * 0.25 + 0.25 * 2.25
-    assert combine_rewards(values, "uncertainty", weights=[3, 1], penalty=2.0).item() == pytest.approx(1.5 - 2 * spread)
+    assert combine_rewards(values, "uncertainty", weights=[3.0, 1.0], penalty=2.0).item() == pytest.approx(
+        1.5 - 2 * spread
+    )
 
 
 @pytest.mark.parametrize("combine", ["mean", "worst", "uncertainty"])
@@ -50,7 +52,7 @@ def samples(count: int = 4) -> list[Sample]:
 
 
 def test_scores_reasons_and_components():
-    both = RewardEnsemble([JPEGReward(), SceneReward(form="graded")], weights=[1, 3])
+    both = RewardEnsemble([JPEGReward(), SceneReward(form="graded")], weights=[1.0, 3.0])
     batch = [*samples(2), Sample(samples(1)[0].media, "no scene", id="x")]
     output = both.score(batch)
     alone = [reward.score(batch).values for reward in both.rewards]
@@ -77,8 +79,8 @@ def test_fitted_members_are_on_one_scale():
 def test_version_changes_with_all_that_changes_the_number():
     rewards = [JPEGReward(), SceneReward()]
     made = [
-        RewardEnsemble(rewards), RewardEnsemble(rewards, combine="worst"), RewardEnsemble(rewards, weights=[1, 2]),
-        RewardEnsemble(rewards, scale=[(0, 1), (0, 2)]), RewardEnsemble([JPEGReward(quality=50), SceneReward()]),
+        RewardEnsemble(rewards), RewardEnsemble(rewards, combine="worst"), RewardEnsemble(rewards, weights=[1.0, 2.0]),
+        RewardEnsemble(rewards, scale=[(0.0, 1.0), (0.0, 2.0)]), RewardEnsemble([JPEGReward(quality=50), SceneReward()]),
     ]  # fmt: skip
     assert len({each.spec.version for each in made}) == len(made)
     assert RewardEnsemble(rewards).spec.version == made[0].spec.version
@@ -87,11 +89,10 @@ def test_version_changes_with_all_that_changes_the_number():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"combine": "best"}, "combine: must be one of mean, worst, uncertainty"),
-        ({"weights": [1]}, "weights: must be 2, one a reward, got 1"),
-        ({"weights": [1, -1]}, "weights: must be finite, not negative"),
-        ({"weights": [1, 1], "combine": "worst"}, "weights: worst takes none"),
-        ({"scale": [(0, 1), (0, 0)]}, "scale: must be 2 pairs"),
+        ({"weights": [1.0]}, "weights: must be 2, one a reward, got 1"),
+        ({"weights": [1.0, -1.0]}, "weights: must be finite, not negative"),
+        ({"weights": [1.0, 1.0], "combine": "worst"}, "weights: worst takes none"),
+        ({"scale": [(0.0, 1.0), (0.0, 0.0)]}, "scale: must be 2 pairs"),
     ],
 )
 def test_refusals(options, says):
