@@ -19,6 +19,7 @@ from diffalign.data.pair import Paired, Pairing, pair_records
 from diffalign.data.readers import ReadCounts, read_prompts, read_records
 from diffalign.data.record_list import RecordList, open_list
 from diffalign.data.records import Record
+from diffalign.data.reward_votes import pareto_preference, share_of_rivals_beaten
 from diffalign.data.said import Said
 from diffalign.data.shipped import ShippedLatents, prompts_of, save_latents
 from diffalign.data.sources import Source
@@ -53,11 +54,13 @@ __all__ = [
     "open_list",
     "pair_records",
     "paired_by_reward",
+    "pareto_preference",
     "place_of",
     "prompts_of",
     "read_prompts",
     "read_records",
     "save_latents",
     "seeded",
+    "share_of_rivals_beaten",
     "unpaired_by_reward",
 ]

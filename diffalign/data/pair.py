@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffalign.data.aggregate import dominates, rivals_beaten, weighted_sum
+import torch
+
+from diffalign.data.aggregate import weighted_sum
 from diffalign.data.judged import Comparison, Judged, read_judged, read_votes
 from diffalign.data.preferences import (
     Namer,
@@ -23,6 +25,7 @@ from diffalign.data.preferences import (
     pairs_by_votes,
     shares_won,
 )
+from diffalign.data.reward_votes import pareto_preference, share_of_rivals_beaten
 from diffalign.data.row_files import LISTING, path_from, rows_file, write_rows
 from diffalign.exceptions import ConfigError, DataError
 
@@ -37,7 +40,8 @@ class Pairing:
     Attributes:
         kind: `pairs`, `groups`, `labelled`, or `experts`: the best of all, as labelled records that are all good.
         rewards: column -> weight.
-        aggregate: how several rewards become one: `sum` (`weighted_sum`), `votes` (`rivals_beaten`), `pareto` (`dominates`,
+        aggregate: how several rewards become one: `sum` (`weighted_sum`), `votes`
+            (`share_of_rivals_beaten`), `pareto` (`pareto_preference`,
             for pairs alone).
         votes: a file of people's votes, in the place of rewards.
         every: of kind pairs, all pairs of a prompt and not only the best with the worst.
@@ -188,7 +192,7 @@ def _rows(
             if pairing.kind == "groups":
                 yield from group_row(number, group, name, dropped, notes)
             elif pairing.aggregate == "pareto":
-                yield from pairs_by_order([picture for picture, _ in there], dominates, name, dropped)
+                yield from pairs_by_order([picture for picture, _ in there], _dominates, name, dropped)
             else:
                 options: dict[str, Any] = {"every": pairing.every, "margin": pairing.margin, "smooth": pairing.smooth}
                 yield from pairs_by_value(there, name, dropped, seed=pairing.seed, **options)
@@ -200,9 +204,15 @@ def _values(pairing: Pairing, pictures: list[Judged]) -> list[float]:
         return weighted_sum([picture.scores for picture in pictures], list(pairing.rewards.values()))
     found: dict[str, float] = {}
     for group in _by_prompt([(picture, 0.0) for picture in pictures]):
-        shares = rivals_beaten([picture.scores for picture, _ in group])
+        scores = torch.tensor([picture.scores for picture, _ in group], dtype=torch.float64)
+        scores[scores.isnan().any(1)] = torch.nan  # a picture that one of the rewards does not score takes no part
+        shares = share_of_rivals_beaten(scores.T[:, None])[0].tolist()
         found |= {picture.id: share for (picture, _), share in zip(group, shares, strict=True)}
     return [found[picture.id] for picture in pictures]
+
+
+def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    return float(pareto_preference(torch.tensor(first), torch.tensor(second))) == 1.0
 
 
 def _by_prompt(judged: list[tuple[Judged, float]]) -> list[list[tuple[Judged, float]]]:

@@ -1,6 +1,6 @@
 """RankDPO (Karthik et al. 2024): all pairs of a ranked group, weighted by what a swap would cost in DCG.
 
-The reward is meant to be a share in [0, 1], such as `reward_votes.share_of_rivals_beaten` makes from several
+The reward is meant to be a share in [0, 1], such as `data.reward_votes.share_of_rivals_beaten` makes from several
 reward models: the gain is 2^reward - 1, which explodes on raw scores.
 """
 

@@ -11,7 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.data import Contrast, SwapResult, WithMean, greedy_swap, paired_by_reward
+from diffalign.data import (
+    Contrast,
+    SwapResult,
+    WithMean,
+    greedy_swap,
+    paired_by_reward,
+    pareto_preference,
+    share_of_rivals_beaten,
+)
 from diffalign.objectives.advantages import (
     Advantage,
     aggregated_advantage,
@@ -19,7 +27,6 @@ from diffalign.objectives.advantages import (
     global_advantage,
     group_advantage,
 )
-from diffalign.objectives.reward_votes import pareto_preference, share_of_rivals_beaten
 from diffalign.rewards import SetReward
 
 

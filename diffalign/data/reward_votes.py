@@ -10,10 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import ShapeError
-from diffalign.objectives.precision import at_least_float32
 
 
-@at_least_float32
 def pareto_preference(reward_a: Float[Tensor, "*batch rewards"], reward_b: Float[Tensor, "*batch rewards"]) -> Tensor:
     """Whether sample a is preferred to b by all rewards together.
 
@@ -38,7 +36,6 @@ def pareto_preference(reward_a: Float[Tensor, "*batch rewards"], reward_b: Float
     return ((1 + wins.to(reward_a.dtype) - loses.to(reward_a.dtype)) / 2).masked_fill(missing, torch.nan)
 
 
-@at_least_float32
 def share_of_rivals_beaten(reward: Float[Tensor, "rewards groups members"]) -> Float[Tensor, "groups members"]:
     """Share of the comparisons (reward, rival) that each member wins: RankDPO's label phi.
 
@@ -47,7 +44,7 @@ def share_of_rivals_beaten(reward: Float[Tensor, "rewards groups members"]) -> F
 
     Returns:
         In [0, 1]. Of the comparisons in which both were scored; that is rewards x (members - 1) where nothing is
-        missing, as in the paper. Ties score nobody. NaN for a member that no reward scored; 0 without a rival.
+        missing, as in the paper. Ties score nobody. NaN for a member that was in no comparison.
 
     Source: Karthik et al. 2024, "Scalable Ranked Preference Optimization for Text-to-Image Generation", algorithm 1
     (five reward models label 4 pictures of each prompt).
@@ -55,5 +52,4 @@ def share_of_rivals_beaten(reward: Float[Tensor, "rewards groups members"]) -> F
     scored = ~reward.isnan()
     wins = (reward[..., :, None] > reward[..., None, :]).sum((0, -1))
     compared = (scored[..., :, None] & scored[..., None, :]).sum((0, -1)) - scored.sum(0)  # not with oneself
-    share = wins.to(reward.dtype) / compared.clamp(min=1)
-    return share.masked_fill(~scored.any(0), torch.nan)
+    return (wins.to(reward.dtype) / compared.clamp(min=1)).masked_fill(compared == 0, torch.nan)
