@@ -22,7 +22,7 @@ from diffalign.config import RunConfig, load_config
 from diffalign.evaluation.statistics import paired_bootstrap
 from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import Sample, load_reward
-from diffalign.training import train
+from diffalign.training import resume, train
 from diffalign.training.build import held_out_prompts
 
 FORMS = ("graded", "strict")
@@ -52,12 +52,11 @@ def config_of(changes: list[str], options: argparse.Namespace) -> RunConfig:
         "quickstart/smpo.yaml",
         [
             "device=cpu",
-            f"folder={options.out}",
             f"seed={options.seed}",
             f"training.steps={options.steps}",
             f"training.groups={options.groups}",
             f"training.threads={options.threads}",
-            "training.checkpoint_every=null",
+            "training.checkpoint_every=50",
             f"optimizer.warmup_steps={min(20, options.steps // 4)}",
             f"evaluation.count={options.prompts}",
             "samples.every=null",
@@ -81,12 +80,14 @@ def scores(generator: ImageGenerator, view: str, config: RunConfig) -> dict[str,
 
 def trained(name: str, changes: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Scores of base and aligned, and seconds of a step; from the file where they are there already."""
-    file = options.out / f"{''.join(each if each.isalnum() else '-' for each in name)}.json"
+    home = options.out / "".join(each if each.isalnum() else "-" for each in name)
+    file = home / "scores.json"
     if file.is_file():
         content: dict[str, Any] = json.loads(file.read_text())
         return content
-    config = config_of(changes, options)
-    run = train(config, progress=False)
+    config = config_of([f"folder={home}", *changes], options)
+    begun = sorted(home.glob("smpo-*"))
+    run = resume(begun[-1], progress=False) if begun else train(config, progress=False)
     steps = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     seconds = [row["seconds_per_step"] for row in steps if row["event"] == "step"]
     content = {

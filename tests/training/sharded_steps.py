@@ -35,6 +35,8 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"name": "diffusion_kto", "beta": 500.0},
         "training": {"reference_bank": 1, "two_pass": True, "max_batch": 2, "accumulation": 2, "groups": 1},
     },
+    # processes draw other times, and all must call the network equally often
+    "lora-inverted": {"model": {"lora": LORA}, "training": {"noise": {"name": "inversion", "steps": 4}}},
     "full-ema-accumulated": {
         "model": FULL,
         "optimizer": SMALL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -45,10 +46,26 @@ def pick_a_pic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("name", ["sdxl_dpo.yaml", "sdxl_dpo_lora_24gb.yaml", "flux_dpo_lora.yaml"])
-def test_config_trains_a_tiny_model(name, pick_a_pic, tmp_path):
-    family = load_config(name).model.family
-    places = [f"model.path={path_of(family)}", f"data.path={pick_a_pic}", f"folder={tmp_path / 'runs'}"]
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Groups of two with raw PickScore cosines."""
+    home = tmp_path_factory.mktemp("scored")
+    rewards = [[0.2231, 0.2104], [0.2187, 0.2410], [0.2050, 0.2050]]
+    lines = []
+    for number, pair in enumerate(rewards):
+        items = [f"{number}{side}.jpg" for side in "ab"]
+        for item, level in zip(items, (30 * number, 200), strict=True):
+            (home / item).write_bytes(picture_file(level, (40, 33), "JPEG"))
+        lines.append(json.dumps({"prompt": f"a circle {number}", "items": items, "rewards": pair}))
+    (home / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return home
+
+
+@pytest.mark.parametrize("name", ["sdxl_dpo.yaml", "sdxl_dpo_lora_24gb.yaml", "flux_dpo_lora.yaml", "sdxl_smpo.yaml"])
+def test_config_trains_a_tiny_model(name, pick_a_pic, scored, tmp_path):
+    family, kind = load_config(name).model.family, load_config(name).data.kind
+    records = {"pairs": pick_a_pic, "groups": scored}[kind]
+    places = [f"model.path={path_of(family)}", f"data.path={records}", f"folder={tmp_path / 'runs'}"]
     run = train(load_config(name, [*places, *SMALLER]), progress=False)
     steps = rows(run.folder)
     assert [row["step"] for row in steps] == [1, 2]
