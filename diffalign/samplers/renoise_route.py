@@ -72,12 +72,12 @@ def route_to(process: Process, t: Float[Tensor, " batch"], steps: int, snap: Sna
     unit, stride, first = (steps, 1, 0) if entries is None else (entries, entries // steps, _OFFSET + 1)
     start = torch.full_like(t, min(first, 1) / unit)
     leaves = [first + k * stride for k in range(-1, steps)]
-    levels, told = [start], []
+    reached, told = [start], []
     for now, after in itertools.pairwise(leaves):
         asked = torch.full_like(t, after if snap == "floor" else now) / unit
         end = torch.full_like(t, after) / unit
         if after > unit:  # no such entry
             break
-        levels.append(torch.where(asked < t, torch.maximum(end, levels[-1]), levels[-1]))
+        reached.append(torch.where(asked < t, torch.maximum(end, reached[-1]), reached[-1]))
         told.append(asked)
-    return Route(torch.stack(levels), torch.stack(told))
+    return Route(torch.stack(reached), torch.stack(told))
