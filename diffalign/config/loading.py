@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from diffalign.config.fields import is_text
 from diffalign.config.problems import sentence, shown
+from diffalign.config.rewards import FrechetParams
 from diffalign.config.run import RunConfig, method_problems
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
@@ -129,7 +130,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     def local(path: str | None) -> str | None:
         return path if path is None or not Path(path).exists() else str(Path(path).absolute())
 
-    cache, lora = config.data.cache, config.model.lora
+    cache, lora, online = config.data.cache, config.model.lora, config.online
+    judge = None if online is None else online.set_reward
+    if online is not None and isinstance(judge, FrechetParams):
+        judge = judge.model_copy(update={"reference": local(judge.reference)})
+        online = online.model_copy(update={"set_reward": judge})
     data = {"path": local(config.data.path), "cache": None if cache is None else str(Path(cache).absolute())}
     return config.model_copy(
         update={
@@ -143,6 +148,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             ),
             "data": config.data.model_copy(update=data),
             "evaluation": config.evaluation.model_copy(update={"prompts": local(config.evaluation.prompts)}),
+            "online": online,
         }
     )
 

@@ -95,6 +95,11 @@ class MemoryEstimator:
             ConfigError: the model's settings cannot be had, it cannot work as asked, or the records must say how many
                 members a group has.
         """
+        if config.online is not None:
+            raise ConfigError(
+                "online: the memory of an online run is not worked out in this version; training.max_batch (and two_pass for "
+                "methods on denoising errors) sets how many samples it holds at a time (docs/online.md)"
+            )
         # the dry run is one process on the CPU; fp16 has the sizes of bf16
         mixed = "no" if config.training.mixed_precision == "no" else "bf16"
         training = config.training.model_copy(update={"processes": 1, "mixed_precision": mixed})

@@ -270,3 +270,8 @@ def test_a_change_that_moves_the_peak_elsewhere_is_not_proposed():
         return quickstart(*(f"{path}={str(value).lower()}" for path, value in changes.items()))
 
     assert propose(quickstart(), 6, estimate, apply) == []
+
+
+def test_an_online_run_is_not_estimated():
+    with pytest.raises(ConfigError, match=r"^online: .*max_batch"):
+        MemoryEstimator("cpu")(load_config("quickstart/nft.yaml"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diffalign.config import with_absolute_paths
 from diffalign.exceptions import ConfigError, RunInterrupted
 from diffalign.training import resume, train
 from diffalign.training.build_trainer import build_trainer
@@ -267,3 +268,12 @@ def test_prompts_without_the_section_are_refused(tmp_path):
 
     with pytest.raises(ConfigError, match=r"data\.kind: 'prompts'"):
         tiny(tmp_path, data={"kind": "prompts"})
+
+
+def test_a_reference_set_is_found_from_any_folder(tmp_path, monkeypatch):
+    """config.yaml of the run folder names it by its whole path."""
+    (tmp_path / "good").mkdir()
+    monkeypatch.chdir(tmp_path)
+    judge = {"name": "frechet", "reference": "good"}
+    config = online(tmp_path, {"name": "dragon", "contrast": "dpo"}, online={"set_reward": judge})
+    assert with_absolute_paths(config).online.set_reward.reference == str(tmp_path / "good")
