@@ -97,8 +97,8 @@ class MemoryEstimator:
         """
         if config.online is not None:
             raise ConfigError(
-                "online: the memory of an online run is not worked out in this version; training.max_batch, with two_pass for "
-                "methods on denoising errors, sets how many samples it holds at a time (docs/online.md)"
+                "online: the memory of an online run is not worked out in this version; training.max_batch, with two_pass "
+                "for methods on denoising errors, sets how many samples it holds at a time (docs/online.md)"
             )
         # the dry run is one process on the CPU; fp16 has the sizes of bf16
         mixed = "no" if config.training.mixed_precision == "no" else "bf16"
