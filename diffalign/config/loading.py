@@ -110,7 +110,8 @@ def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, s
             return RunConfig.model_validate(merged)
         except ValidationError as error:
             objective, model = _section(merged, "objective"), _section(merged, "model")
-            sentences = [*method_problems(objective.get("name"), model.get("family"))]
+            draws = merged.get("online") is not None
+            sentences = [*method_problems(objective.get("name"), model.get("family"), draws=draws)]
             sentences += [sentence(item, merged) for item in error.errors(include_url=False)]
     problems = list(dict.fromkeys(line for sentence in sentences for line in sentence.splitlines()))
     noun = "problem" if len(problems) == 1 else "problems"

@@ -32,13 +32,8 @@ _OF_ROUNDS = (  # settings of what is drawn for prompts and judged
 
 def online_problems(config: RunConfig) -> Iterator[str]:
     """Sentences with dotted paths."""
-    online, name = config.online, config.objective.name
+    online = config.online
     if online is None:
-        if config.objective.online:
-            yield (
-                f"objective.name: {name!r} learns from what the policy draws while it trains; add the section `online` "
-                "(docs/online.md), or take a method that learns from records (diffalign list objectives)"
-            )
         if config.data.kind == "prompts":
             yield "data.kind: 'prompts' is for a run with the section `online`; give pairs, groups or labelled records"
         if isinstance(config.time, ScheduleTime):

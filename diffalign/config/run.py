@@ -104,11 +104,16 @@ class LogConfig(Params):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # besides metrics.jsonl, which is always written
 
 
-def method_problems(name: object, family: object) -> Iterator[str]:
+def method_problems(name: object, family: object, *, draws: bool) -> Iterator[str]:
     """Whether a run can train this method on this family at all: first of all that is to be said of a config."""
     facts = next((each for each in OBJECTIVE_PARAMS if each.model_fields["name"].default == name), None)
     if facts is None:
         return
+    if facts.online and not draws:
+        yield (
+            f"objective.name: {name!r} learns from what the policy draws while it trains; add the section `online` "
+            "(docs/online.md), or take a method that learns from records (diffalign list objectives)"
+        )
     if facts.families == "flow" and family in FAMILIES and family not in FLOW_FAMILIES:
         yield (
             f"objective.name: {name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
@@ -148,7 +153,7 @@ class RunConfig(Params):
     def _model_problems(self) -> Iterator[str]:
         family, sampler = self.model.family, self.evaluation.sampler
         flow = family in FLOW_FAMILIES
-        yield from method_problems(self.objective.name, family)
+        yield from method_problems(self.objective.name, family, draws=self.online is not None)
         yield from self.model.problems()
         if sampler is not None:
             yield from sampler_problems(sampler, family, "evaluation.sampler")

@@ -43,16 +43,16 @@ def test_a_session_from_start_to_ctrl_c(folder):
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     assert address.startswith("http://127.0.0.1:") and address.endswith("/?rater=anna%20b")
-    page = urllib.request.urlopen(address, timeout=10).read().decode()
+    page = urllib.request.urlopen(address, timeout=60).read().decode()
     token = page.partition('name="token" content="')[2][:32]
     base = address.partition("?")[0]
-    session = json.load(urllib.request.urlopen(f"{base}session?rater=anna%20b", timeout=10))
+    session = json.load(urllib.request.urlopen(f"{base}session?rater=anna%20b", timeout=60))
     assert len(session["comparisons"]) == 4
     said = {"comparison": session["comparisons"][0]["id"], "rater": "anna b", "choice": "tie", "seconds": 1}
     asked = urllib.request.Request(f"{base}vote", json.dumps(said).encode(), {"X-Token": token})
-    assert json.load(urllib.request.urlopen(asked, timeout=10)) == {"saved": True}
+    assert json.load(urllib.request.urlopen(asked, timeout=60)) == {"saved": True}
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert out == ""
     assert "4 comparisons of 2 prompts" in err

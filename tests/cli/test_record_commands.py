@@ -91,7 +91,10 @@ def test_runs_and_adapters_among_models(call, run_folder, tmp_path):
         (("--models", "zoo://shapes-sd+/absent"), "--adapter: no such file or folder: /absent"),
         (("--models", "zoo://shapes-sd", "--adapter", "x"), "in --models write MODEL+ADAPTER"),
         (("--models", "zoo://shapes-sd", "--model", "zoo://shapes-sd"), "give either --run"),
-        (("--models", "zoo://shapes-sd3,zoo://shapes-sd", "--eta", "1"), "ddim sampler, and this is FlowEuler"),
+        (
+            ("--models", "zoo://shapes-sd3,zoo://shapes-sd", "--eta", "1"),
+            "samplers ddim and flow_sde, and this is flow_euler",
+        ),
         (
             ("--models", "zoo://shapes-sd3,zoo://shapes-sd", "--eta", "1"),
             "(of several models this is zoo://shapes-sd3)",
