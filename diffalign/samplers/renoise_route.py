@@ -63,21 +63,25 @@ def route_to(process: Process, t: Float[Tensor, " batch"], steps: int, snap: Sna
     if steps < 1 or (entries is not None and snap != "exact" and steps > entries):
         raise ConfigError(f"steps: must be from 1 to the {entries or 'number of steps'} of the process, got {steps}")
     t = t.to(torch.promote_types(t.dtype, torch.float32))
-    if snap == "exact":
-        whole = torch.arange(steps + 1, dtype=t.dtype, device=t.device)
-        grid = whole / steps if entries is None else (whole * entries / steps).round() / entries
-        levels = torch.minimum(grid[:, None], t)
-        return Route(levels, levels[1:])
+    return _exact(t, steps, entries) if snap == "exact" else _snapped(t, steps, entries, above=snap == "ceil")
+
+
+def _exact(t: Tensor, steps: int, entries: int | None) -> Route:
+    whole = torch.arange(steps + 1, dtype=t.dtype, device=t.device)
+    grid = whole / steps if entries is None else (whole * entries / steps).round() / entries
+    levels = torch.minimum(grid[:, None], t)
+    return Route(levels, levels[1:])
+
+
+def _snapped(t: Tensor, steps: int, entries: int | None, *, above: bool) -> Route:
     # in units of a stride that is whole on a table, so that times on the grid come out to the bit
     unit, stride, first = (steps, 1, 0) if entries is None else (entries, entries // steps, _OFFSET + 1)
-    start = torch.full_like(t, min(first, 1) / unit)
-    leaves = [first + k * stride for k in range(-1, steps)]
-    reached, told = [start], []
-    for now, after in itertools.pairwise(leaves):
-        asked = torch.full_like(t, after if snap == "floor" else now) / unit
-        end = torch.full_like(t, after) / unit
+    levels, told = [torch.full_like(t, min(first, 1) / unit)], []
+    for now, after in itertools.pairwise(first + k * stride for k in range(-1, steps)):
         if after > unit:  # no such entry
             break
-        reached.append(torch.where(asked < t, torch.maximum(end, reached[-1]), reached[-1]))
+        asked = torch.full_like(t, now if above else after) / unit
+        end = torch.full_like(t, after) / unit
+        levels.append(torch.where(asked < t, torch.maximum(end, levels[-1]), levels[-1]))
         told.append(asked)
-    return Route(torch.stack(reached), torch.stack(told))
+    return Route(torch.stack(levels), torch.stack(told))
