@@ -92,6 +92,7 @@ def test_shares_are_of_the_comparisons_that_were_decided():
     assert torch.isnan(_shares(judged[2:], ["one"], 3)).all()
 
 
+@pytest.mark.slow
 def test_views_are_renewed_once_however_often_a_round_is_waited_for(tmp_path):
     """An average that kept a share of itself at each try would drift with every look."""
     slow = HUMAN | {"policy_decay": {"largest": 0.5}}

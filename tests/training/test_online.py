@@ -61,7 +61,9 @@ def test_fewer_samples_at_a_time_are_the_same_step(tmp_path, objective):
     assert told[1]["gradient_norm"] == pytest.approx(told[0]["gradient_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["nft", "awm", "crd"])
+@pytest.mark.parametrize(
+    "name", ["nft", pytest.param("awm", marks=pytest.mark.slow), pytest.param("crd", marks=pytest.mark.slow)]
+)
 def test_two_passes_equal_one(tmp_path, name):
     """Of residuals and divergences as of errors: the same gradient, one sample at a time."""
     family = "sd3" if name == "nft" else "sd"
@@ -207,7 +209,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("case", RESUMED)
-@pytest.mark.parametrize("stop", [2, 3])
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_resume_is_equal_to_the_bit(tmp_path, case, stop):
     """Stopped in the middle of a round (3) or between two (2), what was drawn comes back from the checkpoint."""
     objective, family, settings, training = RESUMED[case]
