@@ -47,7 +47,9 @@ def in_two_processes(home: Path, config) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", ["trajectories", *(pytest.param(each, marks=pytest.mark.long) for each in list(CASES)[1:])]
+)
 def test_two_processes_equal_one(tmp_path, case):
     """Each draws its groups, all know the rewards of all: the same pictures, sets, advantages and steps."""
     objective, family, settings = CASES[case]
