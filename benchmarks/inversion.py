@@ -18,7 +18,7 @@ import torch
 from diffalign.config import load_config
 from diffalign.denoising import add_noise
 from diffalign.samplers import DDIM, WINDOWS, FlowEuler, Regularise, ReNoise, Sampler, invert_along, retrace
-from diffalign.training.processes import build_trainer
+from diffalign.training.build_trainer import build_trainer
 
 CONFIGS = {"sd": "quickstart/diffusion_dpo.yaml", "sd3": "quickstart/flow_dpo.yaml"}
 
