@@ -18,7 +18,7 @@ from diffalign.objectives import Objective, ObjectiveOutput
 from diffalign.pipelines import ImageGenerator
 from diffalign.samplers import Trajectory, rollout
 from diffalign.training.micro_batch import MicroBatch
-from diffalign.training.offline import OfflineTrainer
+from diffalign.training.offline import OfflineTrainer, refuse_invalid
 from diffalign.types import Condition, GroupBatch
 
 
@@ -61,13 +61,16 @@ class ExpertTrainer(OfflineTrainer):
 
     def _backward(self, number: int, baseline: Tensor | None) -> tuple[dict[str, float], tuple[str, ...], list[str]]:
         places = [self._place(position) for position in self._positions(number)]
-        experts = _experts(self.data.batch(places)).to(self.backbone.device)
+        batch = self.data.batch(places)
+        refuse_invalid(batch)
+        experts = _experts(batch).to(self.backbone.device)
         path = self._path(experts)
         sums: dict[str, float] = {}
         spoilt: list[str] = []
         for draw in range(self.online.draws):
             micro = self._paired(experts, path, number, draw)
-            look = self._branch_norms if number == draw == 0 and self.online.branch_norms else None
+            whole = self.config.training.sharding == "none"  # of pieces there is no gradient beside the backward's
+            look = self._branch_norms if number == draw == 0 and self.online.branch_norms and whole else None
             metrics, bad = self._loss.backward(micro, lambda: self._dropout_draws(number), baseline, look)
             spoilt += bad
             for name, value in metrics.items():
@@ -84,7 +87,11 @@ class ExpertTrainer(OfflineTrainer):
         times = self._times(generators).to(device)
         scale = self.backbone.process.sigma(times[0]).reshape(len(names), 1, *(1,) * len(shape))
         condition = experts.condition
-        if self._generator.guidance_scale != 1.0:
+        scale_of_guidance = self._generator.guidance_scale
+        if self.backbone.embeds_guidance:
+            told = torch.full((len(names),), float(scale_of_guidance), device=device)
+            condition = replace(condition, leaves=condition.leaves | {"guidance": told})
+        elif scale_of_guidance != 1.0:
             condition = replace(condition, null=self.backbone.condition([""] * len(names)).null)
         return rollout(
             self._generator.denoiser(self._drawing_view),

@@ -46,6 +46,11 @@ class Lesson:
     valid: Bool[Tensor, " prompts"]
     advantage: Float[Tensor, "prompts members"] | None = None
 
+    @property
+    def informative(self) -> Bool[Tensor, " prompts"]:
+        """Prompts whose rewards teach something: of advantages, those that are not all 0 (the others keep their KL)."""
+        return self.valid if self.advantage is None else (self.advantage != 0).any(1)
+
     def weights(self, groups_per_step: int) -> Float[Tensor, " prompts"] | None:
         """What each prompt's loss is multiplied by, so that a step's mean is over its valid prompts; None: 1 for all."""
         if bool(self.valid.all()):
@@ -140,19 +145,13 @@ def round_figures(
     found: SwapResult | None,
 ) -> dict[str, float]:
     """What metrics.jsonl says of a round: each reward's mean (`names`), all as one, and how the sets came out."""
-    figures = (
-        {}
-        if found is None
-        else {
-            "positive_set": found.positive_reward,
-            "negative_set": found.negative_reward,
-            "first_set": found.first_reward,
-            "swaps": float(found.swaps),
-        }
-    )
+    figures: dict[str, float] = {}
+    if found is not None:
+        figures |= {"positive_set": found.positive_reward, "negative_set": found.negative_reward}
+        figures |= {"first_set": found.first_reward, "swaps": float(found.swaps)}
     for name, values in zip(names, rewards, strict=False):  # people have no name
         figures[f"round_{name}"] = values.nanmean().item()
     if len(rewards):
         figures["round_reward"] = lesson.reward.nanmean().item()
-    figures |= {"silent_groups": float((~lesson.valid).sum()), "unscored": float(rewards.isnan().sum())}
+    figures |= {"silent_groups": float((~lesson.informative).sum()), "unscored": float(rewards.isnan().sum())}
     return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -42,6 +42,7 @@ class TrainingLoop:
         self.trainer = trainer
         self.monitor = monitor
         self.team = Team.of(trainer.accelerator)
+        self._resumed = resume_step is not None
         self.main = self.team.is_main
         self.samples = HeldOutSamples(config, trainer, folder, prompts)
         self.log = MetricsLog(folder, resume_step=resume_step, enabled=self.main)
@@ -59,7 +60,7 @@ class TrainingLoop:
     def go(self, progress: bool) -> None:
         steps, trainer = self.config.training.steps, self.trainer
         try:
-            if trainer.step == 0:
+            if trainer.step == 0 and not self._resumed:  # a run that waits for people has drawn them already
                 self._draw_samples()
             with StopRequest() as stop:
                 self._train(stop, progress)

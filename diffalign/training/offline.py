@@ -78,7 +78,7 @@ class OfflineTrainer(Trainer):
     def _drawn(self, places: Sequence[tuple[int, int]], positions: Sequence[int]) -> tuple[GroupBatch, NoiseDraw]:
         """The groups at these places and their draws, on the device."""
         batch, device = self.data.batch(places), self.backbone.device
-        _refuse_invalid(batch)
+        refuse_invalid(batch)
         draw = self._draw(batch, [epoch for epoch, _ in places], positions).to(device)
         return training_noise(self.config, self.backbone, self.accelerator, batch.to(device), draw)
 
@@ -126,7 +126,7 @@ class OfflineTrainer(Trainer):
         )
 
 
-def _refuse_invalid(batch: GroupBatch) -> None:
+def refuse_invalid(batch: GroupBatch) -> None:
     """What is not finite was left out when the data was read: here it would be trained on.
 
     Raises:

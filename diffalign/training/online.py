@@ -70,6 +70,7 @@ class OnlineTrainer(Trainer):
         self._plan = Plan.of(config, accelerator.process_index)
         self._drawer = Drawer(config, prompts, rewards, set_reward, self._plan, accelerator.autocast)
         self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
+        self._told: tuple[Chunk, Condition] | None = None
         self._renewed = -1  # the round whose views are made
         super().__init__(config, backbone, objective, accelerator)
         self._trajectory_loss = TrajectoryLoss(
@@ -168,6 +169,12 @@ class OnlineTrainer(Trainer):
         taught = self._rounds[back]
         return taught, taught.chunks[self._plan.chunk(slot, number)]
 
+    def _condition(self, chunk: Chunk) -> Condition:
+        """Of its prompts; read from the cache once for all draws of a forward."""
+        if self._told is None or self._told[0] is not chunk:
+            self._told = chunk, self._generator.condition(chunk.prompts)
+        return self._told[1]
+
     def _weight(self, taught: Round, chunk: Chunk) -> Tensor | None:
         weights = taught.lesson.weights(self.config.groups_per_step)
         places = self._plan.places(chunk.number)
@@ -193,7 +200,7 @@ class OnlineTrainer(Trainer):
         part = slice(places.start, places.stop)
         taken = chunk.trajectory.of_members(lesson.order[part]).to(device)
         batch = TrajectoryBatch(
-            replace(taken, condition=self._generator.condition(chunk.prompts)),
+            replace(taken, condition=self._condition(chunk)),
             trained_steps(self.config, chunk, self.step).to(device),
             None if lesson.advantage is None else lesson.advantage[part].to(device),
             self._weight(taught, chunk),
@@ -210,16 +217,18 @@ class OnlineTrainer(Trainer):
         order, valid = lesson.order[part], lesson.valid[part]
         groups = torch.arange(len(order))[:, None]
         x0, reward = chunk.x0[groups, order], lesson.reward[part].gather(1, order)
-        reward = torch.where(valid[:, None], reward, torch.zeros(()))  # what is not counted must not spoil the rest
+        spoils = reward.isnan() & ~valid[:, None]  # of what is not counted
         batch = GroupBatch(
             x0=x0,
             condition=Condition({}),
             valid=torch.ones(order.shape, dtype=torch.bool),
             record_ids=chunk.names,
-            reward=reward,
+            reward=reward.masked_fill(spoils, 0.0)
+            if len(chunk.rewards)
+            else None,  # where a reward of sets alone judges
             preference=torch.ones(len(order)),
         )
-        told = replace(self._generator.condition(chunk.prompts), null=None)
+        told = replace(self._condition(chunk), null=None)
         batch, noise = training_noise(
             self.config,
             self.backbone,
@@ -276,7 +285,9 @@ class OnlineTrainer(Trainer):
         for number in numbers:
             parts = from_tensors(tensors, number, self._plan)
             judged = [(parts[chunk]["rewards"], parts[chunk].get("features")) for chunk in sorted(parts)]
+            times = self._generator.times.cpu()
             chunks = {
-                chunk: chunk_of(chunk, *self._drawer.named(number, chunk), parts[chunk]) for chunk in self._plan.mine
+                chunk: chunk_of(chunk, *self._drawer.named(number, chunk), parts[chunk], times)
+                for chunk in self._plan.mine
             }
             self._rounds.appendleft(Round(number, chunks, self._learnt(judged)[0]))

@@ -16,6 +16,7 @@ from diffalign.config import RunConfig
 from diffalign.config.time import ScheduleTime
 from diffalign.data import seeded
 from diffalign.denoising import NoiseDraw, SampleTime, StratifiedTime, draw_noise
+from diffalign.exceptions import ConfigError
 from diffalign.training.rounds import Chunk
 
 
@@ -74,7 +75,12 @@ def trained_steps(config: RunConfig, chunk: Chunk, step: int) -> Int[Tensor, "st
     online = config.online
     assert online is not None and chunk.trajectory is not None
     able = chunk.trajectory.stochastic.nonzero().flatten()
-    able = able[: len(able) - online.skip_last]
+    able = able[: max(len(able) - online.skip_last, 0)]
+    if not len(able):
+        raise ConfigError(
+            f"online.skip_last: leaves out all {int(chunk.trajectory.stochastic.sum())} steps that add noise, got "
+            f"{online.skip_last}; take less, or more of online.sampler.steps"
+        )
     wanted = min(online.trained_steps or len(able), len(able))
     drawn = [
         torch.randperm(len(able), generator=seeded(config.seed, step, name, "steps"))[:wanted] for name in chunk.names

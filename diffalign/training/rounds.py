@@ -9,7 +9,7 @@ from all slots of the rounds that are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from diffalign.samplers import Trajectory
 from diffalign.training.lessons import Lesson
 from diffalign.types import Condition
 
-_TRAJECTORY = ("states", "times", "mean", "std", "log_prob", "stochastic", "x0_hat")
-_SHARED = ("times", "stochastic")  # of all groups alike
+_TRAJECTORY = ("states", "mean", "std", "log_prob", "x0_hat")  # the times follow from the sampler
 
 
 @dataclass(frozen=True)
@@ -147,14 +146,10 @@ def from_tensors(tensors: Mapping[str, Tensor], number: int, plan: Plan) -> dict
         raise CheckpointError(f"the checkpoint does not hold all of round {number}; start the run again")
     if ordered[0]["rewards"].shape[1] == plan.groups:
         return dict(enumerate(ordered))
-    whole = {
-        name: parts if name in _SHARED else torch.cat([each[name] for each in ordered], _group_axis(name))
-        for name, parts in ordered[0].items()
-    }
+    whole = {name: torch.cat([each[name] for each in ordered], _group_axis(name)) for name in ordered[0]}
     return {
         chunk: {
-            name: tensor if name in _SHARED else tensor.narrow(_group_axis(name), chunk * plan.groups, plan.groups)
-            for name, tensor in whole.items()
+            name: tensor.narrow(_group_axis(name), chunk * plan.groups, plan.groups) for name, tensor in whole.items()
         }
         for chunk in range(plan.prompts // plan.groups)
     }
@@ -164,14 +159,15 @@ def _group_axis(name: str) -> int:
     return 0 if name in ("x0", "x0_hat", "features") else 1
 
 
-def chunk_of(number: int, names: tuple[str, ...], prompts: tuple[str, ...], parts: Mapping[str, Tensor]) -> Chunk:
-    """A chunk from its tensors."""
+def chunk_of(
+    number: int, names: tuple[str, ...], prompts: tuple[str, ...], parts: Mapping[str, Tensor], times: Tensor
+) -> Chunk:
+    """A chunk from its tensors, and the times that its trajectories went through."""
     trajectory = None
     if "states" in parts:
-        known = {each.name for each in fields(Trajectory)}
-        trajectory = Trajectory(
-            **{name: part for name, part in parts.items() if name in known}, condition=Condition({})
-        )
+        stochastic = (parts["std"] > 0).flatten(1).all(1)
+        kept = {name: parts[name] for name in _TRAJECTORY}
+        trajectory = Trajectory(**kept, times=times, stochastic=stochastic, condition=Condition({}))
     x0 = parts["x0"] if trajectory is None else trajectory.x0
     return Chunk(number, names, prompts, x0, parts["rewards"], trajectory, parts.get("features"))
 

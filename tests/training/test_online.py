@@ -279,3 +279,14 @@ def test_a_reference_set_is_found_from_any_folder(tmp_path, monkeypatch):
     judge = {"name": "frechet", "reference": "good"}
     config = online(tmp_path, {"name": "dragon", "contrast": "dpo"}, online={"set_reward": judge})
     assert with_absolute_paths(config).online.set_reward.reference == str(tmp_path / "good")
+
+
+def test_a_round_of_several_forwards_is_saved_and_gone_on_with(tmp_path):
+    """In mid-round, with as many groups in a forward as before or with others: the same pictures are trained on."""
+    training = {"steps": 4, "groups": 2, "accumulation": 2, "checkpoint_every": 3}
+    whole = train(online(tmp_path, D3PO, online={"passes": 2}, training=training), progress=False)
+    config = online(tmp_path, D3PO, online={"passes": 2}, training=training | {"steps": 3})
+    folder = train(config, progress=False).folder
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(settings.replace("steps: 3\n  groups", "steps: 4\n  groups"))
+    assert_same_run(whole.folder, resume(folder, progress=False).folder, 4)
