@@ -28,6 +28,7 @@ from diffalign.training.human import check_votes, voted_chunks
 from diffalign.training.inverted_noise import training_noise
 from diffalign.training.lessons import Lesson, contrast_of_sets, lesson_of, round_figures
 from diffalign.training.micro_batch import MicroBatch
+from diffalign.training.record_checks import check_rewards
 from diffalign.training.round_draws import drawn_noise, trained_steps
 from diffalign.training.rounds import Chunk, Plan, Round, chunk_of, from_tensors, to_tensors
 from diffalign.training.trainer import Trainer
@@ -73,6 +74,7 @@ class OnlineTrainer(Trainer):
         self._told: tuple[Chunk, Condition] | None = None
         self._renewed = -1  # the round whose views are made
         super().__init__(config, backbone, objective, accelerator)
+        check_rewards(config, rewards)
         self._trajectory_loss = TrajectoryLoss(
             config,
             backbone,

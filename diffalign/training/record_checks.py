@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from diffalign.config.objectives import DRAGONParams, FlowRWRParams
 from diffalign.data import GroupData
 from diffalign.exceptions import ConfigError
 from diffalign.objectives import Objective
+from diffalign.rewards import Reward
 
 log = logging.getLogger(__name__)
 _FROM_REWARDS = ("reward", "advantage")
@@ -26,6 +27,7 @@ def check_records(config: RunConfig, objective: Objective, data: GroupData) -> N
         ConfigError: names the setting, what the records hold and what is wanted.
     """
     if config.objective.experts:  # the best member of a record is all that it takes
+        _refuse_bad_experts(config, data)
         return
     name, wanted, batch = config.objective.name, config.objective.inputs(), data.batch([(0, 0)])
     if batch.reward is None and set(_FROM_REWARDS) & set(wanted):
@@ -62,6 +64,41 @@ def check_records(config: RunConfig, objective: Objective, data: GroupData) -> N
         _check_scale(config, data)
     if "preference" in wanted and config.data.reward_range is None:
         _warn_of_hard_preferences(config, data)
+
+
+def check_rewards(config: RunConfig, rewards: Sequence[Reward]) -> None:
+    """Refuse rewards of an online run that are not on the scale that the objective takes, where none is set.
+
+    Raises:
+        ConfigError: names the setting, the rewards' range and what is wanted.
+    """
+    online, objective = config.online, config.objective
+    assert online is not None
+    if config.data.reward_range is not None or not rewards:
+        return
+    if "preference" in objective.inputs() and not objective.on_trajectories:
+        log.warning(
+            "data.reward_range is not set, so every preference of %s is 1, however close the rewards are",
+            objective.name,
+        )
+    if not objective.unit_rewards or online.combine == "votes":
+        return
+    least, most = rewards[0].spec.range if len(rewards) == 1 else (-math.inf, math.inf)
+    if least < 0 or most > 1 or online.weights is not None:
+        shown = ", ".join(f"{reward.spec.name} {list(reward.spec.range)}" for reward in rewards)
+        raise ConfigError(
+            f"online.rewards: {objective.name!r} takes one number in [0, 1] for each picture, and these are {shown}; set "
+            "data.reward_range: [low, high], the rewards that shall count as 0 and 1, or online.combine: votes"
+        )
+
+
+def _refuse_bad_experts(config: RunConfig, data: GroupData) -> None:
+    bad = sum(int((said.labels != 1).sum()) for said in data.latents.said() if said.labels is not None)
+    if bad:
+        raise ConfigError(
+            f"data.path: {bad} of the {len(data)} samples of {config.data.path} are bad, and {config.objective.name!r} "
+            "would learn them as experts; leave them out (diffalign pair --kind experts)"
+        )
 
 
 def _rewards(data: GroupData) -> Iterator[tuple[int, Tensor]]:

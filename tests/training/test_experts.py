@@ -11,6 +11,7 @@ from diffalign.training import resume, train
 from diffalign.training.build_trainer import build_trainer
 from diffalign.training.experts import ExpertTrainer
 from diffalign.training.trainer import StepResult
+from tests.data.pictures import picture_file, write_rows
 from tests.training.tiny import assert_same_run, tiny
 
 DRO = {"name": "diffusion_dro"}
@@ -116,3 +117,14 @@ def test_resume_is_equal_to_the_bit(tmp_path):
 def test_what_does_not_fit_is_said_with_its_path(tmp_path, path, sections):
     with pytest.raises(ConfigError, match=path.replace(".", r"\.")):
         experts(tmp_path, **sections)
+
+
+def test_bad_samples_are_no_experts(tmp_path):
+    records = [{"prompt": "a red circle", "item": f"{number}.png", "label": label} for number, label in enumerate("gb")]
+    for record, label in zip(records, ("good", "bad"), strict=True):
+        record["label"] = label
+        (tmp_path / record["item"]).write_bytes(picture_file(100, (32, 32), "PNG"))
+    write_rows(tmp_path / "metadata.jsonl", records)
+    config = experts(tmp_path, data={"kind": "labelled", "path": str(tmp_path)}, training={"groups": 1})
+    with pytest.raises(ConfigError, match=r"data.path: 1 of the 2 samples .* are bad"):
+        build_trainer(config)

@@ -290,3 +290,26 @@ def test_a_round_of_several_forwards_is_saved_and_gone_on_with(tmp_path):
     settings = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(settings.replace("steps: 3\n  groups", "steps: 4\n  groups"))
     assert_same_run(whole.folder, resume(folder, progress=False).folder, 4)
+
+
+def test_rewards_on_another_scale_than_the_objective_takes_are_refused(tmp_path):
+    """rank_dpo's gains are of rewards in [0, 1]: file sizes would be taken for them without a word."""
+    rank = {"name": "rank_dpo", "beta": 500.0}
+    with pytest.raises(ConfigError, match=r"online.rewards: 'rank_dpo' takes one number in \[0, 1\]"):
+        build_trainer(online(tmp_path, rank, online={"rewards": [{"name": "jpeg"}], "members": 3}))
+    build_trainer(online(tmp_path, rank, online={"members": 3}))  # the graded scene is on it
+    fine = {"rewards": [{"name": "jpeg"}, {"name": "scene"}], "members": 3, "combine": "votes"}
+    build_trainer(online(tmp_path, rank, online=fine))
+
+
+def test_no_step_that_adds_noise_is_left(tmp_path):
+    trainer = build_trainer(online(tmp_path, D3PO, online={"skip_last": 3}))
+    with pytest.raises(ConfigError, match=r"online.skip_last: leaves out all 3 steps"):
+        trainer.train_step()
+
+
+def test_what_only_a_set_is_judged_by_has_no_reward_of_its_own(tmp_path):
+    dragon = {"name": "dragon", "contrast": "dpo", "beta": 500.0}
+    trainer = build_trainer(online(tmp_path, dragon, online={"rewards": [], "set_reward": {"name": "vendi"}}))
+    metrics = trainer.train_step().metrics
+    assert "reward_mean" not in metrics and metrics["positive_set"] >= metrics["first_set"]
