@@ -53,6 +53,7 @@ def _excess(which: str) -> Callable[[Mapping[str, Any]], float]:
 
 
 _PLANS = (
+    _Plan("Reward of the rounds", (("reward", "round_reward", 1, "line"),), "of what the policy drew to learn from"),
     _Plan("Loss", (("loss", "loss", 1, "line"),)),
     _Plan("Margin", (("margin", "margin", 1, "line"),), "above 0: winner preferred", 0.0),
     _Plan("Pair accuracy", (("accuracy", "pair_accuracy", 1, "line"),), "share of pairs with margin above 0", 0.5),

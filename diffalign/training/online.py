@@ -72,6 +72,7 @@ class OnlineTrainer(Trainer):
         self._drawer = Drawer(config, prompts, rewards, set_reward, self._plan, accelerator.autocast)
         self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
         self._told: tuple[Chunk, Condition] | None = None
+        self._of_round: dict[str, float] = {}  # what every step says of its round
         self._renewed = -1  # the round whose views are made
         super().__init__(config, backbone, objective, accelerator)
         check_rewards(config, rewards)
@@ -96,7 +97,7 @@ class OnlineTrainer(Trainer):
     def _begin_step(self) -> dict[str, float]:
         number, within = divmod(self.step, self._plan.steps)
         if within:
-            return {}
+            return self._of_round
         started = time.monotonic()
         human = self.online.preference == "human"
         if human:
@@ -109,8 +110,13 @@ class OnlineTrainer(Trainer):
         if human:
             drawn = voted_chunks(self._home, number, drawn)
         lesson, figures = self._learnt(self._gathered(drawn))
-        self._rounds.appendleft(Round(number, drawn, lesson))
-        return {"round": float(number), **figures, "seconds_per_round": time.monotonic() - started}
+        self._note(Round(number, drawn, lesson), figures)
+        return self._of_round | figures | {"seconds_per_round": time.monotonic() - started}
+
+    def _note(self, newest: Round, figures: Mapping[str, float]) -> None:
+        self._rounds.appendleft(newest)
+        self._of_round = {"round": float(newest.number)}
+        self._of_round |= {name: value for name, value in figures.items() if name == "round_reward"}
 
     def _renew_views(self, number: int) -> None:
         """The networks that a round draws with, and compares with, as they are from now on; once for each round."""
@@ -292,4 +298,5 @@ class OnlineTrainer(Trainer):
                 chunk: chunk_of(chunk, *self._drawer.named(number, chunk), parts[chunk], times)
                 for chunk in self._plan.mine
             }
-            self._rounds.appendleft(Round(number, chunks, self._learnt(judged)[0]))
+            lesson, figures = self._learnt(judged)
+            self._note(Round(number, chunks, lesson), figures)

@@ -29,6 +29,7 @@ from diffalign.exceptions import ConfigError, MissingExtraError, SaveError
 _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 _SHOWN = (  # metric, label, format
     ("loss", "loss", "{:.4f}"),
+    ("round_reward", "reward", "{:.4f}"),  # of an online run
     ("margin", "margin", "{:+.3f}"),
     ("pair_accuracy", "acc", "{:.2f}"),  # each method logs one of the four
     ("label_accuracy", "acc", "{:.2f}"),
