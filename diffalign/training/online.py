@@ -76,13 +76,7 @@ class OnlineTrainer(Trainer):
         self._renewed = -1  # the round whose views are made
         super().__init__(config, backbone, objective, accelerator)
         check_rewards(config, rewards)
-        self._trajectory_loss = TrajectoryLoss(
-            config,
-            backbone,
-            objective,
-            accelerator,
-            self._loss.synced,
-        )
+        self._trajectory_loss = TrajectoryLoss(config, backbone, objective, accelerator, self._loss.synced)
 
     @property
     def groups(self) -> int:
@@ -115,8 +109,8 @@ class OnlineTrainer(Trainer):
 
     def _note(self, newest: Round, figures: Mapping[str, float]) -> None:
         self._rounds.appendleft(newest)
-        self._of_round = {"round": float(newest.number)}
-        self._of_round |= {name: value for name, value in figures.items() if name == "round_reward"}
+        told = {name: value for name, value in figures.items() if name == "round_reward"}
+        self._of_round = {"round": float(newest.number)} | told
 
     def _renew_views(self, number: int) -> None:
         """The networks that a round draws with, and compares with, as they are from now on; once for each round."""
