@@ -52,7 +52,13 @@ class Condition:
         return self.map(lambda leaf: leaf.to(device))
 
     def join(self, other: Condition) -> Condition:
-        """The rows of both, one after the other; the empty prompt's leaves are dropped."""
+        """The rows of both, one after the other; the empty prompt's leaves are dropped.
+
+        Raises:
+            ValueError: one has leaves that the other lacks.
+        """
+        if unlike := sorted(set(self.leaves) ^ set(other.leaves)):
+            raise ValueError(f"only one of two conditions has {', '.join(unlike)}; give it to both")
         leaves = {name: torch.cat([leaf, other.leaves[name]]) for name, leaf in self.leaves.items()}
         return Condition(leaves, None, self.per_member)
 

@@ -63,7 +63,8 @@ class OnlineConfig(Params):
     # the network that draws is the policy as it was at the last of these rounds, or an average of it
     policy_sync_every: PositiveInt = 1
     policy_decay: DecayParams = DecayParams()  # share that the drawing network keeps of itself then
-    average_decay: DecayParams | None = None  # of the running average that awm may be held to, renewed after every step
+    # of the running average that awm is held to, renewed after every step; None: its authors', min(0.001 step, 0.3)
+    average_decay: DecayParams | None = None
     reference_every: PositiveInt | None = None  # rounds after which the policy becomes the reference; None: never
     branch_norms: bool = True  # diffusion_dro: log the gradient norms of experts and own samples apart
 
@@ -84,6 +85,11 @@ class OnlineConfig(Params):
             yield "online.quality_weight: is of the mean of online.rewards, and none is named; name one, or leave it out"
         if self.keep_rounds > 1 and self.passes == 1:
             yield "online.keep_rounds: kept rounds come in from the second pass on, and online.passes is 1; leave it out"
+
+    @property
+    def averaging(self) -> DecayParams:
+        """How the running average is renewed."""
+        return DecayParams(slope=0.001, largest=0.3) if self.average_decay is None else self.average_decay
 
     @property
     def draws_with_policy(self) -> bool:

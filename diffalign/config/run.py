@@ -23,7 +23,7 @@ from diffalign.config.online import OnlineConfig
 from diffalign.config.online_problems import online_problems
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, SampleRewards
-from diffalign.config.samplers import SamplerParams, sampler_problems
+from diffalign.config.samplers import FlowSDEParams, SamplerParams, sampler_problems
 from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
 
@@ -157,6 +157,9 @@ class RunConfig(Params):
         yield from self.model.problems()
         if sampler is not None:
             yield from sampler_problems(sampler, family, "evaluation.sampler")
+            window = sampler.window if isinstance(sampler, FlowSDEParams) else None
+            if window is not None and window.schedule != "fixed":
+                yield "evaluation.sampler.window.schedule: moves by rounds of training, and pictures have none; take fixed"
         for setting, families in (("max_sequence_length", T5_FAMILIES), ("guidance", GUIDED_FAMILIES)):
             if getattr(self.model, setting) is not None and family not in families:
                 of = " and ".join(map(repr, families))

@@ -108,6 +108,10 @@ class FlowSDEParams(SamplerFacts):
         window = self.window
         if window is None:
             return
+        if window.schedule == "fixed":
+            for name in ("every", "shift", "fewest", "decay", "free", "roll_back"):
+                if getattr(window, name) != WindowParams.model_fields[name].default:
+                    yield f"{path}.window.{name}: is of a window that moves, and its schedule is fixed; leave it out"
         if window.schedule != "fixed" and window.first:
             yield f"{path}.window.first: is of schedule fixed, and the schedule is {window.schedule!r}; leave it out"
         elif window.first + window.length > self.steps:

@@ -73,15 +73,21 @@ class Drawer:
         else:
             texts = [prompt for prompt in prompts for _ in range(members)]
             seeds = [int(torch.randint(2**62, (), generator=each)) for each in generators for _ in range(members)]
-            latents = generator.latents(texts, seeds, view=view)
-            x0 = torch.cat(list(latents)).unflatten(0, (len(prompts), members))
+            with self._autocast():
+                latents = list(generator.latents(texts, seeds, view=view))
+            x0 = torch.cat(latents).unflatten(0, (len(prompts), members))
         kept = None if trajectory is None else stored(trajectory)
-        pictures = self._decoded(generator.backbone, x0.flatten(0, 1))
         if self._online.preference == "human":
             unknown = torch.full((1, len(prompts), members), torch.nan)
-            return Chunk(chunk, names, prompts, x0.cpu(), unknown, kept, None, pictures.unflatten(0, unknown.shape[1:]))
+            return self.shown(generator.backbone, Chunk(chunk, names, prompts, x0.cpu(), unknown, kept))
+        pictures = self._decoded(generator.backbone, x0.flatten(0, 1))
         rewards, features = self._judged(x0, pictures, names, prompts)
         return Chunk(chunk, names, prompts, x0.cpu(), rewards, kept, features)
+
+    def shown(self, backbone: Backbone, chunk: Chunk) -> Chunk:
+        """With its pictures, for people."""
+        pictures = self._decoded(backbone, chunk.x0.flatten(0, 1).to(backbone.device))
+        return replace(chunk, pictures=pictures.unflatten(0, chunk.x0.shape[:2]))
 
     def _decoded(self, backbone: Backbone, x0: Tensor) -> Tensor:
         size = self._config.data.encode_batch

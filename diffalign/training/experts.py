@@ -92,16 +92,20 @@ class ExpertTrainer(OfflineTrainer):
             told = torch.full((len(names),), float(scale_of_guidance), device=device)
             condition = replace(condition, leaves=condition.leaves | {"guidance": told})
         elif scale_of_guidance != 1.0:
-            condition = replace(condition, null=self.backbone.condition([""] * len(names)).null)
-        return rollout(
-            self._generator.denoiser(self._drawing_view),
-            self._generator.sampler,
-            condition,
-            noise * scale,
-            times,
-            generators=generators,
-            keep_predictions=True,
-        )
+            null = self.backbone.condition([""] * len(names)).null
+            assert null is not None
+            own = {name: condition.leaves[name] for name in condition.per_member}  # a picture's size, whatever it shows
+            condition = replace(condition, null=null | own)
+        with self.accelerator.autocast():
+            return rollout(
+                self._generator.denoiser(self._drawing_view),
+                self._generator.sampler,
+                condition,
+                noise * scale,
+                times,
+                generators=generators,
+                keep_predictions=True,
+            )
 
     def _times(self, generators: Sequence[torch.Generator]) -> Tensor:
         """[states, groups, 1]: every time but the last is moved by one share of the way to the time before it."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.annotation import pending, preferences
-from diffalign.exceptions import RunPaused
+from diffalign.exceptions import DataError, RunPaused
 from diffalign.pipelines import save_picture, to_picture
 from diffalign.training.rounds import Chunk
 
@@ -102,7 +102,9 @@ def _shares(
     for record, a, b, share in judged:
         if share is None:
             continue
-        place = places[str(record["id"])]
+        place = places.get(str(record["id"]))
+        if place is None:
+            raise DataError(f"record {record['id']} is not one of this round's: its folder is another run's")
         for item, of in ((a, share), (b, 1 - share)):
             member = int(Path(item).stem.rpartition("-")[2])
             won[place, member] += of

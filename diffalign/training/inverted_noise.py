@@ -16,8 +16,8 @@ from diffalign.types import GroupBatch
 
 def training_noise(
     config: RunConfig, backbone: Backbone, accelerator: Accelerator, batch: GroupBatch, draw: NoiseDraw
-) -> tuple[GroupBatch, NoiseDraw]:
-    """The batch, and its draw with the noise found by inversion where the config says so; the times stay.
+) -> NoiseDraw:
+    """The draw of a batch, with the noise found by inversion where the config says so; the times stay.
 
     The policy as it is answers, without gradient or dropout, given the group's own prompt alone: so the noise follows from
     weights, records and times, and a resumed run finds the same.
@@ -28,9 +28,9 @@ def training_noise(
     """
     noise = config.training.noise
     if not isinstance(noise, InversionNoise):
-        return batch, draw
+        return draw
     with torch.no_grad(), accelerator.autocast():
-        inverted = inverted_draw(
+        return inverted_draw(
             backbone.view("policy"),
             batch.x0,
             batch.condition,
@@ -41,4 +41,3 @@ def training_noise(
             max_batch=config.training.max_batch,
             every_row=shards(config, accelerator),
         )
-    return batch, inverted

@@ -51,12 +51,34 @@ class Lesson:
         """Prompts whose rewards teach something: of advantages, those that are not all 0 (the others keep their KL)."""
         return self.valid if self.advantage is None else (self.advantage != 0).any(1)
 
+    def taught(self, places: slice) -> Taught:
+        """Of the prompts at these places."""
+        order, valid = self.order[places], self.valid[places]
+        reward = self.reward[places].gather(1, order)
+        advantage = None if self.advantage is None else self.advantage[places].gather(1, order)
+        return Taught(order, reward.masked_fill(reward.isnan() & ~valid[:, None], 0.0), advantage)
+
     def weights(self, groups_per_step: int) -> Float[Tensor, " prompts"] | None:
         """What each prompt's loss is multiplied by, so that a step's mean is over its valid prompts; None: 1 for all."""
         if bool(self.valid.all()):
             return None
         steps = self.valid.reshape(-1, groups_per_step).float()
         return (steps * (groups_per_step / steps.sum(1, keepdim=True).clamp(min=1))).flatten()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What is learnt of some prompts of a round, in the order of `Lesson.order`: [groups, trained].
+
+    Attributes:
+        order: the members.
+        reward: theirs; 0 where it is unscored and its group is not valid.
+        advantage: theirs, or None.
+    """
+
+    order: Int[Tensor, "groups trained"]
+    reward: Float[Tensor, "groups trained"]
+    advantage: Float[Tensor, "groups trained"] | None
 
 
 def lesson_of(

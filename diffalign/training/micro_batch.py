@@ -104,7 +104,7 @@ class GroupLoss:
             errors, output, seen = self._in_one_pass(micro, dropout, baseline, look)
         metrics = {
             **seen,
-            "loss": output.loss.mean().item(),
+            "loss": _weighted(output.loss, micro).mean().item(),
             **{name: value.item() for name, value in output.metrics.items()},
             **error_figures(errors, micro.batch),
             **reward_sums(micro.batch),
@@ -161,8 +161,7 @@ class GroupLoss:
 
     def _mean(self, loss: Tensor, micro: MicroBatch) -> Tensor:
         """This forward's part in the mean over the groups of the step."""
-        weighted = loss if micro.weight is None else loss * micro.weight
-        return weighted.mean() * (micro.share / self._config.training.accumulation)
+        return _weighted(loss, micro).mean() * (micro.share / self._config.training.accumulation)
 
     def _loss(self, errors: DenoisingErrors, micro: MicroBatch, baseline: Tensor | None) -> ObjectiveOutput:
         if baseline is None and "baseline" in self._config.objective.inputs():
@@ -225,6 +224,10 @@ class GroupLoss:
             for parts in zip(*((errors.policy, errors.reference, label) for errors, label in seen), strict=True)
         )
         return self._objective.baseline(policy, reference, label, self._hyperparameters)
+
+
+def _weighted(loss: Tensor, micro: MicroBatch) -> Tensor:
+    return loss if micro.weight is None else loss * micro.weight
 
 
 def _with_bank(errors: DenoisingErrors, micro: MicroBatch) -> DenoisingErrors:

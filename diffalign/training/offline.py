@@ -80,7 +80,8 @@ class OfflineTrainer(Trainer):
         batch, device = self.data.batch(places), self.backbone.device
         refuse_invalid(batch)
         draw = self._draw(batch, [epoch for epoch, _ in places], positions).to(device)
-        return training_noise(self.config, self.backbone, self.accelerator, batch.to(device), draw)
+        batch = batch.to(device)
+        return batch, training_noise(self.config, self.backbone, self.accelerator, batch, draw)
 
     def _filled_bank(self) -> ReferenceBank:
         config, training = self.config, self.config.training

@@ -71,6 +71,7 @@ class OnlineTrainer(Trainer):
         self._plan = Plan.of(config, accelerator.process_index)
         self._drawer = Drawer(config, prompts, rewards, set_reward, self._plan, accelerator.autocast)
         self._rounds: deque[Round] = deque(maxlen=self.online.keep_rounds)  # the newest first
+        self._waiting: dict[int, Chunk] = {}  # drawn, and not judged by people yet
         self._told: tuple[Chunk, Condition] | None = None
         self._of_round: dict[str, float] = {}  # what every step says of its round
         self._renewed = -1  # the round whose views are made
@@ -98,11 +99,13 @@ class OnlineTrainer(Trainer):
             check_votes(self._home, number)
         self._renew_views(number)
         self._generator = self._drawing(number)
-        drawn = {
+        drawn = self._waiting or {
             chunk: self._drawer.draw(self._generator, number, chunk, self._drawing_view) for chunk in self._plan.mine
         }
         if human:
+            self._waiting = drawn  # a checkpoint keeps what people are shown
             drawn = voted_chunks(self._home, number, drawn)
+            self._waiting = {}
         lesson, figures = self._learnt(self._gathered(drawn))
         self._note(Round(number, drawn, lesson), figures)
         return self._of_round | figures | {"seconds_per_round": time.monotonic() - started}
@@ -212,40 +215,28 @@ class OnlineTrainer(Trainer):
         return metrics, tuple(name for name, each in zip(chunk.names, fine, strict=True) if not each), list(chunk.names)
 
     def _micro_batch(self, number: int, draw: int = 0) -> MicroBatch:
-        taught, chunk = self._taught(number)
-        training, device, lesson = self.config.training, self.backbone.device, taught.lesson
-        places = self._plan.places(chunk.number)
-        part = slice(places.start, places.stop)
-        order, valid = lesson.order[part], lesson.valid[part]
-        groups = torch.arange(len(order))[:, None]
-        x0, reward = chunk.x0[groups, order], lesson.reward[part].gather(1, order)
-        spoils = reward.isnan() & ~valid[:, None]  # of what is not counted
+        home, chunk = self._taught(number)
+        training, device, places = self.config.training, self.backbone.device, self._plan.places(chunk.number)
+        taught = home.lesson.taught(slice(places.start, places.stop))
+        x0 = chunk.x0[torch.arange(len(places))[:, None], taught.order]
         batch = GroupBatch(
             x0=x0,
-            condition=Condition({}),
-            valid=torch.ones(order.shape, dtype=torch.bool),
+            condition=_of_training(self._condition(chunk)),
+            valid=torch.ones(taught.order.shape, dtype=torch.bool),
             record_ids=chunk.names,
-            reward=reward.masked_fill(spoils, 0.0)
-            if len(chunk.rewards)
-            else None,  # where a reward of sets alone judges
-            preference=torch.ones(len(order)),
-        )
-        told = replace(self._condition(chunk), null=None)
-        batch, noise = training_noise(
-            self.config,
-            self.backbone,
-            self.accelerator,
-            replace(batch.to(device), condition=told),
-            self._draw(chunk, x0, draw).to(device),
-        )
+            reward=taught.reward if len(chunk.rewards) else None,  # none where a reward of sets alone judges
+            preference=torch.ones(len(places)),
+        ).to(device)
+        drawn = self._draw(chunk, x0, draw).to(device)
+        noise = training_noise(self.config, self.backbone, self.accelerator, batch, drawn)
         return MicroBatch(
             batch,
             noise,
             None,
             last=number == training.accumulation - 1 and draw == self.online.draws - 1,
             progress=self.step / training.steps,
-            advantage=None if lesson.advantage is None else lesson.advantage[part].gather(1, order).to(device),
-            weight=self._weight(taught, chunk),
+            advantage=None if taught.advantage is None else taught.advantage.to(device),
+            weight=self._weight(home, chunk),
             share=1 / self.online.draws,
         )
 
@@ -255,8 +246,7 @@ class OnlineTrainer(Trainer):
 
     def _end_step(self, *, skipped: bool) -> None:
         if "average" in self.config.held_views and not skipped:
-            decay = self.online.average_decay
-            self.backbone.snapshot("average", 0.0 if decay is None else decay.at(self.step))
+            self.backbone.snapshot("average", self.online.averaging.at(self.step))
 
     # ------------------------------------------------------------ checkpoints
 
@@ -276,7 +266,8 @@ class OnlineTrainer(Trainer):
     def _own_tensors(self) -> Mapping[str, Tensor]:
         over = self.step % self._plan.steps == 0
         keep = self.online.keep_rounds - 1 if over else self.online.keep_rounds
-        return to_tensors({each.number: each for each in list(self._rounds)[:keep]})
+        kept = {each.number: each.chunks for each in list(self._rounds)[:keep]}
+        return to_tensors(kept | ({self.step // self._plan.steps: self._waiting} if self._waiting else {}))
 
     def _restore_own(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         self._renewed = state["renewed"]
@@ -292,5 +283,13 @@ class OnlineTrainer(Trainer):
                 chunk: chunk_of(chunk, *self._drawer.named(number, chunk), parts[chunk], times)
                 for chunk in self._plan.mine
             }
+            if number * self._plan.steps == self.step:  # of the next round: it waits for people
+                self._waiting = {each: self._drawer.shown(self.backbone, chunk) for each, chunk in chunks.items()}
+                continue
             lesson, figures = self._learnt(judged)
             self._note(Round(number, chunks, lesson), figures)
+
+
+def _of_training(condition: Condition) -> Condition:
+    """Without what was for the drawing alone: the empty prompt, and the scale that a distilled network was told."""
+    return replace(condition, null=None, leaves={k: v for k, v in condition.leaves.items() if k != "guidance"})

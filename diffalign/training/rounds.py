@@ -113,12 +113,12 @@ class Plan:
 # ------------------------------------------------------------ in a checkpoint
 
 
-def to_tensors(rounds: Mapping[int, Round]) -> dict[str, Tensor]:
-    """The chunks of this process as named tensors; names and prompts follow from the round."""
+def to_tensors(rounds: Mapping[int, Mapping[int, Chunk]]) -> dict[str, Tensor]:
+    """The chunks of this process, by round, as named tensors; names and prompts follow from the round."""
     found = {}
-    for each in rounds.values():
-        for chunk in each.chunks.values():
-            place = f"{each.number}.{chunk.number}"
+    for number, chunks in rounds.items():
+        for chunk in chunks.values():
+            place = f"{number}.{chunk.number}"
             found[f"{place}.rewards"] = chunk.rewards
             if chunk.features is not None:
                 found[f"{place}.features"] = chunk.features

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from diffalign.backbones import Backbone
 from diffalign.config import RunConfig
-from diffalign.denoising import LinearFlow
 from diffalign.objectives import Objective, ObjectiveOutput
 from diffalign.objectives.divergence import gaussian_divergence
 from diffalign.pipelines import ImageGenerator
-from diffalign.samplers import StepScores, Trajectory, step_log_prob
+from diffalign.samplers import FlowSDE, Sampler, StepScores, Trajectory, Windowed, step_log_prob
 
 
 @dataclass(frozen=True)
@@ -147,17 +146,18 @@ class TrajectoryLoss:
                 reference = self._scores(self._reference, trajectory, chosen, drawing)
             found["reference_log_prob"] = reference.log_prob
             if "divergence" in wanted:
-                std = self._divergence_std(trajectory, chosen, scores.std)
+                std = _divergence_std(drawing.sampler, trajectory.times, chosen, scores.std)
                 found["divergence"] = gaussian_divergence(scores.mean, other_mean=reference.mean, std=std)
         return {name: value for name, value in found.items() if name in wanted and value is not None}
 
-    def _divergence_std(self, trajectory: Trajectory, chosen: Tensor, std: Tensor) -> Tensor:
-        """What the divergence from the reference is divided by: of a flow s_t, as flow_grpo's code; else the step's std."""
-        if not isinstance(self._backbone.process, LinearFlow):
-            return std
-        times = trajectory.times
-        elapsed = times[chosen] - times[chosen + 1]  # [groups]
-        return std / elapsed.sqrt()[None, :, None].to(std.device)
+
+def _divergence_std(sampler: Sampler, times: Tensor, chosen: Tensor, std: Tensor) -> Tensor:
+    """What the divergence from the reference is divided by: s_t where std is s_t sqrt(-dt), as in flow_grpo's code."""
+    inside = sampler.inside if isinstance(sampler, Windowed) else sampler
+    if not isinstance(inside, FlowSDE) or inside.form == "cps":
+        return std
+    elapsed = times[chosen] - times[chosen + 1]  # [groups]
+    return std / elapsed.sqrt()[None, :, None].to(std.device)
 
 
 def _one_each(trajectory: Trajectory) -> Trajectory:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from diffalign.annotation import read_comparisons
-from diffalign.exceptions import ConfigError, RunPaused
+from diffalign.exceptions import ConfigError, DataError, RunPaused
 from diffalign.training import resume, train
 from diffalign.training.build_trainer import build_trainer
+from diffalign.training.drawer import Drawer
 from diffalign.training.human import _shares
 from tests.training.online import online
 from tests.training.tiny import assert_same_run, rows
@@ -78,6 +79,31 @@ def test_votes_teach_what_a_reward_would(tmp_path):
     human = resume(folders[0], progress=False)
     first, second = (rows(run.folder)[0] for run in (judged, human))
     assert [first[key] == second[key] for key in ("loss", "margin", "gradient_norm")] == [True] * 3
+
+
+def test_what_people_judged_is_trained_on_whatever_would_be_drawn_now(tmp_path, monkeypatch):
+    """The waiting round comes back from the checkpoint, so that another machine's rounding changes no picture."""
+    config = online(tmp_path, D3PO, online=HUMAN, training={"steps": 1, "groups": 2})
+    folders = []
+    paused(lambda: train(config, progress=False, announce=folders.append))
+    shown = folders[0] / "rounds" / "round-0000"
+    vote(shown, ["a", "b"])
+
+    def draw(*_):
+        raise AssertionError("drawn again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Drawer, "draw", draw)
+        assert resume(folders[0], progress=False).steps == 1
+    again = build_trainer(config)
+    again.folder = folders[0]
+    metrics = again.train_step().metrics  # drawn anew on the same machine: the same step
+    assert rows(folders[0])[0]["gradient_norm"] == metrics["gradient_norm"]
+
+
+def test_a_folder_of_another_run_is_told_from_the_rounds_own():
+    with pytest.raises(DataError, match="record x is not one of this round's"):
+        _shares([({"id": "x"}, "0000-0.png", "0000-1.png", 1.0)], ["one"], 2)
 
 
 def test_shares_are_of_the_comparisons_that_were_decided():

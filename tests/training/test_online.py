@@ -83,8 +83,10 @@ def test_every_method_on_errors_learns_from_rounds(tmp_path, name):
     first, second = trainer.train_step().metrics, trainer.train_step().metrics
     assert first["round"] == 0 and second["round"] == 1
     assert all(torch.tensor(list(metrics.values())).isfinite().all() for metrics in (first, second))
+    silent = first["silent_groups"] + second["silent_groups"]
+    assert silent < 4 or name not in ("diffusion_dpo", "dragon")  # of all four prompts, some pair is told apart
     changed = [not torch.equal(*each) for each in zip(before, weights(trainer), strict=True)]
-    assert any(changed) or first["silent_groups"] + second["silent_groups"] > 0
+    assert any(changed) is bool(first["gradient_norm"] or second["gradient_norm"]) and first["gradient_norm"] > 0
 
 
 def test_pictures_follow_from_seed_round_and_prompt_alone(tmp_path):
@@ -233,43 +235,6 @@ def test_resume_is_equal_to_the_bit(tmp_path, case, stop):
     gone_on = resume(folders[0], progress=False)
     assert_same_run(whole.folder, gone_on.folder, 4)
     assert len(rows(gone_on.folder)) == 4
-
-
-BAD = {
-    "online.prompts": ({"online": {"prompts": 3}}, DPO),
-    "online.rewards": ({"online": {"rewards": []}}, DPO),
-    "online.members": ({"online": {"members": 1}}, D3PO),
-    "online.sampler.eta": ({"online": {"sampler": {"name": "ddim", "steps": 3}}}, D3PO),
-    "online.keep_rounds": ({"online": {"keep_rounds": 2}}, DPO),
-    "online.weights": ({"online": {"weights": [1.0, 2.0]}}, DPO),
-    "online.combine": ({"online": {"combine": "decoupled"}}, DPO),
-    "data.kind": ({"data": {"kind": "pairs"}}, DPO),
-    "data.flip": ({"data": {"flip": True}}, DPO),
-    "training.two_pass": ({"training": {"two_pass": True}}, D3PO),
-    "model.lora.dropout": ({"model": {"lora": {"rank": 2, "alpha": 2, "dropout": 0.1}}}, D3PO),
-    "training.reference_bank": ({"training": {"reference_bank": 1}}, DPO),
-}
-
-
-@pytest.mark.parametrize("path", BAD)
-def test_what_does_not_fit_is_said_with_its_path(tmp_path, path):
-    sections, objective = BAD[path]
-    with pytest.raises(ConfigError, match=path.replace(".", r"\.")):
-        online(tmp_path, objective, **sections)
-
-
-def test_an_online_method_without_the_section_is_told_of_it(tmp_path):
-    from tests.training.tiny import tiny
-
-    with pytest.raises(ConfigError, match="add the section `online`"):
-        tiny(tmp_path, objective=D3PO)
-
-
-def test_prompts_without_the_section_are_refused(tmp_path):
-    from tests.training.tiny import tiny
-
-    with pytest.raises(ConfigError, match=r"data\.kind: 'prompts'"):
-        tiny(tmp_path, data={"kind": "prompts"})
 
 
 def test_a_reference_set_is_found_from_any_folder(tmp_path, monkeypatch):
