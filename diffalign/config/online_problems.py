@@ -186,8 +186,10 @@ def _error_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
         if getattr(online, setting):
             yield f"online.{setting}: is of methods that learn from the steps of sampling; leave it out"
     steps = None if online.sampler is None else online.sampler.steps
-    if isinstance(config.time, ScheduleTime) and steps is not None and config.time.skip_last >= steps:
-        yield f"time.skip_last: must be less than online.sampler.steps ({steps}), got {config.time.skip_last}"
+    if isinstance(config.time, ScheduleTime) and steps is not None:
+        skipped = config.time.skip_first + config.time.skip_last
+        if skipped >= steps:
+            yield f"time.skip_last: with skip_first must be less than online.sampler.steps ({steps}), got {skipped}"
     if online.draws > 1 and "baseline" in config.objective.inputs():
         yield f"online.draws: {name!r} compares with a mean over the whole batch, of one draw each; leave it out"
 

@@ -54,6 +54,7 @@ class ScheduleTime(Params):
     """The times at which `online.sampler` calls the network, each once before one comes again."""
 
     sampling: Literal["schedule"]
+    skip_first: NonNegativeInt = 0  # times nearest to noise that are left out
     skip_last: NonNegativeInt = 0  # times nearest to data that are left out
 
 

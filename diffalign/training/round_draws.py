@@ -61,7 +61,12 @@ def _scheduled(
 ) -> Float[Tensor, "groups members"]:
     """Times of the schedule: each once in a step before one comes again."""
     listed = times[:-1].float().cpu()
-    listed = listed[: len(listed) - settings.skip_last]
+    listed = listed[settings.skip_first : len(listed) - settings.skip_last]
+    if not len(listed):
+        raise ConfigError(
+            f"time.skip_last: skips all {len(times) - 1} times of the sampler, with time.skip_first; take less, or more of "
+            "online.sampler.steps"
+        )
     rows = 1 if config.training.share_time else members
     drawn = []
     for name in names:

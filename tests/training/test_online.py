@@ -159,6 +159,14 @@ def test_scheduled_times_are_the_samplers_each_once(tmp_path):
         torch.testing.assert_close(group.sort().values, expected)
 
 
+def test_the_first_and_last_times_of_a_schedule_may_be_left_out(tmp_path):
+    """AWM leaves out the first and the last two of 14."""
+    skips = {"sampling": "schedule", "skip_first": 1, "skip_last": 1}
+    trainer = build_trainer(online(tmp_path, DPO, online={"draws": 2}, time=skips))
+    trainer._begin_step()
+    assert (trainer._micro_batch(0, 0).draw.t == trainer._generator.times[1]).all()
+
+
 def test_trained_steps_are_drawn_for_each_group(tmp_path):
     config = online(tmp_path, D3PO, online={"trained_steps": 2, "skip_last": 1, "sampler": DDIM | {"steps": 8}})
     trainer = build_trainer(config)
