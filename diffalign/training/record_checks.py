@@ -81,11 +81,17 @@ def check_rewards(config: RunConfig, rewards: Sequence[Reward]) -> None:
             "data.reward_range is not set, so every preference of %s is 1, however close the rewards are",
             objective.name,
         )
-    if not objective.unit_rewards or online.combine == "votes":
+    if online.combine == "votes":  # shares of rivals beaten
         return
-    least, most = rewards[0].spec.range if len(rewards) == 1 else (-math.inf, math.inf)
-    if least < 0 or most > 1 or online.weights is not None:
-        shown = ", ".join(f"{reward.spec.name} {list(reward.spec.range)}" for reward in rewards)
+    known = len(rewards) == 1 and online.weights is None
+    least, most = rewards[0].spec.range if known else (-math.inf, math.inf)
+    shown = ", ".join(f"{reward.spec.name} {list(reward.spec.range)}" for reward in rewards)
+    if most > _largest_reward(config):
+        raise ConfigError(
+            f"objective.weighting: exp(reward / temperature) of these rewards ({shown}) can be more than "
+            f"exp({_LARGEST_EXPONENT:g}); set data.reward_range: [low, high], a higher temperature, or softmax"
+        )
+    if objective.unit_rewards and (least < 0 or most > 1):
         raise ConfigError(
             f"online.rewards: {objective.name!r} takes one number in [0, 1] for each picture, and these are {shown}; set "
             "data.reward_range: [low, high], the rewards that shall count as 0 and 1, or online.combine: votes"
@@ -171,9 +177,7 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
     Raises:
         ConfigError: most of them lie outside data.reward_range, or they are raw scores where a method cannot take these.
     """
-    objective, span, largest = config.objective, config.data.reward_range, math.inf
-    if isinstance(objective, FlowRWRParams) and objective.weighting == "exp":
-        largest = objective.temperature * _LARGEST_EXPONENT
+    objective, span, largest = config.objective, config.data.reward_range, _largest_reward(config)
     if span is not None:
         count = outside = 0
         lowest, highest = math.inf, -math.inf
@@ -210,6 +214,14 @@ def _check_scale(config: RunConfig, data: GroupData) -> None:
                 f"objective.weighting: exp(reward / temperature) of record {name!r} (rewards {shown}) is more than "
                 f"exp({_LARGEST_EXPONENT:g}); set data.reward_range: [low, high], a higher temperature, or softmax"
             )
+
+
+def _largest_reward(config: RunConfig) -> float:
+    """That the objective can weigh by."""
+    objective = config.objective
+    if isinstance(objective, FlowRWRParams) and objective.weighting == "exp":
+        return objective.temperature * _LARGEST_EXPONENT
+    return math.inf
 
 
 def _warn_of_hard_preferences(config: RunConfig, data: GroupData) -> None:

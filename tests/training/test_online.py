@@ -271,6 +271,9 @@ def test_rewards_on_another_scale_than_the_objective_takes_are_refused(tmp_path)
     with pytest.raises(ConfigError, match=r"online.rewards: 'rank_dpo' takes one number in \[0, 1\]"):
         build_trainer(online(tmp_path, rank, online={"rewards": [{"name": "jpeg"}], "members": 3}))
     build_trainer(online(tmp_path, rank, online={"members": 3}))  # the graded scene is on it
+    size = {"rewards": [{"name": "jpeg", "direction": "incompressible"}]}
+    with pytest.raises(ConfigError, match=r"objective.weighting: exp\(reward / temperature\) of these rewards \(jpeg"):
+        build_trainer(online(tmp_path, {"name": "flow_rwr"}, "sd3", online=size))
     fine = {"rewards": [{"name": "jpeg"}, {"name": "scene"}], "members": 3, "combine": "votes"}
     build_trainer(online(tmp_path, rank, online=fine))
 
