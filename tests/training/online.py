@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffalign.config import RunConfig
-from tests.training.tiny import tiny
+from tests.training.tiny import shared_cache, tiny
 
 DDIM = {"name": "ddim", "steps": 3, "eta": 1.0}
 ROUND = {"members": 2, "rewards": [{"name": "scene", "form": "graded"}], "sampler": {"name": "ddim", "steps": 3}}
@@ -16,7 +16,7 @@ def online(home: Path, objective: dict[str, Any], family: str = "sd", **sections
     """A config whose policy draws; `online` is laid over a small round."""
     zoo = {"sd": "zoo://shapes-sd", "sd3": "zoo://shapes-sd3"}[family]
     settings: dict[str, Any] = {
-        "data": {"kind": "prompts", "path": f"{zoo}/preferences"},
+        "data": {"kind": "prompts", "path": f"{zoo}/preferences", "cache": shared_cache()},
         "objective": objective,
         "online": dict(ROUND),
     }

@@ -12,14 +12,14 @@ from diffalign.training.build_trainer import build_trainer
 from diffalign.training.experts import ExpertTrainer
 from diffalign.training.trainer import StepResult
 from tests.data.pictures import picture_file, write_rows
-from tests.training.tiny import assert_same_run, tiny
+from tests.training.tiny import assert_same_run, shared_cache, tiny
 
 DRO = {"name": "diffusion_dro"}
 
 
 def experts(home, family="sd", **sections):
     sampler = {"name": "ddim", "steps": 4} if family == "sd" else {"name": "flow_euler", "steps": 4}
-    settings = {"data": {"kind": "groups"}, "objective": DRO, "online": {"sampler": sampler}}
+    settings = {"data": {"kind": "groups", "cache": shared_cache()}, "objective": DRO, "online": {"sampler": sampler}}
     for name, section in sections.items():
         settings[name] = settings.get(name, {}) | section
     return tiny(home, family=family, **settings)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,14 @@ from diffalign.config import RunConfig, parse_config
 
 CLOCKS = ("seconds_per_step", "seconds_per_round")
 DPO = {"name": "diffusion_dpo", "beta": 500.0}
+
+
+@cache
+def shared_cache() -> str:
+    """A folder for the caches of all runs of this process that do not look at their caches: texts are encoded once."""
+    home = tempfile.mkdtemp(prefix="diffalign-tests-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
 
 
 def tiny_settings(home: Path, *, family: str = "sd", **sections: Any) -> dict[str, Any]:
