@@ -279,8 +279,9 @@ def test_rewards_on_another_scale_than_the_objective_takes_are_refused(tmp_path)
 
 
 def test_no_step_that_adds_noise_is_left(tmp_path):
-    trainer = build_trainer(online(tmp_path, D3PO, online={"skip_last": 3}))
-    with pytest.raises(ConfigError, match=r"online.skip_last: leaves out all 3 steps"):
+    """Of a flow the last of three steps, to t = 0, adds none."""
+    trainer = build_trainer(online(tmp_path, D3PO, "sd3", online={"skip_last": 2}))
+    with pytest.raises(ConfigError, match=r"online.skip_last: leaves out all 2 steps"):
         trainer.train_step()
 
 
