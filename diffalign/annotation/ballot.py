@@ -35,9 +35,13 @@ class Ballot:
         names = (name for each in comparisons for name in (each.a, each.b))
         self._pictures = {self._address(name): name for name in names}
 
+    def counted(self) -> list[Vote]:
+        """The votes on comparisons that are shown: others are of pictures that are gone, or of an earlier plan."""
+        return [vote for vote in self.votes.votes if vote.comparison in self.comparisons]
+
     def session(self, rater: str | None) -> dict[str, Any]:
         """What the page shows: who has voted, and for one person the list of comparisons with the votes so far."""
-        votes = [vote for vote in self.votes.votes if vote.comparison in self.comparisons]
+        votes = self.counted()
         done: dict[str, int] = {}
         for vote in votes:
             done[vote.rater] = done.get(vote.rater, 0) + 1

@@ -45,7 +45,8 @@ class Comparison:
     Attributes:
         id: follows from prompt and file names alone, so that votes stay with their pictures whatever else is in the folder.
         prompt: what both were drawn for.
-        a, b: file names as the folder lists them, a the one that is listed first.
+        a, b: file names. Of single pictures a is the one whose name sorts first, in whatever order they are listed; of a
+            record of several it is the chosen one, or the first item.
         record: what the folder says of `a` (or of both, where one record lists them).
     """
 
@@ -190,7 +191,8 @@ def _pairs(listing: Path, rows: Sequence[Mapping[str, Any]], between: str | None
         for row, other in itertools.combinations(group, 2):
             same_seed = row.get("seed") == other.get("seed")
             if wanted is None or (same_seed and {row.get("source"), other.get("source")} == wanted):
-                yield _comparison(row, row["file_name"], other["file_name"])
+                first, second = sorted((row, other), key=lambda each: str(each["file_name"]))
+                yield _comparison(first, first["file_name"], second["file_name"])
 
 
 def _comparison(record: Mapping[str, Any], a: str, b: str) -> Comparison:

@@ -175,7 +175,7 @@ async function vote(choice) {
   todo.delete(index);
   visited = visited.filter((other) => other !== index);
   visited.push(index);
-  await showNext();
+  await guarded(showNext);
 }
 
 async function goBack() {

@@ -15,9 +15,9 @@ class Preference(NamedTuple):
 
     Attributes:
         record: the row of metadata.jsonl that lists `a`.
-        a, b: file names as the folder lists them.
-        probability: that a wins: the share of votes for a among those for a, b or tie, ties counted half; None: nobody
-            gave one of these answers (no vote yet, or only "bad" and "skip").
+        a, b: file names, as `Comparison` has them.
+        probability: that a wins: the share of votes for a among those for a, b or tie, ties counted half; None: as many or
+            more say that both are bad, or nobody says anything but "skip".
     """
 
     record: Mapping[str, Any]
@@ -47,6 +47,7 @@ def preferences(folder: Path, plan: Plan | None = None) -> list[Preference]:
 
 
 def win_share(count: Mapping[Choice, int]) -> float | None:
-    """The share of votes for a among those for a, b or tie, ties counted half; None without any."""
-    a, b, tie = (count.get(choice, 0) for choice in ("a", "b", "tie"))
-    return None if a + b + tie == 0 else (a + tie / 2) / (a + b + tie)
+    """The share of votes for a among those for a, b or tie, ties counted half; None where as many or more say "bad"."""
+    a, b, tie, bad = (count.get(choice, 0) for choice in ("a", "b", "tie", "bad"))
+    said = a + b + tie
+    return None if bad >= said else (a + tie / 2) / said

@@ -157,7 +157,7 @@ class _Request(BaseHTTPRequestHandler):
             rater = parse_qs(address.query).get("rater", [None])[0]
             self._try(lambda: annotation.ballot.session(None if rater is None else checked_rater(rater)))
         elif address.path == "/summary":
-            self._try(lambda: asdict(summarise(annotation.ballot.votes.votes)))
+            self._try(lambda: asdict(summarise(annotation.ballot.counted())))
         elif address.path.startswith("/picture/"):
             self._send_picture(address.path)
         elif address.path == "/favicon.ico":  # browsers ask by themselves
@@ -188,7 +188,7 @@ class _Request(BaseHTTPRequestHandler):
     def _vote(self, body: bytes) -> dict[str, Any]:
         try:
             said = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
             raise DataError("not a vote: no JSON object")
@@ -209,7 +209,8 @@ class _Request(BaseHTTPRequestHandler):
         try:
             found = self.server.annotation.ballot.picture(address)
         except (DataError, OSError) as error:
-            self._say(HTTPStatus.NOT_FOUND, str(error))
+            log.warning("%s", error)  # for whoever started it: the page must not learn the file's name
+            self._say(HTTPStatus.NOT_FOUND, "this picture cannot be read; the terminal of diffalign annotate says why")
             return
         if found is None:
             self._say(HTTPStatus.NOT_FOUND, "there is no such picture")

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ log = logging.getLogger(__name__)
 FILE = "votes.jsonl"
 Choice = Literal["a", "b", "tie", "bad", "skip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+_LONGEST = 1e9  # seconds, 31 years; JSON has numbers that no float holds
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _vote(line: bytes) -> Vote | None:
     try:
         row: Any = json.loads(line)
         known = {field.name: row[field.name] for field in fields(Vote)}
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
     texts = all(isinstance(known[name], str) for name in ("comparison", "prompt", "a", "b", "rater", "time"))
     sound = texts and known["vote"] in CHOICES and known["order"] in ("ab", "ba")
@@ -227,6 +227,4 @@ def _vote(line: bytes) -> Vote | None:
 
 def is_duration(seconds: object) -> bool:
     """Whether it is a number of seconds that a vote can have taken."""
-    return (
-        isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds) and seconds >= 0
-    )
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST

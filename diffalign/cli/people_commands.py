@@ -32,11 +32,12 @@ def annotate(
     between: Annotated[
         str | None,
         typer.Option(
-            "--between", help="X,Y: only pictures of source X with those of source Y that have the same seed."
+            "--between",
+            help="X,Y: only pictures of source X with those of source Y that have the same seed. '': all again.",
         ),
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option("--pairs", min=1, help="Comparisons of each prompt; all if left out.")
+        int | None, typer.Option("--pairs", min=0, help="At most so many comparisons of each prompt; 0: all again.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Chooses comparisons, their order and the sides. Default: 0.")
@@ -54,10 +55,10 @@ def annotate(
 
     The folder remembers --between, --pairs and --seed: later calls show the same comparisons without them.
     """
-    from diffalign.annotation import read_plan, read_votes, serve, summarise
+    from diffalign.annotation import read_plan, serve
 
     if summary:
-        _print_summary(folder, summarise(read_votes(_checked(folder))), as_json=as_json)
+        _print_summary(_checked(folder), as_json=as_json)
         return
     if as_json:
         raise ConfigError("--json: is for --summary; votes are JSON already, in votes.jsonl")
@@ -89,8 +90,8 @@ def _plan(before: Plan, between: str | None, pairs: int | None, seed: int | None
     from diffalign.annotation import Plan
 
     return Plan(
-        before.between if between is None else between,
-        before.pairs if pairs is None else pairs,
+        before.between if between is None else between or None,
+        before.pairs if pairs is None else pairs or None,
         before.seed if seed is None else seed,
     )
 
@@ -110,8 +111,8 @@ def _say_what_next(folder: Path, plan: Plan) -> None:
     from diffalign.annotation import read_comparisons, read_votes
     from diffalign.annotation.comparisons import KEY
 
-    votes, listed = read_votes(folder), {each.id for each in read_comparisons(folder, plan)}
-    there = [vote for vote in votes if vote.comparison in listed]
+    listed = {each.id for each in read_comparisons(folder, plan)}
+    there = [vote for vote in read_votes(folder) if vote.comparison in listed]
     people, judged = len({vote.rater for vote in there}), len({vote.comparison for vote in there})
     name = shlex.quote(str(folder))
     print(
@@ -121,19 +122,26 @@ def _say_what_next(folder: Path, plan: Plan) -> None:
     )
     if judged < len(listed) or not people:
         print(f"to go on:        diffalign annotate {name}", file=sys.stderr)
-    if votes:
+    if there:
         print(f"agreement:       diffalign annotate {name} --summary", file=sys.stderr)
-    if votes and (folder / KEY).is_file():
+    if there and (folder / KEY).is_file():
         print(f"win rates:       diffalign eval RUN --votes {name}", file=sys.stderr)
-    elif votes:
-        print(
-            f"training pairs:  diffalign pair --votes {shlex.quote(str(folder / 'votes.jsonl'))} ...", file=sys.stderr
-        )
+    elif there:
+        votes = shlex.quote(str(folder / "votes.jsonl"))
+        print(f"training pairs:  diffalign pair --input {name} --votes {votes} --out pairs.jsonl", file=sys.stderr)
 
 
-def _print_summary(folder: Path, summary: Summary, *, as_json: bool) -> None:
+def _print_summary(folder: Path, *, as_json: bool) -> None:
     from rich.console import Console
 
+    from diffalign.annotation import read_comparisons, read_votes, summarise
+
+    votes, listed = read_votes(folder), {each.id for each in read_comparisons(folder)}
+    there = [vote for vote in votes if vote.comparison in listed]
+    summary = summarise(there)
+    if len(there) < len(votes):
+        gone = _count(len(votes) - len(there), "vote")
+        print(f"{gone} left out: on comparisons that the folder has not, or does not show now", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(summary), indent=2))
         return

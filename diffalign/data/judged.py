@@ -14,6 +14,7 @@ from diffalign.data.picture_rows import PictureRow, read_pictures
 from diffalign.exceptions import ConfigError, DataError
 
 _VOTES = ("a", "b", "tie", "bad", "skip")
+_OF_GENERATE = {"seed", "steps", "guidance_scale", "eta", "resolution", "best_of"}  # numbers that judge nothing
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Judged:
 
 
 @dataclass
-class Comparison:
+class VotedPair:
     """What people said of two pictures of one prompt.
 
     Attributes:
@@ -49,13 +50,31 @@ class Comparison:
 
 
 def reward_columns(source: Path) -> list[str]:
-    """The columns of rewards: those that `diffalign score` wrote, or else all that hold numbers."""
-    return _numeric(next(read_pictures(source)))
+    """The columns of rewards: those that `diffalign score` wrote, or else all that hold numbers (null: unscored).
+
+    What `diffalign generate` notes of its settings is none.
+    """
+    scored: dict[str, None] = {}
+    numbers: dict[str, None] = {}
+    others: set[str] = set(_OF_GENERATE)
+    for row in read_pictures(source):
+        scored |= dict.fromkeys(name for name in versions_in(row.columns) if name in row.columns)
+        for name, value in row.columns.items():
+            if _is_number(value):
+                numbers[name] = None
+            elif value is not None:
+                others.add(name)
+    return list(scored) or [name for name in numbers if name not in others]
 
 
-def _numeric(row: PictureRow) -> list[str]:
-    scored = [name for name, version in (row.columns.get("versions") or {}).items() if version is not None]
-    return scored or [name for name, value in row.columns.items() if isinstance(value, float)]
+def versions_in(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """By reward the version that scored a row; a column of this name that is somebody else's says nothing of rewards."""
+    told = columns.get("versions")
+    return {name: each for name, each in told.items() if each is not None} if isinstance(told, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_judged(source: Path, rewards: Sequence[str]) -> tuple[list[Judged], int]:
@@ -89,14 +108,15 @@ def _judged(row: PictureRow, rewards: Sequence[str], source: Path) -> Judged | N
 
 def _number(row: PictureRow, column: str) -> float:
     if column not in row.columns:
-        there = ", ".join(_numeric(row)) or "none"
-        close = difflib.get_close_matches(column, _numeric(row), n=1)
+        there = [name for name, value in row.columns.items() if _is_number(value) and name not in _OF_GENERATE]
+        known = ", ".join(there) or "none"
+        close = difflib.get_close_matches(column, there, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "diffalign score makes such columns"
-        raise DataError(f"record {row.id!r}: no column {column!r}; columns of numbers: {there}; {hint}")
+        raise DataError(f"record {row.id!r}: no column {column!r}; columns of numbers: {known}; {hint}")
     value = row.columns[column]
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+    if not _is_number(value) or math.isinf(value):
         raise DataError(
             f"record {row.id!r}: column {column!r} must hold finite numbers (null: unscored), got {value!r:.80}"
         )
@@ -125,8 +145,10 @@ def weights_of(texts: Sequence[str], columns: Collection[str]) -> dict[str, floa
     return weights
 
 
-def read_votes(path: Path, pictures: Sequence[Judged], home: Path) -> list[Comparison]:
-    """What people said, by pairs of pictures; of one rater's votes on one comparison the last one counts.
+def read_voted_pairs(path: Path, pictures: Sequence[Judged], home: Path) -> tuple[list[VotedPair], int]:
+    """What people said, by pairs of pictures; and how many votes are on pictures that are not among these.
+
+    Of one rater's votes on two pictures the last one counts, whichever of them was called a.
 
     Args:
         path: a .jsonl of {"comparison": ..., "prompt": ..., "a": FILE, "b": FILE, "rater": ..., "vote": "a" | "b" | "tie" |
@@ -134,34 +156,62 @@ def read_votes(path: Path, pictures: Sequence[Judged], home: Path) -> list[Compa
         pictures: what a and b name, relative to the folder of `path` or to `home`.
 
     Raises:
-        DataError: it cannot be read, or a line is wrong; names it.
+        DataError: it cannot be read, a line is wrong, or no line is on these pictures; names it.
     """
-    by_file = {picture.file.resolve(): picture for picture in pictures}
-    last: dict[tuple[str, str], tuple[Judged, Judged, str]] = {}
+    by_file: dict[Path, dict[str, Judged]] = {}
+    for picture in pictures:
+        by_file.setdefault(picture.file.resolve(), {})[picture.prompt] = picture
+    last: dict[tuple[frozenset[str], str], tuple[Judged, Judged, str]] = {}
+    lost = 0
     for where, line in _lines(path):
-        found = []
-        for side in ("a", "b"):
-            name = line.get(side)
-            there = [by_file.get((folder / str(name)).resolve()) for folder in (path.parent, home)]
-            picture = there[0] or there[1]
-            if picture is None:
-                raise DataError(
-                    f"{where}: {side} is {name!r}, which is no picture of the input; paths start at {path.parent}"
-                )
-            found.append(picture)
-        if found[0] is found[1] or any(line.get("prompt", each.prompt) != each.prompt for each in found):
-            raise DataError(f"{where}: a and b must be two pictures of the line's prompt, {line.get('prompt')!r:.100}")
-        if line.get("vote") not in _VOTES:
-            raise DataError(f"{where}: vote must be one of {', '.join(_VOTES)}, got {line.get('vote')!r:.80}")
-        last[str(line.get("comparison", where)), str(line.get("rater", ""))] = (*found, str(line["vote"]))  # type: ignore[assignment]
-    compared: dict[tuple[str, str], Comparison] = {}
-    for first, second, vote in last.values():
-        if (second.id, first.id) in compared:  # the same pair the other way round
-            first, second, vote = second, first, {"a": "b", "b": "a"}.get(vote, vote)
-        each = compared.setdefault((first.id, second.id), Comparison(first, second))
+        vote = line.get("vote")
+        if vote not in _VOTES:
+            raise DataError(f"{where}: vote must be one of {', '.join(_VOTES)}, got {vote!r:.80}")
+        found = _two_pictures(line, by_file, (path.parent, home), where)
+        if found is None:
+            lost += 1
+        else:  # lines that name no rater are of one for each comparison
+            rater = line.get("rater", f"{line.get('comparison', where)}, by nobody")
+            last[frozenset(each.id for each in found), str(rater)] = (*found, str(vote))
+    if lost and not last:
+        raise DataError(
+            f"{path}: none of its votes is on pictures and prompts of the input; paths start at {path.parent}"
+        )
+    compared: dict[frozenset[str], VotedPair] = {}
+    for (both, _), (first, second, vote) in last.items():
+        each = compared.setdefault(both, VotedPair(first, second))
+        if each.first is not first:  # the same pair the other way round
+            vote = {"a": "b", "b": "a"}.get(vote, vote)
         if vote != "skip":
             setattr(each, vote, getattr(each, vote) + 1)
-    return list(compared.values())
+    return list(compared.values()), lost
+
+
+def _two_pictures(
+    line: Mapping[str, Any], by_file: Mapping[Path, Mapping[str, Judged]], folders: Sequence[Path], where: str
+) -> tuple[Judged, Judged] | None:
+    """Pictures a and b of a line, by the prompt that they were shown with; None: the input has not both of them.
+
+    Raises:
+        DataError: they are no file names, or no two pictures of one prompt.
+    """
+    found: list[Mapping[str, Judged]] = []
+    for side in ("a", "b"):
+        name = line.get(side)
+        if not isinstance(name, str) or "\0" in name:
+            raise DataError(f"{where}: {side} must be a picture's file name, got {name!r:.80}")
+        found.append(next(filter(None, (by_file.get((folder / name).resolve()) for folder in folders)), {}))
+    first, second = found
+    prompt = line.get("prompt")
+    prompts = [each for each in first if each in second and prompt in (each, None)]
+    if not prompts and (prompt is not None or not all(found)):
+        return None
+    if len(prompts) != 1 or first[prompts[0]] is second[prompts[0]]:
+        raise DataError(
+            f"{where}: must name two pictures of one prompt, got {line['a']!r:.80} and {line['b']!r:.80} with prompt "
+            f"{prompt!r:.80}"
+        )
+    return first[prompts[0]], second[prompts[0]]
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

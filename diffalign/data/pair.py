@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from diffalign.data.aggregate import weighted_sum
-from diffalign.data.judged import Comparison, Judged, read_judged, read_votes
+from diffalign.data.judged import Judged, VotedPair, read_judged, read_voted_pairs
 from diffalign.data.preferences import (
     Namer,
     Row,
@@ -142,7 +142,8 @@ def pair_records(source: Path, out: Path, pairing: Pairing, *, overwrite: bool =
     notes: Counter[str] = Counter()
     compared = None
     if pairing.votes is not None:
-        compared = read_votes(pairing.votes, pictures, listing.parent)
+        compared, gone = read_voted_pairs(pairing.votes, pictures, listing.parent)
+        dropped["votes on pictures that the input has not"] = gone
 
     def name(picture: Judged) -> str:
         return path_from(file, picture.file)
@@ -159,7 +160,7 @@ def pair_records(source: Path, out: Path, pairing: Pairing, *, overwrite: bool =
 def _rows(
     pairing: Pairing,
     pictures: list[Judged],
-    compared: list[Comparison] | None,
+    compared: list[VotedPair] | None,
     name: Namer,
     dropped: Counter[str],
     notes: Counter[str],
@@ -212,7 +213,7 @@ def _values(pairing: Pairing, pictures: list[Judged]) -> list[float]:
 
 
 def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    return float(pareto_preference(torch.tensor(first), torch.tensor(second))) == 1.0
+    return float(pareto_preference(*torch.tensor([first, second], dtype=torch.float64))) == 1.0
 
 
 def _by_prompt(judged: list[tuple[Judged, float]]) -> list[list[tuple[Judged, float]]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from diffalign.data.judged import Comparison, Judged
+from diffalign.data.judged import Judged, VotedPair
 from diffalign.exceptions import ConfigError
 
 Row = dict[str, Any]
@@ -17,13 +17,12 @@ Namer = Callable[[Judged], str]  # how the output names a picture
 
 
 def soft_preference(gap: float, low: float, high: float) -> float:
-    """Probability that the better one wins: a softmax over two rewards, `low` counting as 0 and `high` as 1.
+    """Probability that the better one wins by `gap` (above 0): a softmax over two rewards, `low` as 0 and `high` as 1.
 
     Source: Lu et al. 2025, "Smoothed Preference Optimization via ReNoise Inversion for Aligning Diffusion Models with
     Varied Human Preferences"; as `diffalign.objectives.smpo.smoothed_preference`.
     """
-    scaled = gap / (high - low)
-    return 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
+    return 1 / (1 + math.exp(-gap / (high - low)))
 
 
 def pairs_by_value(
@@ -79,7 +78,7 @@ def pairs_by_order(
 
 
 def pairs_by_votes(
-    compared: Sequence[Comparison], name: Namer, dropped: Counter[str], *, margin: float
+    compared: Sequence[VotedPair], name: Namer, dropped: Counter[str], *, margin: float
 ) -> Iterator[Row]:
     """Pairs that people compared, what most prefer as chosen; with the votes, whose share is a soft preference."""
     for each in compared:
@@ -98,7 +97,7 @@ def pairs_by_votes(
             yield _pair(winner, loser, name) | {"votes": votes}
 
 
-def shares_won(compared: Sequence[Comparison]) -> dict[str, float]:
+def shares_won(compared: Sequence[VotedPair]) -> dict[str, float]:
     """Picture id -> the mean share of votes that it won in its comparisons; a tie counts half, both-bad as lost by both."""
     shares: dict[str, list[float]] = {}
     for each in compared:
@@ -142,7 +141,7 @@ def cuts(
         if good is not None or bad is not None or not 0 < share <= 0.5:
             raise ConfigError(f"--share: must be above 0 and at most 0.5, without --good and --bad, got {share}")
         falling = sorted(values, reverse=True)
-        count = int(share * len(falling))
+        count = int(round(share * len(falling), 9))  # 0.29 of 100 is 28.999999999999996 in floating point
         if count == 0:
             raise ConfigError(
                 f"--share: {share} of {len(falling)} scored pictures is less than one; give a larger share"

@@ -17,6 +17,7 @@ import numpy as np
 from diffalign.annotation import Vote, read_comparisons, read_votes, summarise
 from diffalign.annotation.comparisons import KEY, LISTING
 from diffalign.config.run import EvaluationConfig
+from diffalign.data.key_table import draft_of
 from diffalign.evaluation.statistics import paired_bootstrap
 from diffalign.exceptions import ConfigError, DataError, SaveError
 
@@ -43,8 +44,7 @@ def export_blind(run: Path, out: Path, result: Path, *, seed: int = 0) -> int:
     check_new(out)
     rows = _evaluated(run)
     coin = random.Random(seed)
-    draft = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = draft_of(out)
     whose: dict[str, str] = {}
     listing = []
     try:
@@ -73,6 +73,8 @@ def check_new(out: Path) -> None:
     Raises:
         ConfigError: something is there already.
     """
+    if out.resolve() == Path.cwd():  # putting another folder in its place would leave the shell in one that is gone
+        raise ConfigError(f"--blind: {out} is the current folder; give a new one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--blind: {out} is there already; give a new folder, or use its votes: --votes {out}")
 

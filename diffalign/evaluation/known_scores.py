@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffalign.data.file_state import FileState
+from diffalign.data.judged import versions_in
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.records import picture_bytes
@@ -81,7 +82,7 @@ class KnownScores:
             ConfigError: the file was not written by an earlier call.
         """
         for row in _rows_of(file):
-            versions = row.get("versions") or {}
+            versions = versions_in(row)
             for column, spec in specs.items():
                 value, reason = row.get(column), row.get(f"{column}_reason")
                 if versions.get(column) != spec.version or not row.get("picture") or (value is None and not failures):
@@ -109,7 +110,7 @@ def _rows_of(file: Path) -> Iterator[Mapping[str, Any]]:
         for row, _ in Source(file).rows():
             if isinstance(row, DataError):
                 raise row
-            if "versions" not in row or "picture" not in row:
+            if not isinstance(row.get("versions"), dict) or "picture" not in row:
                 raise DataError("no columns versions and picture")
             yield row
     except DataError as error:

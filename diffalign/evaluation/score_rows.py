@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffalign.data.judged import versions_in
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.row_files import path_from
 from diffalign.evaluation.known_scores import Score
@@ -59,7 +60,7 @@ def scored_row(
 ) -> dict[str, Any]:
     """Id, file and prompt, the source's own columns, the scores; of an earlier call's scores, those that still hold."""
     others = {key: value for key, value in row.columns.items() if key not in _OURS}
-    earlier = {key: each for key, each in (row.columns.get("versions") or {}).items() if each is not None}
+    earlier = versions_in(row.columns)
     for column in earlier:
         if column in versions or row.columns.get("picture") != digest:
             others = {

@@ -32,7 +32,7 @@ def combine_rewards(
         combine: `mean` (weighted), `worst` (WCO: the least), or `uncertainty` (UWO: the weighted mean less `penalty` times
             the weighted population variance over the rewards).
         weights: one a reward, not negative, used in proportion; None: equal ones. `worst` takes none.
-        penalty: the lambda of `uncertainty`; the authors' is 0.5 for best-of-n.
+        penalty: the lambda of `uncertainty`, 0 or above; the authors' is 0.5 for best-of-n.
 
     Source: Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization".
     """
@@ -86,6 +86,8 @@ class RewardEnsemble:
             raise ConfigError(f"weights: {why}")
         if weights is not None and not (all(weight >= 0 for weight in weights) and 0 < sum(weights) < math.inf):
             raise ConfigError(f"weights: must be finite, not negative, and one of them above 0, got {list(weights)}")
+        if not 0 <= penalty < math.inf:
+            raise ConfigError(f"penalty: must be finite and not negative (it would reward disagreement), got {penalty}")
         if scale is not None and (len(scale) != len(rewards) or not all(spread > 0 for _, spread in scale)):
             raise ConfigError(f"scale: must be {len(rewards)} pairs (mean, standard deviation > 0), got {list(scale)}")
         self.rewards, self.combine, self.weights, self.penalty = tuple(rewards), combine, weights, penalty

@@ -190,6 +190,19 @@ def test_a_vote_that_is_not_saved_is_said_and_does_not_go_on(page, folder):
     assert read_votes(folder) == []
 
 
+def test_an_end_that_cannot_be_shown_is_said(page, folder):
+    """The last vote is saved, and then the server ends."""
+    page.expected_errors = True
+    page.press(LEFT, LEFT)
+    page.script(
+        "const real = window.fetch; window.fetch = (path, how) => path === '/summary' ? Promise.reject() : real(path, how)"
+    )
+    page.browser.switch_to.active_element.send_keys(LEFT)
+    page.until(lambda: page.shown("error"))
+    assert page.text("error").startswith("It did not work: there is no answer.")
+    assert len(read_votes(folder)) == 3
+
+
 def test_a_picture_that_is_gone_is_said(page, folder):
     page.expected_errors = True
     for path in folder.glob("*.png"):

@@ -43,6 +43,22 @@ def test_ids_do_not_depend_on_plan_or_on_what_else_is_there(tmp_path):
         assert all(before[key] == name for key, name in after.items() if key in before)
 
 
+def test_ids_and_sides_do_not_depend_on_the_order_of_the_listing(tmp_path):
+    """Folders that generate is still drawing into are listed model by model, finished ones picture by picture."""
+    rows = [
+        {"file_name": f"{number}-{model}.png", "prompt": "p", "seed": number, "source": model}
+        for model in ("b", "a")
+        for number in range(2)
+    ]
+    for plan in (Plan(), Plan(between="a,b")):
+        first, second = (
+            [(each.id, each.a, each.b, each.record) for each in read_comparisons(make_folder(tmp_path, listed), plan)]
+            for listed in (rows, sorted(rows, key=lambda row: row["file_name"]))
+        )
+        assert first == second
+        assert all(a < b and record["file_name"] == a for _, a, b, record in first)
+
+
 def test_pairs_limits_each_prompt_and_more_of_them_keep_the_first(tmp_path):
     folder = make_folder(tmp_path, drawn(["p", "q"], 4))
     two, three = ([each.id for each in read_comparisons(folder, Plan(pairs=number))] for number in (2, 3))

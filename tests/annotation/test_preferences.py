@@ -35,13 +35,16 @@ def test_a_round_fills_up(folder):
     assert [each.probability for each in preferences(folder)] == [0.75, None, 0.0]
 
 
-def test_bad_is_no_preference(folder):
-    first, second, _ = read_comparisons(folder)
+def test_bad_is_no_preference_and_as_many_of_them_as_others_undo_these(folder):
+    first, second, third = read_comparisons(folder)
     say(folder, first, "bad")
     say(folder, second, "bad")
     say(folder, second, "b", "ben")
-    assert [each.probability for each in preferences(folder)] == [None, 0.0, None]
-    assert pending(folder) == 1
+    say(folder, third, "bad")
+    say(folder, third, "b", "ben")
+    say(folder, third, "b", "cem")
+    assert [each.probability for each in preferences(folder)] == [None, None, 0.0]
+    assert pending(folder) == 0
 
 
 def test_they_name_their_pictures(folder):

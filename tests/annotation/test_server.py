@@ -85,6 +85,20 @@ def test_left_and_right_become_a_and_b(server, folder):
     assert [each["choice"] for each in session(server, "ben")["comparisons"]] == [None] * 3
 
 
+def test_a_picture_that_is_gone_is_not_named_to_the_page(server, folder, caplog):
+    shown = session(server)["comparisons"][0]["left"]
+    for path in folder.glob("*.png"):
+        path.unlink()
+    status, _, content = request(server, "GET", shown)
+    assert (
+        status == 404
+        and b"cannot be read" in content
+        and b".png" not in content
+        and folder.name.encode() not in content
+    )
+    assert ".png: cannot be read" in caplog.text  # who started it is told
+
+
 def test_other_files_are_not_there(server, folder):
     (folder / "key.json").write_text("{}")
     draw(folder / "other.png", 1)
@@ -118,6 +132,7 @@ def test_other_origins_and_tokens_are_refused(server, folder):
     [
         {"choice": "a"}, {"choice": ["left"]}, {"choice": None}, {"rater": ""}, {"rater": "x" * 65}, {"rater": "a\nb"},
         {"rater": 3}, {"comparison": "0"}, {"seconds": -1}, {"seconds": "1"}, {"seconds": float("inf")}, {"seconds": True},
+        {"seconds": 10**400}, {"seconds": float("nan")},
     ],
 )  # fmt: skip
 def test_what_is_no_vote_is_refused(server, folder, change):
@@ -127,7 +142,7 @@ def test_what_is_no_vote_is_refused(server, folder, change):
 
 
 def test_bodies_that_are_no_vote(server):
-    for body in ("nonsense", "[]", "null", "\ud800".encode("utf-8", "surrogatepass")):
+    for body in ("nonsense", "[]", "null", "\ud800".encode("utf-8", "surrogatepass"), "[" * 30_000):
         assert request(server, "POST", "/vote", body, X_Token=server.token)[0] == 400
     assert request(server, "POST", "/vote", "x" * 70_000, X_Token=server.token)[0] == 400
     assert request(server, "POST", "/elsewhere", "{}", X_Token=server.token)[0] == 404
@@ -147,6 +162,15 @@ def test_the_summary(server):
     summary = json.loads(request(server, "GET", "/summary")[2])
     assert [person["rater"] for person in summary["raters"]] == ["anna", "ben"]
     assert summary["agreement"]["pairs"] == [{"raters": ["anna", "ben"], "common": 1, "agreement": 0.0, "kappa": 0.0}]
+
+
+def test_the_summary_counts_what_is_shown(folder):
+    with AnnotationServer(folder) as first:
+        for number in range(3):
+            send(first, said(first, number=number))
+    with AnnotationServer(make_folder(folder, drawn(["a red circle"], 2))) as second:
+        summary = json.loads(request(second, "GET", "/summary")[2])
+    assert (summary["comparisons"], summary["all"]["votes"]) == (1, 1)
 
 
 def test_it_listens_on_this_machine_alone(server):

@@ -71,7 +71,7 @@ def test_a_last_line_that_lacks_only_its_end_counts(tmp_path):
     assert read_votes(tmp_path) == [vote("c", "a"), vote("d", "b")]
 
 
-@pytest.mark.parametrize("line", ['{"comparison": "c"}', "nonsense", '{"vote": "maybe"}'])
+@pytest.mark.parametrize("line", ['{"comparison": "c"}', "nonsense", '{"vote": "maybe"}', "[" * 30_000])
 def test_a_line_that_is_no_vote_is_named(tmp_path, line):
     with VoteFile(tmp_path) as sound:
         sound.add(vote("c", "a"))

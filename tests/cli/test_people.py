@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import urllib.request
 
 import pytest
 
-from diffalign.annotation import Plan, VoteFile, read_plan
+from diffalign.annotation import Plan, VoteFile, read_plan, write_plan
 from diffalign.annotation.ballot import Ballot
 from diffalign.annotation.comparisons import read_comparisons
+from diffalign.data import read_records
 from diffalign.exceptions import ConfigError, DataError
 from tests.annotation.conftest import drawn, make_folder
 from tests.cli.conftest import CHECKOUT
@@ -58,7 +60,7 @@ def test_a_session_from_start_to_ctrl_c(folder):
     assert "4 comparisons of 2 prompts" in err
     assert f"1 vote by 1 person on 1 of 4 comparisons, in {folder / 'votes.jsonl'}" in err
     assert f"diffalign annotate '{folder}'" in err
-    assert f"diffalign pair --votes '{folder / 'votes.jsonl'}'" in err
+    assert f"diffalign pair --input '{folder}' --votes '{folder / 'votes.jsonl'}' --out pairs.jsonl" in err
     assert "Traceback" not in err
     assert read_plan(folder) == Plan(between="x,y")
 
@@ -76,6 +78,34 @@ def test_summary(call, folder):
     assert [person["votes"] for person in summary["raters"]] == [2, 4]
     assert summary["agreement"]["pairs"][0]["common"] == 2
     assert summary["all"]["seconds"] == 2.0
+
+
+def test_summary_counts_what_the_folder_has_still(call, folder):
+    vote_on(folder, ["left"] * 4)
+    make_folder(folder, drawn(["p"], 2))
+    result = call("annotate", folder, "--summary", "--json")
+    assert json.loads(result.stdout)["comparisons"] == json.loads(result.stdout)["all"]["votes"] == 1
+    assert "3 votes left out" in result.stderr
+
+
+def test_what_the_folder_remembers_can_be_taken_back(call, folder, monkeypatch):
+    plans = []
+    monkeypatch.setattr("diffalign.annotation.serve", lambda folder, plan, **_: plans.append(plan))
+    write_plan(folder, Plan("x,y", 3, 5))
+    assert call("annotate", folder).exit_code == call("annotate", folder, "--between", "").exit_code == 0
+    assert call("annotate", folder, "--pairs", 0).exit_code == 0
+    assert plans == [Plan("x,y", 3, 5), Plan(None, 3, 5), Plan("x,y", None, 5)]
+
+
+def test_the_command_for_records_of_the_page_about_people(call, folder, monkeypatch):
+    """From votes to records, as it is written there."""
+    text = (CHECKOUT / "docs" / "people.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    diffalign (pair .*)", text, re.MULTILINE)
+    monkeypatch.chdir(folder.parent)
+    folder.rename("drawn")
+    vote_on(folder.parent / "drawn", ["left"])
+    assert call(*shlex.split(line, comments=True)).exit_code == 0
+    assert len(list(read_records(folder.parent / "pairs.jsonl"))) == 1
 
 
 @pytest.mark.parametrize(

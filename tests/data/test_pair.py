@@ -90,6 +90,12 @@ def test_pareto(tmp_path):
     assert done.dropped == {"ties": 1, "pairs that rewards disagree on": 3}
 
 
+def test_pareto_sees_what_float32_does_not(tmp_path):
+    columns = [{"r": 1.0, "s": 0.1}, {"r": 1.0, "s": 0.1 + 1e-12}]
+    rows, _ = made(scored(tmp_path, {"a": columns}), rewards={"r": 1.0, "s": 1.0}, aggregate="pareto")
+    assert sides(rows) == [("p1", "p0")]
+
+
 def test_groups_with_the_share_of_rivals_beaten(tmp_path):
     columns = [{"r": 3.0, "s": 1.0}, {"r": 2.0, "s": 2.0}, {"r": 1.0, "s": 0.0}, {"r": None, "s": 0.0}]
     source = scored(tmp_path, {"a": columns, "b": columns[:1]})
@@ -126,6 +132,12 @@ def test_labels_by_share(tmp_path, values, share, good, bad):
     rows, _ = made(by_reward(tmp_path, values), "labelled", share=share)
     assert {row["id"] for row in rows if row["label"] == "good"} == good
     assert {row["id"] for row in rows if row["label"] == "bad"} == bad
+
+
+def test_a_share_is_not_rounded_down(tmp_path):
+    """0.29 * 100 is 28.999999999999996 in floating point."""
+    _, done = made(by_reward(tmp_path, [float(number) for number in range(100)]), "labelled", share=0.29)
+    assert done.notes == {"good": 29, "bad": 29}
 
 
 def test_experts_are_the_best_of_all_prompts(tmp_path):
@@ -246,3 +258,20 @@ def test_weights_and_columns(tmp_path):
         weights_of(["a", "a=2"], ())
     source = scored(tmp_path, {"p": [{"guidance_scale": 1.0, "r": 0.5, "versions": {"r": "1"}}]})
     assert reward_columns(source) == ["r"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ([{"r": 3}, {"r": 4}], ["r"]),
+        ([{"r": None}, {"r": 0.5}], ["r"]),
+        ([{"r": None, "s": 1}, {"r": None, "s": 2.5}], ["s"]),
+        ([{"r": 1.0, "s": True, "t": "x", "u": 1}, {"r": 2.0, "s": False, "t": 1.0, "u": "x"}], ["r"]),
+        ([{"r": 1.0, "versions": "1.0"}], ["r"]),
+        ([{"r": 1.0, "versions": {"tool": "1.0"}}], ["r"]),
+        ([{"r": 1.0, "s": 2.0}, {"r": 1.0, "s": 2.0, "versions": {"s": "1", "r": None}}], ["s"]),
+        ([{"seed": 1, "steps": 20, "guidance_scale": 1.0, "eta": 0.0, "resolution": 32, "best_of": 4}], []),
+    ],
+)
+def test_columns_of_rewards(tmp_path, columns, found):
+    assert reward_columns(scored(tmp_path, {"p": columns})) == found

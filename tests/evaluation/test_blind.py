@@ -162,10 +162,23 @@ def test_what_cannot_be_imported(run, tmp_path):
         import_(run, out)
 
 
+def test_a_folder_that_is_empty_and_what_stands_beside_it(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "mine").touch()
+    assert len(read_comparisons(export(run, tmp_path / "out"))) == len(PROMPTS)
+    assert (tmp_path / ".out.partial" / "mine").is_file()
+
+
 def test_what_cannot_be_exported(run, tmp_path):
     out = export(run, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"out is there already; give a new folder, or use its votes: --votes"):
         export(run, out)
+    (tmp_path / "empty").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "empty")
+        with pytest.raises(ConfigError, match=r"--blind: \. is the current folder; give a new one"):
+            export(run, Path())
     (run / "evaluation" / "base" / "00003.png").unlink()
     with pytest.raises(DataError, match=r"00003.png is missing; compare again: diffalign eval "):
         export(run, tmp_path / "other")

@@ -74,6 +74,17 @@ def test_one_row_a_picture_with_its_value_version_and_path(tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["scores.jsonl"]
 
 
+def test_a_column_versions_of_somebody_else(tmp_path):
+    home, out = drawn(tmp_path / "drawn", 1), tmp_path / "scores.jsonl"
+    foreign = [row | {"versions": "1.0"} for row in rows_of(home / "metadata.jsonl")]
+    write_rows(home / "metadata.jsonl", foreign)
+    score_records(home, out, [JPEGReward()])
+    assert rows_of(out)[0]["versions"] == {"jpeg": JPEGReward().spec.version}
+    write_rows(out, [rows_of(out)[0] | {"versions": "1.0"}])
+    with pytest.raises(ConfigError, match="was not written by score"):
+        score_records(home, out, [JPEGReward()])
+
+
 def test_unscored_is_null_with_the_reason(tmp_path):
     home = drawn(tmp_path, 3)
     (home / "1.png").write_bytes(b"no picture")

@@ -93,6 +93,8 @@ def test_version_changes_with_all_that_changes_the_number():
         ({"weights": [1.0, -1.0]}, "weights: must be finite, not negative"),
         ({"weights": [1.0, 1.0], "combine": "worst"}, "weights: worst takes none"),
         ({"scale": [(0.0, 1.0), (0.0, 0.0)]}, "scale: must be 2 pairs"),
+        ({"penalty": -1.0}, "penalty: must be finite and not negative"),
+        ({"penalty": math.nan}, "penalty: must be finite and not negative"),
     ],
 )
 def test_refusals(options, says):
