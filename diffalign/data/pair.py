@@ -212,7 +212,8 @@ def _values(pairing: Pairing, pictures: list[Judged]) -> list[float]:
 
 
 def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    return float(pareto_preference(torch.tensor(first), torch.tensor(second))) == 1.0
+    one, other = (torch.tensor(scores, dtype=torch.float64) for scores in (first, second))
+    return float(pareto_preference(one, other)) == 1.0
 
 
 def _by_prompt(judged: list[tuple[Judged, float]]) -> list[list[tuple[Judged, float]]]:

@@ -19,11 +19,14 @@ Namer = Callable[[Judged], str]  # how the output names a picture
 def soft_preference(gap: float, low: float, high: float) -> float:
     """Probability that the better one wins: a softmax over two rewards, `low` counting as 0 and `high` as 1.
 
+    Args:
+        gap: by how much it is better, above 0.
+        low, high: rewards.
+
     Source: Lu et al. 2025, "Smoothed Preference Optimization via ReNoise Inversion for Aligning Diffusion Models with
     Varied Human Preferences"; as `diffalign.objectives.smpo.smoothed_preference`.
     """
-    scaled = gap / (high - low)
-    return 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
+    return 1 / (1 + math.exp(-gap / (high - low)))
 
 
 def pairs_by_value(
@@ -142,7 +145,7 @@ def cuts(
         if good is not None or bad is not None or not 0 < share <= 0.5:
             raise ConfigError(f"--share: must be above 0 and at most 0.5, without --good and --bad, got {share}")
         falling = sorted(values, reverse=True)
-        count = int(share * len(falling))
+        count = int(round(share * len(falling), 9))  # 0.29 * 100 is a little less than 29
         if count == 0:
             raise ConfigError(
                 f"--share: {share} of {len(falling)} scored pictures is less than one; give a larger share"

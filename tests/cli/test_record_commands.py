@@ -195,6 +195,22 @@ def test_input_without_scores_says_what_to_do(call, tmp_path):
     assert "it has no scores yet: diffalign score" in refusal(call, "pair", "-i", folder, "-o", tmp_path / "p.jsonl")
 
 
+def test_of_several_processes_the_first_makes_records(call, tmp_path, monkeypatch):
+    source, out = by_reward(tmp_path, [0.0, 1.0]), tmp_path / "p.jsonl"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in (("1", False), ("0", True), ("1", True)):
+        monkeypatch.setenv("RANK", rank)
+        result = call("pair", "-i", source, "-o", out)
+        assert (result.exit_code, out.exists(), bool(result.stdout)) == (0, there, rank == "0")
+
+
+def test_output_in_a_folder_that_cannot_be_made(call, tmp_path):
+    source = by_reward(tmp_path, [0.0, 1.0])
+    for arguments in (("pair",), ("score", "-r", "jpeg")):
+        out = tmp_path / "p0.png" / "out.jsonl"
+        assert "--out: cannot make" in refusal(call, *arguments, "-i", source, "-o", out)
+
+
 def test_what_the_environment_says_of_processes(call, tmp_path, monkeypatch):
     source = by_reward(tmp_path, [0.0, 1.0, 2.0])
     out = tmp_path / "s.jsonl"

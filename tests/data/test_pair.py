@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,13 @@ import torch
 
 from diffalign.data import Pairing, pair_records, read_records
 from diffalign.data.judged import reward_columns, weights_of
+from diffalign.data.preferences import cuts
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.objectives.smpo import smoothed_preference
 from tests.data.judged_folder import by_reward, made, scored
 from tests.data.pictures import write_rows
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def sides(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -90,6 +97,12 @@ def test_pareto(tmp_path):
     assert done.dropped == {"ties": 1, "pairs that rewards disagree on": 3}
 
 
+def test_pareto_sees_what_a_float32_does_not(tmp_path):
+    columns = [{"r": 1.00000001, "s": 0.0}, {"r": 1.0, "s": 0.0}]
+    rows, _ = made(scored(tmp_path, {"a": columns}), rewards={"r": 1.0, "s": 1.0}, aggregate="pareto")
+    assert sides(rows) == [("p0", "p1")]
+
+
 def test_groups_with_the_share_of_rivals_beaten(tmp_path):
     columns = [{"r": 3.0, "s": 1.0}, {"r": 2.0, "s": 2.0}, {"r": 1.0, "s": 0.0}, {"r": None, "s": 0.0}]
     source = scored(tmp_path, {"a": columns, "b": columns[:1]})
@@ -128,6 +141,11 @@ def test_labels_by_share(tmp_path, values, share, good, bad):
     assert {row["id"] for row in rows if row["label"] == "bad"} == bad
 
 
+def test_share_that_is_a_whole_number_of_pictures_is_so_many():
+    is_good, is_bad = cuts([float(value) for value in range(100)], good=None, bad=None, share=0.29)
+    assert [sum(map(each, range(100))) for each in (is_good, is_bad)] == [29, 29]
+
+
 def test_experts_are_the_best_of_all_prompts(tmp_path):
     rows, done = made(by_reward(tmp_path, [0.1, 0.9], [0.8, 0.2], [None, 0.7]), "experts", top=3)
     assert [row["id"] for row in rows] == ["p1", "p2", "p5"]
@@ -157,6 +175,23 @@ def test_paths_start_at_what_is_written(tmp_path):
 def test_where_the_pictures_are_from(tmp_path):
     rows, _ = made(scored(tmp_path, {"a": [{"r": 0.0, "source": "m1"}, {"r": 1.0, "source": "m2"}]}))
     assert (rows[0]["source_chosen"], rows[0]["source_rejected"]) == ("m2", "m1")
+
+
+def test_killed_outright_and_gone_on_with(tmp_path):
+    """kill -9 when all rows are written, but not yet under the name that readers find."""
+    source = by_reward(tmp_path, [0.0, 1.0])
+    code = (
+        "import os, signal, sys; from pathlib import Path; from diffalign.data import Pairing, pair_records\n"
+        "os.replace = lambda old, new: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pair_records(Path(sys.argv[1]), Path(sys.argv[2]), Pairing('pairs', {'r': 1.0}))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out.jsonl")]
+    before = set(tmp_path.iterdir())
+    assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert len(set(tmp_path.iterdir()) - before) == 1
+    assert sides(made(source)[0]) == [("p1", "p0")]
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "out.jsonl"}
 
 
 # ---------------------------------------------------------------- refusals
@@ -233,6 +268,12 @@ def test_input_and_earlier_output_are_not_overwritten(tmp_path):
     assert (tmp_path / "out.jsonl").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"must end in .jsonl or .parquet"):
         pair_records(source, tmp_path / "out.csv", pairing)
+
+
+@pytest.mark.parametrize("out", ["p0.png/out.jsonl", "p0.png/deep/out.parquet", "p0.png/folder"])
+def test_folder_that_cannot_be_made(tmp_path, out):
+    with pytest.raises(ConfigError, match=r"--out: cannot make .*p0.png"):
+        pair_records(by_reward(tmp_path, [0.0, 1.0]), tmp_path / out, Pairing("pairs", {"r": 1.0}))
 
 
 def test_weights_and_columns(tmp_path):
