@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from diffalign.cli.options import as_options, checked_precision
 from diffalign.cli.processes import own_device
@@ -60,7 +61,7 @@ def chosen_models(
             continue
         own, where, added = _taken_apart(item)
         chosen.append(_of_model(wishes, where, own or family, added, weights, device))
-    return chosen if len(chosen) == 1 else _named(chosen)
+    return [chosen[0].model] if len(chosen) == 1 else _named(chosen)
 
 
 def _taken_apart(item: str) -> tuple[str | None, str, Path | None]:
@@ -78,7 +79,18 @@ def _taken_apart(item: str) -> tuple[str | None, str, Path | None]:
     return family, where, adapter
 
 
-def _of_run(wishes: Mapping[str, Any], run: Path, precision: Precision | None, device: str | None) -> DrawingModel:
+class _Chosen(NamedTuple):
+    """A model whose source ends with the name of its `place`, a run folder or adapter; None: the source is all there is."""
+
+    model: DrawingModel
+    place: Path | None
+
+    def end(self, length: int) -> str:
+        """So many parts of the place's path, from its end."""
+        return "" if self.place is None else Path(*self.place.parts[-length:]).as_posix()
+
+
+def _of_run(wishes: Mapping[str, Any], run: Path, precision: Precision | None, device: str | None) -> _Chosen:
     from diffalign.training.run import open_run
 
     def load() -> ImageGenerator:
@@ -88,7 +100,8 @@ def _of_run(wishes: Mapping[str, Any], run: Path, precision: Precision | None, d
             loaded = load_run(run, device=device, precision=precision)
             return ImageGenerator.create(loaded.backbone, like=loaded.generator, **wishes)
 
-    return DrawingModel(load, "policy", run.resolve().name, run / open_run(run).model.result)
+    place = run.resolve()
+    return _Chosen(DrawingModel(load, "policy", place.name, run / open_run(run).model.result), place)
 
 
 def _of_model(
@@ -98,15 +111,16 @@ def _of_model(
     adapter: Path | None,
     precision: Precision | None,
     device: str | None,
-) -> DrawingModel:
+) -> _Chosen:
     family = family_of(model, family)
     if is_zoo(model):
         locate(model)
     if adapter is not None and not adapter.exists():
         raise ConfigError(f"--adapter: no such file or folder: {adapter}")
-    source = model if adapter is None else f"{model}+{adapter.name}"
+    place = None if adapter is None else Path(os.path.abspath(adapter))
+    source = model if place is None else f"{model}+{place.name}"
     load = partial(_load_model, wishes, family, model, adapter, precision or "fp32", device)
-    return DrawingModel(load, "reference", source, adapter)
+    return _Chosen(DrawingModel(load, "reference", source, adapter), place)
 
 
 def _load_model(
@@ -143,15 +157,31 @@ def _load_telling_which(model: DrawingModel) -> ImageGenerator:
         raise ConfigError(f"{error} (of several models this is {model.source})") from None
 
 
-def _named(models: Sequence[DrawingModel]) -> list[DrawingModel]:
-    """With a name each for ids and file names: the end of what it is called, and a number where two would be one."""
+def _named(chosen: Sequence[_Chosen]) -> list[DrawingModel]:
+    """With a source each, and a name for ids and file names: the end of what it is called.
+
+    Every run keeps its LoRA as RUN/adapter: equal sources get as many of the folders before as tell them apart. One model
+    that stands twice has one source, and a number in its name.
+    """
     named: dict[str, DrawingModel] = {}
-    for model in models:
-        end = model.source.rstrip("/").rpartition("/")[2] or model.source
+    for one in chosen:
+        model, where = one.model, one.end(_length(one, chosen))
+        base = model.source.removesuffix(one.end(1))
+        end = base.rstrip("/").rpartition("/")[2] + where or model.source
         short = re.sub(r"[^A-Za-z0-9._]+", "-", end)[:_LONGEST].strip("-.") or "model"
         name, number = short, 1
         while name.lower() in named:  # some file systems do not tell A from a
             number += 1
             name = f"{short}-{number}"
-        named[name.lower()] = replace(model, name=name, load=partial(_load_telling_which, model))
+        model = replace(model, name=name, source=base + where)
+        named[name.lower()] = replace(model, load=partial(_load_telling_which, model))
     return list(named.values())
+
+
+def _length(one: _Chosen, chosen: Sequence[_Chosen]) -> int:
+    """How many parts of its place's path tell it from the others that are called alike."""
+    alike = [each for each in chosen if each.model.source == one.model.source and each.place != one.place]
+    length = 1
+    while any(each.end(length) == one.end(length) for each in alike):
+        length += 1
+    return length

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from diffalign.cli.processes import process_of_all
 from diffalign.data.judged import reward_columns, weights_of
 from diffalign.data.pair import Aggregate, Paired, Pairing, RecordKind, pair_records
 from diffalign.exceptions import ConfigError
@@ -31,9 +32,13 @@ def make_records(
 ) -> None:
     """Write the records, and print what was kept and what was left out; the file's path comes last.
 
+    Of several processes the first one does so, and the others nothing.
+
     Raises:
         ConfigError, DataError: as `pair_records`.
     """
+    if process_of_all()[0] > 0:
+        return
     pairing = Pairing(
         kind=_one_of("--kind", kind, get_args(RecordKind)),
         rewards={} if settings["votes"] is not None and not rewards else _rewards(source, rewards),

@@ -17,7 +17,11 @@ Namer = Callable[[Judged], str]  # how the output names a picture
 
 
 def soft_preference(gap: float, low: float, high: float) -> float:
-    """Probability that the better one wins by `gap` (above 0): a softmax over two rewards, `low` as 0 and `high` as 1.
+    """Probability that the better one wins: a softmax over two rewards, `low` counting as 0 and `high` as 1.
+
+    Args:
+        gap: by how much it is better, above 0.
+        low, high: rewards.
 
     Source: Lu et al. 2025, "Smoothed Preference Optimization via ReNoise Inversion for Aligning Diffusion Models with
     Varied Human Preferences"; as `diffalign.objectives.smpo.smoothed_preference`.

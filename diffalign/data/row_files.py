@@ -31,6 +31,33 @@ def rows_file(out: Path) -> Path:
     return out / LISTING
 
 
+def make_folder(folder: Path) -> None:
+    """Make it and those that it lies in, if need be.
+
+    Raises:
+        ConfigError: a file is in its way, or the system has no folders there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"--out: cannot make {folder}: {error.strerror}") from None
+
+
+def check_for_jsonl(record: str, columns: Mapping[str, Any]) -> None:
+    """Whether a .jsonl can hold what a parquet file did.
+
+    Raises:
+        DataError: it cannot; names record and column.
+    """
+    for column, value in columns.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"record {record!r}: column {column!r} fits into no .jsonl ({error}); write a .parquet instead"
+            ) from None
+
+
 def path_from(file: Path, picture: Path) -> str:
     """How `file` names a picture: relative to its own folder, as readers expect."""
     return Path(os.path.relpath(picture.resolve(), file.parent.resolve())).as_posix()
@@ -39,11 +66,18 @@ def path_from(file: Path, picture: Path) -> str:
 def write_rows(file: Path, rows: Iterable[Mapping[str, Any]], draft: Path | None = None) -> None:
     """Write all rows under the name `draft`, then rename.
 
+    Args:
+        file: a .jsonl or .parquet.
+        rows: of the file, in its order.
+        draft: left out, a name that the next call takes again: one that is killed leaves nothing for long.
+
     Raises:
+        ConfigError: its folder cannot be made.
         OSError: it cannot be written; what was there before is unharmed.
         DataError: a column's values do not fit into one of parquet.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
+    draft = draft or file.with_name(f".{file.name}.partial")
     if file.suffix == ".parquet":
         write_whole(file, [_parquet(list(rows), file)], draft)
     else:

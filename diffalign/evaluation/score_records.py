@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import PictureRow, read_pictures
 from diffalign.data.records import decoded, picture_bytes
-from diffalign.data.row_files import LISTING, rows_file, write_rows
+from diffalign.data.row_files import LISTING, check_for_jsonl, make_folder, rows_file, write_rows
 from diffalign.evaluation.known_scores import KnownScores, Score, score_key
 from diffalign.evaluation.score_rows import ScoreSummary, by_column, score_columns, scored_row, short
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards import Reward, RewardOutput, Sample
+from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample
 
 
 class Scored(NamedTuple):
@@ -61,7 +61,8 @@ def score_records(
     Args:
         source: what `read_pictures` reads.
         out: a .jsonl or .parquet, or a folder, which gets a metadata.jsonl. It may be `source` itself if that is a .jsonl
-            or .parquet that an earlier call wrote: its columns are kept.
+            or .parquet that an earlier call wrote, whose columns are kept; or a folder of pictures without records, which
+            from then on are those that its metadata.jsonl lists.
         rewards: by column, or a list, whose columns are their names.
         components: also write what each reward is made of, as columns NAME.PART.
         batch: pictures at a time.
@@ -70,21 +71,25 @@ def score_records(
 
     Raises:
         ConfigError: no rewards, two of one name, one that does not judge single pictures, or `out` holds something else.
-        DataError: the source cannot be read. A single picture that cannot is unscored.
+        DataError: the source cannot be read, or has a column that `out` cannot hold. A single picture that cannot be read
+            is unscored.
     """
     columns = by_column(rewards)
     file = rows_file(out)
-    if file.suffix == ".parquet" and file.parent.resolve() == source.resolve() and not (source / LISTING).exists():
-        raise ConfigError(
-            f"out: {file}: a parquet file among the pictures would be read in their place; write a .jsonl"
-        )
-    parts = PartFiles(file, rank, world)
+    if file.parent.resolve() == source.resolve() and not (source / LISTING).exists():
+        _refuse_to_hide(source, file)
+    # the parts of a listing are generate's: they say that not all is drawn
+    parts = PartFiles(file.with_name(f"{LISTING}.scores") if file.name == LISTING else file, rank, world)
     known = KnownScores()
     if file.exists():
         known.add_rows(file, {column: reward.spec for column, reward in columns.items()}, failures=False)
     known.add_parts(parts, failures=False)
-    total = sum(parts.has(number, batch) for number, _ in enumerate(read_pictures(source)))
-    file.parent.mkdir(parents=True, exist_ok=True)
+    total = 0
+    for number, row in enumerate(read_pictures(source)):
+        total += parts.has(number, batch)
+        if file.suffix == ".jsonl":
+            check_for_jsonl(row.id, row.columns)
+    make_folder(file.parent)
     runner = _Runner(columns, known, components)
     pictures: dict[int, str | DataError] = {}  # of this process's share
     scored = done = 0
@@ -105,9 +110,19 @@ def score_records(
     return Scored(file, scored, total - scored, summary)
 
 
+def _refuse_to_hide(source: Path, file: Path) -> None:
+    """A folder is read by its metadata.jsonl, else its parquet files, else its pictures."""
+    if file.suffix == ".parquet" or (file.name == LISTING and any(source.glob("*.parquet"))):
+        what = "a parquet file among the pictures" if file.suffix == ".parquet" else "a listing beside parquet files"
+        raise ConfigError(f"out: {file}: {what} would be read in their place; write a .jsonl of another name")
+
+
 class _Runner:
     def __init__(self, rewards: Mapping[str, Reward], known: KnownScores, components: bool) -> None:
         self.rewards, self.known, self.components = rewards, known, components
+        self.simple = {  # columns of rewards that are made of nothing, as far as is known before they have scored
+            column for column, each in rewards.items() if isinstance(each, PictureReward) and not each.components
+        }
 
     def look(self, row: PictureRow) -> str | DataError:
         """The picture's digest, or why it cannot be had."""
@@ -125,11 +140,14 @@ class _Runner:
             for column, reward in self.rewards.items()
         }
         if self.components:
-            found = {
-                column: None if each is not None and each.value is not None and each.components is None else each
-                for column, each in found.items()
-            }
+            found = {column: None if self._lacks_parts(column, each) else each for column, each in found.items()}
         return found
+
+    def _lacks_parts(self, column: str, score: Score | None) -> bool:
+        """Whether it was scored when nobody asked for the parts that it has."""
+        if score is None or score.value is None:
+            return False
+        return score.components is None and column not in self.simple
 
     def score(self, rows: Sequence[tuple[PictureRow, str | DataError]]) -> list[dict[str, Any]]:
         """Score what is not known, and return the lines that say so."""
@@ -151,6 +169,8 @@ class _Runner:
                     new[place][key] = Score(None, str(error))
             if readable:
                 output = reward.score([samples[place] for place in readable])
+                if not output.components:
+                    self.simple.add(column)
                 for index, place in enumerate(readable):
                     row, picture = rows[place]
                     new[place][score_key(reward.spec, row.prompt, str(picture))] = self._score_of(output, index)

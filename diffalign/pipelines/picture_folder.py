@@ -13,6 +13,7 @@ from diffalign.exceptions import ConfigError
 Row = dict[str, object]
 _LISTING = "metadata.jsonl"
 _OURS = {"id", "file_name", "prompt", "seed", "steps"}  # what every record of ours has
+_START = '{"id": "'  # of its line
 
 
 class PictureFolder:
@@ -85,8 +86,9 @@ class PictureFolder:
         return True
 
     def _look(self) -> None:
-        self._text, self.rows = _read(self.listing)
-        self.rows |= {row["id"]: row for row in self.parts.read() if row.keys() >= _OURS}
+        parts = {row["id"]: row for row in self.parts.read() if row.keys() >= _OURS}
+        self._text, rows = _read(self.listing)  # second: who joins the parts writes it before they go
+        self.rows = rows | parts
 
     def _has(self, row: Row) -> bool:
         return self.rows.get(row["id"]) == row and (self.out / str(row["file_name"])).is_file()
@@ -142,7 +144,7 @@ def _is_cut_off(line: str) -> bool:
     try:
         json.loads(line)
     except ValueError:
-        return line.startswith('{"id": "')
+        return line.startswith(_START) or _START.startswith(line)
     return False
 
 

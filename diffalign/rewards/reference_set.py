@@ -131,10 +131,30 @@ def _of_file(path: Path, encoder: Encoder) -> Gaussian:
             f"{_identity(encoder)!r}; make it anew, or set the encoder"
         )
     if "features" in found:
-        return gaussian_statistics(found["features"].flatten(1))
+        return _of_features(path, found["features"])
     if not {"mean", "cov", "size"} <= found.keys():
         raise DataError(f"{path}: must hold features, or mean, cov and size; it has {', '.join(found) or 'nothing'}")
-    return Gaussian(found["mean"].double(), found["cov"].double(), int(found["size"]))
+    return _of_statistics(path, found["mean"], found["cov"], found["size"])
+
+
+def _of_features(path: Path, features: Tensor) -> Gaussian:
+    if features.ndim < 2 or 0 in features.shape[1:]:
+        raise DataError(f"{path}: features must be [samples, ...], got {list(features.shape)}")
+    try:
+        return gaussian_statistics(features.flatten(1))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _of_statistics(path: Path, mean: Tensor, cov: Tensor, size: Tensor) -> Gaussian:
+    if mean.ndim != 1 or not len(mean) or cov.shape != (len(mean), len(mean)):
+        raise DataError(f"{path}: must have mean [d] and cov [d, d], got {list(mean.shape)} and {list(cov.shape)}")
+    for name, values in (("mean", mean), ("cov", cov)):
+        if not bool(values.isfinite().all()):
+            raise DataError(f"{path}: {name} is not finite")
+    if size.numel() != 1 or not float(size) >= 2 or float(size) % 1:
+        raise DataError(f"{path}: size must be one whole number, 2 or more, got {size.tolist()!s:.80}")
+    return Gaussian(mean.double(), cov.double(), int(size))
 
 
 def _identity(encoder: Encoder) -> str:

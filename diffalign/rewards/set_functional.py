@@ -121,7 +121,7 @@ def _trace_of_root(cov_x: Tensor, cov_y: Tensor) -> Tensor:
     x, y = covariance_factor(cov_x), covariance_factor(cov_y)
     left, singular, right = torch.linalg.svd(x.T @ y, full_matrices=False)
     root = singular.sum()
-    if not (cov_x.requires_grad or cov_y.requires_grad):
+    if not len(singular) or not (cov_x.requires_grad or cov_y.requires_grad):  # none: one covariance is 0
         return root
     inverse = torch.where(singular > 1e-12 * singular.max(), 1 / singular, 0.0)
     to_x, to_y = y @ right.T, x @ left

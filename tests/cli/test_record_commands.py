@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,23 @@ def test_runs_and_adapters_among_models(call, run_folder, tmp_path):
     name = run_folder.name
     assert {row["id"] for row in found} == {f"000000-{name}", f"000000-{name}-2", "000000-shapes-sd-adapter"}
     assert len({row["adapter"] for row in found}) == 1
+
+
+def test_sources_tell_adapters_and_runs_of_one_name_apart(call, run_folder, tmp_path):
+    for place in ("x/A", "x/B", "y/B"):
+        shutil.copytree(run_folder, tmp_path / place, ignore=shutil.ignore_patterns("checkpoints", "samples"))
+    runs = [tmp_path / place for place in ("x/A", "x/B", "y/B")]
+    items = [*(f"zoo://shapes-sd+{run}/adapter" for run in runs), *runs]
+    result = call("generate", "-p", "a red circle", "-o", tmp_path / "out", "--models", ",".join(map(str, items)))
+    assert result.exit_code == 0, result.exception
+    assert {row["id"][7:]: row["source"] for row in rows(tmp_path / "out" / "metadata.jsonl")} == {
+        "shapes-sd-A-adapter": "zoo://shapes-sd+A/adapter",
+        "shapes-sd-x-B-adapter": "zoo://shapes-sd+x/B/adapter",
+        "shapes-sd-y-B-adapter": "zoo://shapes-sd+y/B/adapter",
+        "A": "A",
+        "x-B": "x/B",
+        "y-B": "y/B",
+    }
 
 
 @pytest.mark.parametrize(
@@ -175,6 +193,22 @@ def test_pairs_that_cannot_be_had(call, tmp_path, arguments, says):
 def test_input_without_scores_says_what_to_do(call, tmp_path):
     folder = pairs_folder(tmp_path / "data", 1)
     assert "it has no scores yet: diffalign score" in refusal(call, "pair", "-i", folder, "-o", tmp_path / "p.jsonl")
+
+
+def test_of_several_processes_the_first_makes_records(call, tmp_path, monkeypatch):
+    source, out = by_reward(tmp_path, [0.0, 1.0]), tmp_path / "p.jsonl"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in (("1", False), ("0", True), ("1", True)):
+        monkeypatch.setenv("RANK", rank)
+        result = call("pair", "-i", source, "-o", out)
+        assert (result.exit_code, out.exists(), bool(result.stdout)) == (0, there, rank == "0")
+
+
+def test_output_in_a_folder_that_cannot_be_made(call, tmp_path):
+    source = by_reward(tmp_path, [0.0, 1.0])
+    for arguments in (("pair",), ("score", "-r", "jpeg")):
+        out = tmp_path / "p0.png" / "out.jsonl"
+        assert "--out: cannot make" in refusal(call, *arguments, "-i", source, "-o", out)
 
 
 def test_what_the_environment_says_of_processes(call, tmp_path, monkeypatch):

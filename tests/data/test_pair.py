@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from diffalign.exceptions import ConfigError, DataError
 from diffalign.objectives.smpo import smoothed_preference
 from tests.data.judged_folder import by_reward, made, scored
 from tests.data.pictures import write_rows
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def sides(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -171,6 +177,23 @@ def test_where_the_pictures_are_from(tmp_path):
     assert (rows[0]["source_chosen"], rows[0]["source_rejected"]) == ("m2", "m1")
 
 
+def test_killed_outright_and_gone_on_with(tmp_path):
+    """kill -9 when all rows are written, but not yet under the name that readers find."""
+    source = by_reward(tmp_path, [0.0, 1.0])
+    code = (
+        "import os, signal, sys; from pathlib import Path; from diffalign.data import Pairing, pair_records\n"
+        "os.replace = lambda old, new: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pair_records(Path(sys.argv[1]), Path(sys.argv[2]), Pairing('pairs', {'r': 1.0}))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out.jsonl")]
+    before = set(tmp_path.iterdir())
+    assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert len(set(tmp_path.iterdir()) - before) == 1
+    assert sides(made(source)[0]) == [("p1", "p0")]
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "out.jsonl"}
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -245,6 +268,12 @@ def test_input_and_earlier_output_are_not_overwritten(tmp_path):
     assert (tmp_path / "out.jsonl").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"must end in .jsonl or .parquet"):
         pair_records(source, tmp_path / "out.csv", pairing)
+
+
+@pytest.mark.parametrize("out", ["p0.png/out.jsonl", "p0.png/deep/out.parquet", "p0.png/folder"])
+def test_folder_that_cannot_be_made(tmp_path, out):
+    with pytest.raises(ConfigError, match=r"--out: cannot make .*p0.png"):
+        pair_records(by_reward(tmp_path, [0.0, 1.0]), tmp_path / out, Pairing("pairs", {"r": 1.0}))
 
 
 def test_weights_and_columns(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -129,6 +130,39 @@ def test_components_are_written_if_asked_for_and_missing_ones_scored_again(tmp_p
     assert row["jpeg.kilobytes"] == -row["jpeg"]
 
 
+class Plain(Counting):
+    """A reward that is made of nothing else."""
+
+    components = ()
+
+    def judge(self, pixels: Any, sample: Any) -> Any:
+        return super().judge(pixels, sample)[0], {}
+
+
+def test_reward_without_components_is_not_scored_again_for_them(tmp_path):
+    home, out = drawn(tmp_path, 5), tmp_path / "s.jsonl"
+    for _ in range(2):
+        score_records(home, out, [Plain()], components=True)
+        assert len(judged) == 5
+    assert set(rows_of(out)[0]) == {"id", "file_name", "prompt", "source", "jpeg", "picture", "versions"}
+
+
+def test_reward_of_another_kind_without_components_is_not_scored_again_for_all(tmp_path):
+    class Wrapped:
+        def __init__(self) -> None:
+            self.within = Plain()
+            self.spec, self.score = self.within.spec, self.within.score
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self.within(*arguments)
+
+    home, out = drawn(tmp_path, 5), tmp_path / "s.jsonl"
+    score_records(home, out, [Wrapped()], components=True, batch=2)
+    judged.clear()
+    score_records(home, out, [Wrapped()], components=True, batch=2)
+    assert judged == ["r0", "r1"]  # which showed that there are none
+
+
 def test_a_reward_is_added_to_what_is_there(tmp_path):
     home, out = drawn(tmp_path, 2), tmp_path / "s.jsonl"
     score_records(home, out, [Counting()])
@@ -213,8 +247,6 @@ def test_pairs_groups_bare_pictures_and_parquet(tmp_path):
 
 def test_pictures_inside_parquet_have_no_file(tmp_path):
     rows = [{"prompt": "a", "item": {"bytes": picture_file(number), "path": None}} for number in range(3)]
-    import pyarrow as pa
-
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
     for rank in (0, 1):
         score_records(tmp_path / "data.parquet", tmp_path / "s.jsonl", [JPEGReward()], batch=1, rank=rank, world=2)

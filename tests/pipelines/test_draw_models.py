@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from diffalign.data.part_files import PartFiles
 from diffalign.exceptions import ConfigError
-from diffalign.pipelines import DrawingModel, Drawn, draw_models, draw_pictures, drawings
+from diffalign.pipelines import DrawingModel, Drawn, draw_models, draw_pictures, drawings, picture_folder
+from diffalign.pipelines.picture_folder import PictureFolder
 from tests.pipelines.shades import shades
 
 TEXTS = ["a red circle", "a blue square", "кот ✓"]
@@ -107,6 +109,28 @@ def test_cut_off_process_is_gone_on_with_also_by_another_number_of_them(tmp_path
     drawn = [draw(tmp_path / "cut", rank=rank, world=after).drawn for rank in range(after)]
     assert sum(drawn) == 12 - 3
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("first", ["parts", "listing"])
+def test_the_others_joining_all_parts_while_one_looks_is_no_picture_lost(tmp_path, monkeypatch, first):
+    rows = [dict.fromkeys(picture_folder._OURS, 1) | {"id": name, "file_name": name} for name in ("a", "b")]
+    one, other = (PictureFolder(tmp_path, rank, 2) for rank in range(2))
+    for folder, row in ((one, rows[0]), (other, rows[1])):
+        (tmp_path / str(row["file_name"])).touch()
+        folder.add(row)
+    read = {"parts": PartFiles.read, "listing": picture_folder._read}
+
+    def then_they_finish(*arguments: Any) -> Any:
+        found = read[first](*arguments)
+        found = list(found) if first == "parts" else found
+        monkeypatch.undo()
+        assert other.finish(rows)
+        return found
+
+    where = (PartFiles, "read") if first == "parts" else (picture_folder, "_read")
+    monkeypatch.setattr(*where, then_they_finish)
+    assert one.finish(rows)
+    assert records(tmp_path) == rows and not list(tmp_path.glob(".*"))
 
 
 def test_what_one_process_left_is_gone_on_with_by_several(tmp_path):

@@ -124,19 +124,16 @@ def test_killed_outright_and_gone_on_with(tmp_path):
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == before
 
 
-@pytest.mark.parametrize("length", [1, 8, 9, 40, -1])
-def test_record_that_was_cut_off_costs_that_picture_alone(generator, tmp_path, length):
+@pytest.mark.parametrize("end", [*range(11), 40, "within a letter", -1])
+def test_record_that_was_cut_off_costs_that_picture_alone(generator, tmp_path, end):
     draw_pictures(generator, TEXTS, tmp_path)
     whole = content(tmp_path)
     *lines, last = whole["metadata.jsonl"].splitlines(keepends=True)
-    if length == 1:
-        last = '{"id": "ч'.encode()[:-1]  # within a letter
-    (tmp_path / "metadata.jsonl").write_bytes(b"".join(lines) + last[:length] if length > 1 else b"".join(lines) + last)
-    if length == -1:
-        (tmp_path / "metadata.jsonl").write_bytes(b"".join(lines) + last[:-1])  # the line's end alone
+    last = '{"id": "ч'.encode()[:-1] if end == "within a letter" else last[:end]  # -1: the line's end alone
+    (tmp_path / "metadata.jsonl").write_bytes(b"".join(lines) + last)
     drawn.clear()
     draw_pictures(generator, TEXTS, tmp_path)
-    assert drawn == ([] if length == -1 else [2])
+    assert drawn == ([] if end == -1 else [2])
     assert content(tmp_path) == whole
 
 

@@ -93,6 +93,29 @@ def test_bad_files(tmp_path, folder):
         read_reference(folder, PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"features": torch.ones(3)}, r"features must be \[samples, ...\], got \[3\]"),
+        ({"features": torch.ones(3, 0)}, r"features must be \[samples, ...\], got \[3, 0\]"),
+        ({"features": torch.ones(1, 3)}, "a covariance needs at least 2 samples, got 1"),
+        ({"features": torch.tensor([[0.0], [torch.nan]])}, "features of sample 1 are not finite"),
+        ({"size": torch.tensor([9, 9])}, r"size must be one whole number, 2 or more, got \[9, 9\]"),
+        ({"size": torch.tensor(torch.nan)}, "size must be one whole number, 2 or more, got nan"),
+        ({"size": torch.tensor(1)}, "size must be one whole number, 2 or more, got 1"),
+        ({"mean": torch.tensor([0.0, torch.nan])}, "mean is not finite"),
+        ({"cov": torch.tensor([[1.0, torch.inf], [torch.inf, 1.0]])}, "cov is not finite"),
+        ({"cov": torch.eye(3)}, r"must have mean \[d\] and cov \[d, d\], got \[2\] and \[3, 3\]"),
+        ({"mean": torch.tensor(0.0)}, r"must have mean \[d\] and cov \[d, d\], got \[\] and \[2, 2\]"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, tensors, says):
+    path = tmp_path / "set.safetensors"
+    save_file({"mean": torch.zeros(2), "cov": torch.eye(2), "size": torch.tensor(9)} | tensors, path)
+    with pytest.raises(DataError, match=rf"set\.safetensors: {says}"):
+        read_reference(path, LATENTS)
+
+
 def test_too_few_or_bad_samples():
     with pytest.raises(DataError, match="a reference set needs at least 2 samples, got 1"):
         fit_reference([torch.ones(3)], LATENTS)

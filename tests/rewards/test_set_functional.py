@@ -112,6 +112,16 @@ def test_gradient_where_eigenvalues_repeat():
     assert scale.grad.item() == pytest.approx(2.5)
 
 
+def test_gradient_where_a_covariance_is_zero():
+    """N(0, C) to a point at m is |m|^2 + tr C; the root's own derivative is not defined there, and left out."""
+    point = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+    mean, cov = torch.ones(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    for found in (frechet_distance(mean, point, 0 * mean, cov), frechet_distance(0 * mean, cov, mean, point)):
+        assert found.item() == pytest.approx(6.0)
+        (gradient,) = torch.autograd.grad(found, point)
+        torch.testing.assert_close(gradient, cov)
+
+
 def test_extrapolation_takes_the_bias_away():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 16, generator=generator)
