@@ -31,6 +31,7 @@ def draw(
     count: int,
     best_of: int = 1,
     rewards: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> None:
     """Draw pictures for prompts into `out`, with a bar on stderr and then how many were drawn.
 
@@ -39,6 +40,7 @@ def draw(
         model: the arguments of `chosen_models`.
         wishes: the settings of `ImageGenerator.create`; None is the run's or the family's own.
         seed, count: as `draw_models` takes them.
+        overwrite: as `draw_models` takes it.
         best_of: pictures that are drawn for each one that is kept, the best by `rewards`.
 
     Raises:
@@ -53,8 +55,9 @@ def draw(
         members = [reward_of_text(text) for text in rewards]
         judge = members[0] if len(members) == 1 else RewardEnsemble(members)
         models = [replace(each, load=partial(_best_of, each.load, judge, best_of)) for each in models]
-    with as_options({*wishes, "out"}), drawing_bar(len(models) * len(texts) * count) as progress:
-        done = draw_models(models, texts, out, seed=seed, count=count, rank=rank, world=world, progress=progress)
+    with as_options({*wishes, "out", "overwrite"}), drawing_bar(len(models) * len(texts) * count) as progress:
+        counts = {"seed": seed, "count": count, "rank": rank, "world": world}
+        done = draw_models(models, texts, out, **counts, overwrite=overwrite, progress=progress)
     share = "" if world == 1 else f" (process {rank} of {world}{'' if done.complete else '; others are not done'})"
     print(f"pictures: {done.drawn} drawn, {done.there} there already{share}", file=sys.stderr)
 

@@ -67,8 +67,13 @@ def generate(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
     device: Annotated[str | None, typer.Option("--device", help="cuda, mps or cpu.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove pictures of other prompts or settings that are there.")
+    ] = False,
 ) -> None:
     """Draw pictures for prompts; writes PNGs and records (metadata.jsonl). Pictures that are there are kept.
+
+    The same call again goes on where it was cut off; a call with other prompts or settings is refused, or --overwrite.
 
     With --run, the run's own sampler, steps, guidance, resolution and precision are taken where none is given here.
     Under torchrun, or with RANK and WORLD_SIZE set, each process draws its share; the last to finish writes metadata.jsonl.
@@ -100,6 +105,7 @@ def generate(
         count=count,
         best_of=best_of,
         rewards=rewards or (),
+        overwrite=overwrite,
     )
     if is_first_process():
         print(out)

@@ -58,12 +58,14 @@ def best_of_n(
         view: which of the backbone's networks draws.
 
     Raises:
-        ConfigError: n is below 1, there are no prompts, or the reward is not for pictures.
+        ConfigError: n is below 1, there are no prompts or one text in their place, or the reward is not for pictures.
         DataError: none of a prompt's candidates could be scored; says why.
 
     Example:
         `best_of_n(run.generator, ["a red circle"], load_reward("scene", form="graded"), 16).pictures`
     """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
     if not prompts:
         raise ConfigError("prompts: there are none")
     _check(reward, n)

@@ -63,6 +63,7 @@ def draw_pictures(
     view: str = "policy",
     source: str = "",
     adapter: Path | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, object]]:
     """Draw `count` pictures for every prompt into `out`, and list them in its metadata.jsonl.
@@ -71,8 +72,7 @@ def draw_pictures(
         draw_pictures(run.generator, ["a red circle"], Path("out"), source=run.folder.name, adapter=run.folder / "adapter")
 
     A picture that is listed already, drawn from the same prompt and seed with the same settings, is kept; so a call that
-    was cut off, however roughly, is finished by calling again, with the same result. What the listing says of other
-    pictures is dropped.
+    was cut off, however roughly, is finished by calling again, with the same result.
 
     Args:
         generator: the model and how it is sampled.
@@ -80,16 +80,18 @@ def draw_pictures(
         seed: of the first picture; the next one has the next seed.
         count: pictures per prompt.
         view, source, adapter: as in `DrawingModel`.
+        overwrite: pictures of other prompts or settings that `out` lists go; else they are refused.
         progress: called after every batch with (pictures there, pictures wanted).
 
     Returns:
         The records: id, file_name, prompt, seed, source, adapter, and the settings of the generator.
 
     Raises:
-        ConfigError: `out` cannot be made, or lists something that was not drawn here.
+        ConfigError: `out` cannot be made, lists something that was not drawn here, or pictures of other prompts or settings
+            (to be overwritten: such that people voted on).
     """
     model = DrawingModel(lambda: generator, view, source, adapter)
-    return draw_models([model], prompts, out, seed=seed, count=count, progress=progress).rows
+    return draw_models([model], prompts, out, seed=seed, count=count, overwrite=overwrite, progress=progress).rows
 
 
 def draw_models(
@@ -101,6 +103,7 @@ def draw_models(
     count: int = 1,
     rank: int = 0,
     world: int = 1,
+    overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Drawn:
     """`draw_pictures` with several models, one after the other, and by several processes, each its share.
@@ -111,17 +114,19 @@ def draw_models(
 
     Args:
         models: with a `name` each if they are several.
-        prompts, out, seed, count: as in `draw_pictures`.
+        prompts, out, seed, count, overwrite: as in `draw_pictures`.
         rank, world: which of how many processes this is.
         progress: as in `draw_pictures`, of this process's share.
 
     Raises:
-        ConfigError: two models have one name; as in `draw_pictures`; or several processes are to overwrite pictures of
-            other settings, which one process alone can do without leaving a wrong record for a moment.
+        ConfigError: two models have one name; one text in the place of prompts; as in `draw_pictures`; or several processes are to overwrite pictures, which
+            one alone can do without leaving a wrong record for a moment.
     """
     if len({model.name for model in models}) < len(models):
         raise ConfigError("models: each needs a name of its own")
-    folder = PictureFolder(out, rank, world)
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
+    folder = PictureFolder(out, rank, world, overwrite=overwrite)
     numbers = range(len(prompts) * count)
     folder.drop_all_but({_id(number, model) for model in models for number in numbers})
     rows: dict[tuple[int, int], dict[str, object]] = {}

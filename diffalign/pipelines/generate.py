@@ -119,8 +119,10 @@ class ImageGenerator:
         """x0 of every prompt, a batch at a time.
 
         Raises:
-            ValueError: not as many seeds as prompts.
+            ValueError: not as many seeds as prompts, or one text in the place of a list.
         """
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per prompt")
         denoiser = self.denoiser(view)

@@ -12,6 +12,7 @@ from diffalign.exceptions import ConfigError
 
 Row = dict[str, object]
 _LISTING = "metadata.jsonl"
+_VOTES = "votes.jsonl"  # of diffalign annotate
 _OURS = {"id", "file_name", "prompt", "seed", "steps"}  # what every record of ours has
 _START = '{"id": "'  # of its line
 
@@ -27,35 +28,52 @@ class PictureFolder:
         rows: the records that are listed, by id.
     """
 
-    def __init__(self, out: Path, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, out: Path, rank: int = 0, world: int = 1, *, overwrite: bool = False) -> None:
         """Read what is there.
 
+        Args:
+            overwrite: pictures that are not wanted, or have other settings, may go; else they are refused.
+
         Raises:
-            ConfigError: `out` lists something that was not drawn here.
+            ConfigError: `out` lists something that was not drawn here; or several processes are to overwrite.
         """
-        self.out, self.listing = out, out / _LISTING
+        if overwrite and world > 1:
+            raise ConfigError("overwrite: is for one process, which leaves no wrong record for a moment")
+        self.out, self.listing, self._overwrite = out, out / _LISTING, overwrite
         self.parts = PartFiles(self.listing, rank, world)
         self.rows: dict[object, Row] = {}
         self._text: str | None = None  # of the listing, unless records were added since
         self._alone = world == 1
+        self._dropped: list[Path] = []
         self._look()
 
     def drop_all_but(self, ids: Container[object]) -> None:
-        """Forget the records of other pictures."""
+        """Take the records of other pictures out, and their files when `prepare` has written so.
+
+        Raises:
+            ConfigError: there are some, and they may not go.
+        """
+        others = [row for name, row in self.rows.items() if name not in ids]
+        if others:
+            self._refuse(f"has {len(others)} pictures that this call does not draw, {others[0]['file_name']} for one")
+        self._dropped = [self.out / str(row["file_name"]) for row in others]
         self.rows = {name: row for name, row in self.rows.items() if name in ids}
 
     def prepare(self, wanted: Sequence[Row]) -> set[object]:
         """The ids of those records whose pictures are there; records of what will be overwritten go first.
 
         Raises:
-            ConfigError: the folder cannot be made; or several processes would overwrite each other's records.
+            ConfigError: the folder cannot be made; or pictures of other settings would be overwritten, and may not.
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"out: cannot make {self.out}: {error.strerror}") from None
-        if not self._alone:
-            self._refuse_others(wanted)
+        for row in wanted:
+            old = self.rows.get(row["id"], row)
+            if old != row:
+                differing = ", ".join(f"{key}: {old.get(key)!r}" for key in row if old.get(key) != row[key])
+                self._refuse(f"holds pictures of other prompts or settings ({row['file_name']} has {differing:.200})")
         whole = {row["id"] for row in wanted if self._has(row)}
         lost = [row["id"] for row in wanted if row["id"] in self.rows and row["id"] not in whole]
         for name in lost:
@@ -63,6 +81,8 @@ class PictureFolder:
         if self._alone and (lost or self._text is not None):
             self._write(_lines(self.rows.values()))
             self.parts.remove()
+            for picture in self._dropped:
+                picture.unlink(missing_ok=True)
         return whole
 
     def add(self, row: Row) -> None:
@@ -93,16 +113,14 @@ class PictureFolder:
     def _has(self, row: Row) -> bool:
         return self.rows.get(row["id"]) == row and (self.out / str(row["file_name"])).is_file()
 
-    def _refuse_others(self, wanted: Sequence[Row]) -> None:
-        for row in wanted:
-            old = self.rows.get(row["id"], row)
-            differing = ", ".join(f"{key}: {old.get(key)!r}" for key in row if old.get(key) != row[key])
-            if old != row:
-                raise ConfigError(
-                    f"out: {self.out} holds pictures of other prompts or settings ({row['file_name']} has "
-                    f"{differing:.200}); several processes cannot draw over them: choose another folder, or draw with "
-                    "one process"
-                )
+    def _refuse(self, what: str) -> None:
+        """Unless they may be overwritten; what people voted on may not even then."""
+        if not self._overwrite:
+            raise ConfigError(f"out: {self.out} {what}; choose another folder, or give --overwrite")
+        if (self.out / _VOTES).exists():
+            raise ConfigError(
+                f"out: {self.out} {what}, and {_VOTES} has votes on its pictures; move that file away to overwrite them"
+            )
 
     def _write(self, text: str) -> None:
         if text == self._text:

@@ -87,11 +87,15 @@ def test_file_of_prompts_is_continued_and_what_is_there_kept(call, tmp_path):
     assert np.abs(again - before).max() <= 1  # in another batch, to rounding
 
 
-def test_other_settings_draw_again(call, tmp_path):
+def test_pictures_of_other_settings_are_refused_or_overwritten(call, tmp_path):
     base = ("-p", "a red circle", "-o", tmp_path)
     call("generate", *base, *ZOO)
     before = pictures(tmp_path)
-    result = call("generate", *base, "--model", "zoo://shapes-sd", "--steps", 3)
+    other = ("generate", *base, "--model", "zoo://shapes-sd", "--steps", 3)
+    said = refusal(call, *other[1:])
+    assert "--out: " in said and "000000.png has steps: " in said and "--overwrite" in said
+    assert pictures(tmp_path) == before
+    result = call(*other, "--overwrite")
     assert result.stderr.splitlines()[-1] == "pictures: 1 drawn, 0 there already"
     assert pictures(tmp_path) != before
     assert records(tmp_path)[0]["steps"] == 3
@@ -165,7 +169,8 @@ def test_adapter_written_anew_under_its_old_name_draws_again(call, run_folder, t
         about = opened.metadata()
     state = {key: torch.randn_like(value) for key, value in load_file(file).items()}
     save_file(state, file, metadata=about)
-    assert call("generate", *arguments).exit_code == 0
+    assert "000000.png has adapter: " in refusal(call, *arguments)
+    assert call("generate", *arguments, "--overwrite").exit_code == 0
     assert pictures(tmp_path / "out") != before
 
 

@@ -60,6 +60,11 @@ def test_prompt_of_which_nothing_can_be_scored_is_named():
         best_of_n(shades(), ["one", "two"], ByShade(lambda shade: math.nan if shade > 1 else 1.0), 2)
 
 
+def test_one_text_is_no_list_of_prompts():
+    with pytest.raises(ConfigError, match="give a list of texts, got the one text 'a red circle'"):
+        best_of_n(shades(), "a red circle", ByShade(float), 2)
+
+
 def test_ensemble_chooses():
     rewards = [ByShade(lambda shade: float(shade)), ByShade(lambda shade: 1.0 if shade == 1 else 0.0)]
     assert best_of_n(shades(), ["x"], RewardEnsemble(rewards), 4).chosen.tolist() == [3]

@@ -141,14 +141,16 @@ def test_what_one_process_left_is_gone_on_with_by_several(tmp_path):
     assert content(tmp_path / "more") == content(tmp_path / "whole")
 
 
-def test_several_processes_do_not_draw_over_other_pictures_and_one_does(tmp_path):
+def test_several_processes_do_not_draw_over_other_pictures_and_one_may(tmp_path):
     draw_pictures(shades(), TEXTS, tmp_path, seed=3)
     before = content(tmp_path)
     for options in ({"seed": 4}, {"count": 1, "seed": 0}):
-        with pytest.raises(ConfigError, match=r"000000.png has seed: 3.* several processes cannot draw over them"):
+        with pytest.raises(ConfigError, match=r"000000.png has seed: 3"):
             draw_models([DrawingModel(shades)], TEXTS, tmp_path, rank=1, world=2, **options)
     assert content(tmp_path) == before
-    draw_models([DrawingModel(shades)], TEXTS, tmp_path, seed=4)
+    with pytest.raises(ConfigError, match="overwrite: is for one process"):
+        draw_models([DrawingModel(shades)], TEXTS, tmp_path, seed=4, world=2, overwrite=True)
+    draw_models([DrawingModel(shades)], TEXTS, tmp_path, seed=4, overwrite=True)
     assert [row["seed"] for row in records(tmp_path)] == [4, 5, 6]
 
 
@@ -156,10 +158,10 @@ def test_parts_of_other_settings_go_before_one_process_draws_over_their_pictures
     draw(tmp_path, rank=0, world=2)
     monkeypatch.setattr(drawings, "save_picture", lambda picture, path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        draw(tmp_path, seed=1)
+        draw(tmp_path, seed=1, overwrite=True)
     monkeypatch.undo()
     draw(
-        tmp_path
+        tmp_path, overwrite=True
     )  # as at first: what the parts said of the first settings was forgotten, as it might have been drawn over
     assert all(shade(tmp_path / row["file_name"]) == row["seed"] + int(row["id"][8:]) for row in records(tmp_path))
     assert not list(tmp_path.glob(".*"))

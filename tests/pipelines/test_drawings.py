@@ -145,8 +145,42 @@ def test_records_of_pictures_that_will_be_overwritten_go_first(generator, tmp_pa
 
     monkeypatch.setattr(drawings, "save_picture", save)
     with pytest.raises(KeyboardInterrupt):
-        draw_pictures(generator, ["another", *TEXTS[1:]], tmp_path)
+        draw_pictures(generator, ["another", *TEXTS[1:]], tmp_path, overwrite=True)
     assert [row["id"] for row in records(tmp_path)] == ["000001", "000002"]
+
+
+@pytest.mark.parametrize(("options", "says"), [({"seed": 1}, "has seed: 0"), ({"count": 2}, "has prompt")])
+def test_pictures_of_other_settings_stay_unless_they_may_go(generator, tmp_path, options, says):
+    draw_pictures(generator, TEXTS, tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match=rf"out: .* {says}.*--overwrite"):
+        draw_pictures(generator, TEXTS, tmp_path, **options)
+    with pytest.raises(ConfigError, match=r"has 2 pictures that this call does not draw, 000001.png for one"):
+        draw_pictures(generator, TEXTS[:1], tmp_path)
+    assert content(tmp_path) == before
+    draw_pictures(generator, TEXTS[:1], tmp_path, overwrite=True)
+    assert content(tmp_path).keys() == {"000000.png", "metadata.jsonl"}
+
+
+def test_pictures_that_people_voted_on_are_never_overwritten(generator, tmp_path):
+    """The votes would be taken for ones on the new pictures."""
+    draw_pictures(generator, TEXTS, tmp_path)
+    (tmp_path / "votes.jsonl").write_text("{}")
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match=r"votes.jsonl has votes on its pictures; move that file away"):
+        draw_pictures(generator, TEXTS, tmp_path, seed=1, overwrite=True)
+    assert content(tmp_path) == before
+    draw_pictures(generator, TEXTS, tmp_path)  # the same again
+
+
+def test_one_text_is_no_list_of_prompts(generator, tmp_path):
+    """Its letters would each be drawn."""
+    for call in (
+        lambda: draw_pictures(generator, "a red circle", tmp_path),
+        lambda: next(generator.latents("a red circle", range(12))),
+    ):
+        with pytest.raises(ValueError, match="give a list of texts, got the one text 'a red circle'"):
+            call()
 
 
 def test_the_listing_is_written_as_a_whole_once_however_many_batches(generator, tmp_path, monkeypatch):
