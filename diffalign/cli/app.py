@@ -156,7 +156,15 @@ def print_evaluation(run: Run, *, as_json: bool) -> None:
 
     prompts = held_out_prompts(run.config)
     with drawing_bar(2 * len(prompts)) as progress:
-        summary = compare(run.generator, prompts, run.config.evaluation, run.folder, view=run.view, progress=progress)
+        summary = compare(
+            run.generator,
+            prompts,
+            run.config.evaluation,
+            run.folder,
+            view=run.view,
+            trained_on=run.config.trained_on,
+            progress=progress,
+        )
     refresh_card(run.folder, run.config, run.steps)
     if as_json:
         print(json.dumps(summary, indent=2))

@@ -64,6 +64,10 @@ def online_problems(config: RunConfig) -> Iterator[str]:
     if config.objective.experts:
         yield from _expert_problems(config, online)
         return
+    named = config.evaluation.trained_reward
+    if named is not None and named not in config.trained_on:
+        judges = "people do" if online.preference == "human" else ", ".join(config.trained_on) or "nobody does"
+        yield f"evaluation.trained_reward: {named!r} does not judge in this run ({judges}); leave it out (=null)"
     yield from _data_problems(config)
     yield from _round_problems(config, online)
     if config.objective.on_trajectories:

@@ -262,6 +262,20 @@ class RunConfig(Params):
         return tuple(name for name, is_held in held.items() if is_held)
 
     @property
+    def drawing_view(self) -> str:
+        """The network that an online run draws with."""
+        return "behaviour" if "behaviour" in self.held_views else "policy"
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the rewards that say what is learnt: of an online run those that judge, else what the config says."""
+        online, named = self.online, self.evaluation.trained_reward
+        if online is None or self.objective.experts:
+            return () if named is None else (named,)
+        sets = () if online.set_reward is None else (online.set_reward,)
+        return tuple(dict.fromkeys(reward.name for reward in (*online.rewards, *sets)))
+
+    @property
     def prompts_per_round(self) -> int:
         """Prompts that an online run draws for before it trains again."""
         asked = None if self.online is None else self.online.prompts

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def evaluate(
     run: Path,
     *,
     view: str = "policy",
+    trained_on: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draw base and aligned pictures, score both, and write `run/evaluation/`.
@@ -51,6 +52,7 @@ def evaluate(
         config: rewards, seed, confidence.
         run: the run folder.
         view: the aligned model's view; the base is "reference".
+        trained_on: names of the rewards that the run learnt from; None: `config.trained_reward`.
         progress: told (pictures done, pictures in all).
 
     Returns:
@@ -68,7 +70,9 @@ def evaluate(
     draft = run / ".evaluation.partial"
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        summary = _draw_and_score(generator, prompts, config, draft, view, progress)
+        named = () if config.trained_reward is None else (config.trained_reward,)
+        learnt = named if trained_on is None else trained_on
+        summary = _draw_and_score(generator, prompts, config, draft, view, learnt, progress)
         replace_folder(draft, run / "evaluation")
     except OSError as error:
         raise SaveError(
@@ -86,6 +90,7 @@ def _draw_and_score(
     config: EvaluationConfig,
     draft: Path,
     view: str,
+    trained_on: Collection[str],
     progress: Progress | None,
 ) -> dict[str, Any]:
     """All that stands in the folder `draft`, and the content of its summary.json."""
@@ -122,7 +127,11 @@ def _draw_and_score(
         "confidence": config.confidence,
         "resamples": config.resamples,
         "trained_reward": config.trained_reward,
-        "rewards": {reward.spec.name: _compare(reward, scores[reward.spec.name], config) for reward in rewards},
+        "rewards": {
+            reward.spec.name: {"trained_on": reward.spec.name in trained_on}
+            | _compare(reward, scores[reward.spec.name], config)
+            for reward in rewards
+        },
         "corrected": _corrected(scores, config),
         "diversity": {
             "measure": DIVERSITY,
@@ -160,7 +169,6 @@ def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: 
     reasons = Counter(reason for side in scores for reason in side.reasons if reason is not None)
     spec = reward.spec
     facts: dict[str, Any] = {
-        "trained_on": spec.name == config.trained_reward,
         "unit": spec.unit,
         "range": [_plain(bound) for bound in spec.range],
         "scored": int(paired.sum()),

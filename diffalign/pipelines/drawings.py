@@ -119,8 +119,8 @@ def draw_models(
         progress: as in `draw_pictures`, of this process's share.
 
     Raises:
-        ConfigError: two models have one name; one text in the place of prompts; as in `draw_pictures`; or several processes are to overwrite pictures, which
-            one alone can do without leaving a wrong record for a moment.
+        ConfigError: two models have one name; one text stands in the place of prompts; as in `draw_pictures`; or several
+            processes are to overwrite pictures, which one alone can do without leaving a wrong record for a moment.
     """
     if len({model.name for model in models}) < len(models):
         raise ConfigError("models: each needs a name of its own")

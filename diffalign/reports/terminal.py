@@ -69,5 +69,5 @@ def _caption(summary: Mapping[str, Any], rows: list[Row]) -> str:
     if rule := tie_rule(rows):
         parts.append(f"win rate: {rule}")
     if any(row.note == TRAINED_ON for row in rows):
-        parts.append(f"{TRAINED_ON}: as evaluation.trained_reward says")
+        parts.append(f"{TRAINED_ON}: as the config says")
     return "; ".join(part for part in parts if part)

@@ -52,10 +52,6 @@ class ExpertTrainer(OfflineTrainer):
         return {}
 
     @property
-    def _drawing_view(self) -> str:
-        return "behaviour" if "behaviour" in self.config.held_views else "policy"
-
-    @property
     def _kept_views(self) -> tuple[str, ...]:
         return tuple(name for name in self.config.held_views if name == "behaviour" and self.step)
 
@@ -98,7 +94,7 @@ class ExpertTrainer(OfflineTrainer):
             condition = replace(condition, null=null | own)
         with self.accelerator.autocast():
             return rollout(
-                self._generator.denoiser(self._drawing_view),
+                self._generator.denoiser(self.config.drawing_view),
                 self._generator.sampler,
                 condition,
                 noise * scale,

@@ -12,6 +12,7 @@ import yaml
 
 from diffalign.config import RunConfig
 from diffalign.config.model import ModelConfig
+from diffalign.config.online import OnlineConfig
 from diffalign.objectives import get_objective
 from diffalign.zoo import is_zoo
 
@@ -51,7 +52,7 @@ def model_card(config: RunConfig, run: Path, step: int, kind: str | None = None,
         *(f"| {name} | {_cell(value)} |" for name, value in _settings(config, step)),
         "",
         *_usage(model, kind, title or run.resolve().name),
-        *_evaluation(run),
+        *_evaluation(run, records=config.online is None),
         "## Licence",
         "",
         "Not stated here: the base model's licence and that of the preference data apply. Add `license:` above before you "
@@ -118,6 +119,7 @@ def _settings(config: RunConfig, step: int) -> list[tuple[str, object]]:
         *method.items(),
         ("data", f"{_data(config.data.path)} ({config.data.kind})"),
         ("resolution", config.data.resolution or "the model's own"),
+        *([] if config.online is None else _rounds(config.online, experts=config.objective.experts)),
         *lora,
         ("learning rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps"),
         ("steps", f"{step} of {config.groups_per_step} groups"),
@@ -125,6 +127,19 @@ def _settings(config: RunConfig, step: int) -> list[tuple[str, object]]:
         ("precision", f"frozen weights {model.precision}, autocast {config.training.mixed_precision}"),
         ("seed", config.seed),
     ]
+
+
+def _rounds(online: OnlineConfig, *, experts: bool) -> list[tuple[str, object]]:
+    """What an online run drew, and who judged it."""
+    drawn = "the family's own" if online.sampler is None else f"{online.sampler.name}, {online.sampler.steps} steps"
+    how = ("drawn with", f"{drawn}, guidance scale {online.guidance_scale:g}")
+    if experts:
+        return [how]
+    sets = () if online.set_reward is None else (online.set_reward,)
+    judges = [f"{each.name} of whole sets" for each in sets] + [each.name for each in online.rewards]
+    judged = "people" if online.preference == "human" else ", ".join(judges)
+    several = f", as one by {online.combine}" if len(online.rewards) > 1 else ""
+    return [("judged by", judged + several), ("pictures of each prompt", online.members), how]
 
 
 def _cell(value: object) -> str:
@@ -165,15 +180,17 @@ def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
     ]
 
 
-def _evaluation(run: Path) -> list[str]:
+def _evaluation(run: Path, *, records: bool) -> list[str]:
     """The table of the last comparison, or nothing."""
     try:
         summary = json.loads((run / "evaluation" / "summary.json").read_text(encoding="utf-8"))
         rows = [_row(name, each) for name, each in summary["rewards"].items() if "difference" in each]
-        trained, prompts, confidence = summary["trained_reward"], summary["prompts"], summary["confidence"]
+        learnt = [f"`{name}`" for name, each in summary["rewards"].items() if each["trained_on"]]
+        prompts, confidence = summary["prompts"], summary["confidence"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    note = f" `{trained}` made the preferences." if trained else ""
+    how = "made the preferences" if records else "judged what it learnt from"
+    note = f" {' and '.join(learnt)} {how}." if learnt else ""
     return [
         "## Evaluation",
         "",

@@ -100,13 +100,20 @@ class OnlineTrainer(Trainer):
         self._renew_views(number)
         self._generator = self._drawing(number)
         drawn = self._waiting or {
-            chunk: self._drawer.draw(self._generator, number, chunk, self._drawing_view) for chunk in self._plan.mine
+            chunk: self._drawer.draw(self._generator, number, chunk, self.config.drawing_view)
+            for chunk in self._plan.mine
         }
         if human:
             self._waiting = drawn  # a checkpoint keeps what people are shown
             drawn = voted_chunks(self._home, number, drawn)
             self._waiting = {}
         lesson, figures = self._learnt(self._gathered(drawn))
+        if not bool(lesson.informative.any()):
+            log.warning(
+                "round %d: none of its %d prompts tells its pictures apart: nothing to learn",
+                number,
+                self._plan.prompts,
+            )
         self._note(Round(number, drawn, lesson), figures)
         return self._of_round | figures | {"seconds_per_round": time.monotonic() - started}
 
@@ -134,10 +141,6 @@ class OnlineTrainer(Trainer):
     def _compare_with_anchor(self) -> None:
         self._loss.compare_with("anchor")
         self._trajectory_loss.compare_with("anchor")
-
-    @property
-    def _drawing_view(self) -> str:
-        return "behaviour" if "behaviour" in self.config.held_views else "policy"
 
     @property
     def _home(self) -> Path:

@@ -54,7 +54,7 @@ def test_table_for_the_terminal():
 
 
 def test_table_says_whose_word_trained_on_is():
-    said = "trained on: as evaluation.trained_reward says"
+    said = "trained on: as the config says"
     assert said in " ".join(table_text(SUMMARY).split())
     assert said not in " ".join(table_text({**SUMMARY, "rewards": {"jpeg": REWARDS["jpeg"]}}).split())
 

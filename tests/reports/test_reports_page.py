@@ -112,9 +112,7 @@ def test_summary_says_what_happened(text):
     assert fell in text
     assert "The interval includes zero: no clear change." in text  # of the corrected score
     assert "jpeg: 2 prompts not scored; by picture: no picture (2)" in text
-    assert (
-        "The config names scene as what the model was trained towards (<code>evaluation.trained_reward</code>)" in text
-    )
+    assert "The config names scene as what the model was trained towards; a rise" in text
 
 
 def test_unfinished_run_says_so(tmp_path):

@@ -37,7 +37,7 @@ def paused(call):
     return str(found.value)
 
 
-def test_a_run_goes_from_round_to_round_as_people_vote(tmp_path):
+def test_a_run_goes_from_round_to_round_as_people_vote(tmp_path, caplog):
     config = online(tmp_path, D3PO, online=HUMAN, training={"steps": 2, "groups": 2})
     folders = []
     message = paused(lambda: train(config, progress=False, announce=folders.append))
@@ -54,9 +54,12 @@ def test_a_run_goes_from_round_to_round_as_people_vote(tmp_path):
     assert "round 1 waits" in paused(lambda: resume(run, progress=False))
     step = rows(run)[0]
     assert step["silent_groups"] == 1.0  # the tie says nothing
-    vote(run / "rounds" / "round-0001", ["b", "a"])
+    vote(run / "rounds" / "round-0001", ["tie", "tie"])
     done = resume(run, progress=False)
     assert done.steps == 2 and (run / "adapter").is_dir()
+    assert "round 1: none of its 2 prompts tells its pictures apart: nothing to learn" in caplog.text
+    card = (run / "adapter" / "README.md").read_text()
+    assert "| judged by | people |" in card and "made the preferences" not in card
 
 
 def test_votes_teach_what_a_reward_would(tmp_path):

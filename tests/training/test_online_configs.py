@@ -61,6 +61,16 @@ BAD = {
     "data.flip": [({"data": {"flip": True}}, DPO)],
     "data.split": [({"data": {"split": "test"}}, DPO)],
     "data.reward_range": [({"data": {"reward_range": [0.0, 2.0]}}, GRPO)],
+    "evaluation.trained_reward": [
+        ({"evaluation": {"rewards": [{"name": "jpeg"}], "trained_reward": "jpeg"}}, DPO),
+        (
+            {
+                "online": {"preference": "human", "rewards": []},
+                "evaluation": {"rewards": [{"name": "scene"}], "trained_reward": "scene"},
+            },
+            DPO,
+        ),
+    ],
     "training.two_pass": [({"training": {"two_pass": True}}, D3PO)],
     "training.share_time": [({"training": {"share_time": False}}, D3PO)],
     "training.measure": [({"training": {"measure": "sample"}}, GRPO)],
@@ -78,6 +88,15 @@ def test_what_does_not_fit_is_said_with_its_path(tmp_path, case):
     with pytest.raises(ConfigError) as found:
         online(tmp_path, objective, *family, **sections)
     assert any(line.strip().startswith(f"{path}") for line in str(found.value).splitlines()), found.value
+
+
+def test_every_reward_that_judges_is_one_that_was_trained_on(tmp_path):
+    votes = {"rewards": [{"name": "scene"}, {"name": "scene", "form": "graded"}, {"name": "jpeg"}], "combine": "votes"}
+    assert online(tmp_path, DPO, online=votes).trained_on == ("scene", "jpeg")
+    assert online(tmp_path, DRAGON, online=VENDI).trained_on == ("vendi",)
+    assert online(tmp_path, DPO, online={"preference": "human", "rewards": []}).trained_on == ()
+    scene = {"rewards": [{"name": "scene"}], "trained_reward": "scene"}
+    assert tiny(tmp_path, evaluation=scene).trained_on == ("scene",)
 
 
 def test_guidance_of_training_is_no_setting_of_methods_on_trajectories(tmp_path):
