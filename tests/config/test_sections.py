@@ -36,8 +36,8 @@ from tests.config.minimal import problems_of, settings
             "evaluation.sampler.window: 3 steps from number 4 on do not lie within evaluation.sampler.steps (6)",
         ),
         (
-            ["evaluation.sampler={name: flow_sde, window: {first: 1, length: 3, schedule: random}}"],
-            "evaluation.sampler.window.first: is of schedule fixed, and the schedule is 'random'; leave it out",
+            ["evaluation.sampler={name: flow_sde, window: {length: 3, schedule: random}}"],
+            "evaluation.sampler.window.schedule: moves by rounds of training, and pictures have none; take fixed",
         ),
         (
             ["model.family=sd", "objective={name: sft}", "model.max_sequence_length=4"],

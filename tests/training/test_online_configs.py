@@ -51,6 +51,9 @@ BAD = {
     "online.sampler.window.every": [
         ({"online": {"sampler": SDE | {"window": {"length": 2, "every": 3}}}}, GRPO, "sd3"),
     ],
+    "online.sampler.window.first": [
+        ({"online": {"sampler": SDE | {"window": {"length": 2, "first": 1, "schedule": "random"}}}}, GRPO, "sd3"),
+    ],
     "evaluation.sampler.window.schedule": [
         ({"evaluation": {"sampler": SDE | {"window": {"length": 2, "schedule": "random"}}}}, {"name": "nft"}, "sd3"),
     ],
