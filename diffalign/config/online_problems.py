@@ -41,6 +41,9 @@ _OF_ROUNDS = (  # settings of what is drawn for prompts and judged
     ),
 )
 
+# settings of rewards that judge, and how a command takes away what a file says of them
+_OF_REWARDS = {"rewards": "[]", "weights": "null", "set_reward": "null", "combine": "sum"}
+
 
 def _given(section: Params, names: Iterable[str]) -> Iterator[str]:
     """Which of these settings are not what they are by themselves."""
@@ -140,8 +143,11 @@ def _advantage_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str
 
 
 def _human_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
-    if online.rewards or online.set_reward is not None or online.weights is not None or online.combine != "sum":
-        yield "online.preference: 'human' takes the place of rewards; leave rewards, weights, set_reward and combine out"
+    for setting in _given(online, _OF_REWARDS):
+        yield (
+            f"online.{setting}: is of rewards, and with online.preference: human people judge; leave it out, or "
+            f"override it by --set 'online.{setting}={_OF_REWARDS[setting]}'"
+        )
     if config.training.processes > 1:
         yield "online.preference: 'human' is for one process; set training.processes to 1"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -14,6 +15,8 @@ from diffalign.config.run import RunConfig
 
 _BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
 _SECTION_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
+# sections that are one of several by their name -> what that is, and the settings that all of them have
+_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {"objective": ("method", ()), "sampler": ("sampler", ("steps",))}
 
 
 def sentence(item: ErrorDetails, content: Mapping[str, Any]) -> str:
@@ -78,9 +81,12 @@ def _hint_for_unknown(keys: Sequence[str], content: Mapping[str, Any]) -> str:
     close = close or difflib.get_close_matches(key, known, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    if parents == ["objective"]:  # another method in the place of a file's own leaves that one's settings behind
-        name = content["objective"]["name"]
-        return f" of {name}; known keys: {', '.join(known)}; to change the method: --set 'objective={{name: {name}}}'"
+    if parents and parents[-1] in _CHOICES:  # another in the place of a file's own leaves that one's settings behind
+        what, kept = _CHOICES[parents[-1]]
+        seen = functools.reduce(_inside, parents, content)
+        told = ", ".join(f"{key}: {seen[key]}" for key in ("name", *kept) if key in seen)
+        whole = f"--set '{'.'.join(parents)}={{{told}}}'"
+        return f" of {seen['name']}; known keys: {', '.join(known)}; to change the {what}: {whole}"
     return f"; known keys: {', '.join(known)}"
 
 

@@ -115,9 +115,10 @@ def method_problems(name: object, family: object, *, draws: bool) -> Iterator[st
             "(docs/online.md), or take a method that learns from records (diffalign list objectives)"
         )
     if facts.families == "flow" and family in FAMILIES and family not in FLOW_FAMILIES:
+        instead = "d3po or flow_grpo, with online.sampler: {name: ddim, eta: 1}" if draws else "diffusion_dpo"
         yield (
             f"objective.name: {name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
-            f"model.family {family!r} is none; use objective.name: diffusion_dpo"
+            f"model.family {family!r} is none; use objective.name: {instead}"
         )
 
 

@@ -31,6 +31,11 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
             "evaluation.rewards.0.forn: unknown key; known keys: name, quality, direction",
         ),
         ("evaluation.sampler={name: ddim, etha: 0.1}", "evaluation.sampler.etha: unknown key; did you mean 'eta'?"),
+        (
+            "evaluation.sampler={name: flow_euler, steps: 4, eta: 1}",
+            "evaluation.sampler.eta: unknown key of flow_euler; known keys: steps, name; to change the sampler: "
+            "--set 'evaluation.sampler={name: flow_euler, steps: 4}'",
+        ),
         ("time={sampling: shifted, shift: 3, men: 1}", "time.men: unknown key; known keys: sampling, shift"),
         ("training.steps=many", "training.steps: must be a valid integer, got 'many'"),
         ("training.steps=1.5", "training.steps: must be a valid integer"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffalign.config import parse_config
+from diffalign.config import load_config, parse_config
+from diffalign.exceptions import ConfigError
 from tests.config.minimal import problems_of, settings
 
 
@@ -80,6 +81,28 @@ from tests.config.minimal import problems_of, settings
 def test_sections_must_fit_together(overrides, says):
     (problem,) = problems_of(*overrides)
     assert says in problem
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "says"),
+    [
+        (
+            "nft",
+            ["model.family=sd"],
+            "'sd' is none; use objective.name: d3po or flow_grpo, with online.sampler: {name: ddim, eta: 1}",
+        ),
+        (
+            "d3po",
+            ["online.preference=human"],
+            "online.rewards: is of rewards, and with online.preference: human people judge; leave it out, or override it "
+            "by --set 'online.rewards=[]'",
+        ),
+    ],
+)
+def test_online_misfits_say_what_to_set(config, overrides, says):
+    with pytest.raises(ConfigError) as caught:
+        load_config(f"quickstart/{config}.yaml", overrides)
+    assert says in str(caught.value)
 
 
 def test_all_misfits_at_once():
