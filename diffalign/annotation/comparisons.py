@@ -128,10 +128,11 @@ def _read_rows(listing: Path) -> list[dict[str, Any]]:
     try:
         text = listing.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        what = "has no metadata.jsonl" if listing.parent.is_dir() else "is no folder"
-        raise DataError(
-            f"{listing.parent} {what}; give a folder that diffalign generate wrote, or one of pairs or groups"
-        ) from None
+        folder = listing.parent
+        what = f"has no {LISTING}" if folder.is_dir() else "is no folder"
+        rounds = sorted(folder.glob(f"rounds/*/{LISTING}"))  # of an online run that people judge
+        instead = rounds[-1].parent if rounds else "a folder that diffalign generate wrote, or one of pairs or groups"
+        raise DataError(f"{folder} {what}; give {instead}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{listing}: cannot be read: {error}") from None
     lines = text.split("\n")

@@ -146,8 +146,7 @@ def list_(
 
 def print_evaluation(run: Run, *, as_json: bool) -> None:
     """Compare base and aligned, and print what came of it."""
-    from rich.console import Console
-
+    from diffalign.cli.console import results_console
     from diffalign.cli.progress import drawing_bar
     from diffalign.evaluation import evaluate as compare
     from diffalign.reports import evaluation_table
@@ -169,7 +168,7 @@ def print_evaluation(run: Run, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
-        Console().print(evaluation_table(summary))
+        results_console().print(evaluation_table(summary))
 
 
 def rebuild_report(run: Path, *, quiet: bool = False) -> None:

@@ -31,11 +31,12 @@ def examine(*, as_json: bool) -> bool:
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:
-        from rich.console import Console
         from rich.markup import escape
 
+        from diffalign.cli.console import results_console
+
         signs = {"fine": "[green]fine [/]", "note": "[yellow]note [/]", "wrong": "[red]wrong[/]"}
-        console = Console(highlight=False, soft_wrap=True)
+        console = results_console(highlight=False, soft_wrap=True)
         for finding in findings:
             console.print(f"{signs[finding.state]} {escape(finding.topic)}: {escape(finding.text)}")
     return all(finding.state != "wrong" for finding in findings)

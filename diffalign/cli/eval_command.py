@@ -97,8 +97,7 @@ def _export(run: Path, out: Path) -> None:
 
 
 def _print_people(run: Path, votes: Path, overrides: list[str], *, as_json: bool) -> None:
-    from rich.console import Console
-
+    from diffalign.cli.console import results_console
     from diffalign.evaluation import import_votes
     from diffalign.reports import people_table
 
@@ -107,5 +106,5 @@ def _print_people(run: Path, votes: Path, overrides: list[str], *, as_json: bool
     if as_json:
         print(json.dumps(people, indent=2, ensure_ascii=False))
     else:
-        Console().print(people_table(people))
+        results_console().print(people_table(people))
     rebuild_report(run, quiet=as_json)

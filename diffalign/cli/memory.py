@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from diffalign.cli.console import results_console
 from diffalign.config import RunConfig
 from diffalign.config.yaml_values import write_yaml
 from diffalign.exceptions import ConfigError
@@ -77,7 +78,7 @@ def _overrides(changes: dict[str, Any]) -> list[str]:
 
 def print_memory(facts: dict[str, Any]) -> None:
     """The table of parts, whether it fits, and what to set."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = results_console(highlight=False, soft_wrap=True)
     stages: dict[str, dict[str, int]] = facts["stages"]
     table = Table(box=None, pad_edge=False)
     unit = "GB" if facts["needed"] >= 10**8 else "MB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast, get_args
 
 from diffalign.config.model import Precision
@@ -22,6 +23,17 @@ def checked_precision(precision: str | None) -> Precision | None:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
     return cast("Precision | None", precision)
+
+
+def checked_input(source: Path) -> Path:
+    """What --input names, which must be there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not source.exists():
+        raise ConfigError(f"--input: {source}: no such file or folder; give what generate or score wrote")
+    return source
 
 
 @contextmanager

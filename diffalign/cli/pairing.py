@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from diffalign.cli.console import results_console
+from diffalign.cli.options import checked_input
 from diffalign.cli.processes import process_of_all
 from diffalign.data.judged import reward_columns, weights_of
 from diffalign.data.pair import Aggregate, Paired, Pairing, RecordKind, pair_records
@@ -39,6 +41,7 @@ def make_records(
     """
     if process_of_all()[0] > 0:
         return
+    checked_input(source)
     pairing = Pairing(
         kind=_one_of("--kind", kind, get_args(RecordKind)),
         rewards={} if settings["votes"] is not None and not rewards else _rewards(source, rewards),
@@ -47,12 +50,26 @@ def make_records(
         **settings,
     )
     done = pair_records(source, out, pairing, overwrite=overwrite)
+    _warn_of_one_label(pairing, done)
     if as_json:
         told = {"file": str(done.file), "kept": done.kept, "dropped": done.dropped, "notes": done.notes}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        Console().print(_table(done, kind))
+        results_console().print(_table(done, kind))
         print(done.file)
+
+
+def _warn_of_one_label(pairing: Pairing, done: Paired) -> None:
+    """Labels teach by contrast: where both kinds were asked for, one alone is hardly what was meant."""
+    if pairing.kind != "labelled" or (pairing.good is None) != (pairing.bad is None):
+        return
+    for label in ("good", "bad"):
+        if label not in done.notes:
+            print(
+                f"warning: none of the pictures is {label}; diffusion_kto, dso_dro and dragon need good and bad ones; "
+                "change where they are cut: --good, --bad or --share",
+                file=sys.stderr,
+            )
 
 
 def _table(done: Paired, kind: str) -> Table:

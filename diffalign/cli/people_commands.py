@@ -132,9 +132,8 @@ def _say_what_next(folder: Path, plan: Plan) -> None:
 
 
 def _print_summary(folder: Path, *, as_json: bool) -> None:
-    from rich.console import Console
-
     from diffalign.annotation import read_comparisons, read_votes, summarise
+    from diffalign.cli.console import results_console
 
     votes, listed = read_votes(folder), {each.id for each in read_comparisons(folder)}
     there = [vote for vote in votes if vote.comparison in listed]
@@ -148,7 +147,7 @@ def _print_summary(folder: Path, *, as_json: bool) -> None:
     if not summary.raters:
         print(f"no votes in {folder} yet; diffalign annotate {shlex.quote(str(folder))}")
         return
-    console = Console(highlight=False)
+    console = results_console(highlight=False)
     console.print(_table(summary))
     for line in _agreement(summary):
         console.print(line, markup=False, soft_wrap=True)

@@ -176,7 +176,7 @@ def pair(
     share: Annotated[
         float | None, typer.Option("--share", help="Of kind labelled: this share is good, and as many are bad.")
     ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Of kind experts: how many.")] = 500,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Of kind experts: how many; 500 if left out.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of what is drawn among equals.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     as_json: JsonOption = False,

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from diffalign.cli.options import as_options
+from diffalign.cli.console import results_console
+from diffalign.cli.options import as_options, checked_input
 from diffalign.cli.processes import process_of_all
 from diffalign.cli.progress import drawing_bar
 from diffalign.evaluation import score_records
@@ -27,6 +26,7 @@ def score_pictures(
         ConfigError, DataError: rewards, source or file cannot be used.
     """
     rank, world = process_of_all()
+    checked_input(source)
     with as_options(("out",)), drawing_bar(0, "scored") as progress:
         done = score_records(
             source,
@@ -44,7 +44,7 @@ def score_pictures(
     elif as_json:
         print(json.dumps({"file": str(done.file), "rewards": done.summary}, indent=2, ensure_ascii=False))
     else:
-        Console().print(score_table(done.summary))
+        results_console().print(score_table(done.summary))
         print(done.file)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from diffalign.cli.console import results_console
 from diffalign.config import RunConfig
 from diffalign.config.loading import list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
@@ -59,7 +60,7 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
     elif what == "objectives":
         _print_objectives()
     else:
-        Console().print(_table(rows))
+        results_console().print(_table([{key: row[key] for key in row if key != "page"} for row in rows]))
 
 
 def _hint(given: str, names: Collection[str]) -> str:
@@ -103,7 +104,7 @@ def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] 
         return
     each = "all members of a record" if members is None else f"{members} member{'s' if members > 1 else ''}"
     samples = "" if members is None else f", {facts['samples_per_step']} samples"
-    console = Console(highlight=False, soft_wrap=True)
+    console = results_console(highlight=False, soft_wrap=True)
     console.print(f"{config.name}: valid. {facts['objective']} on {facts['model']}", markup=False)
     console.print(
         f"one optimizer step: {training.groups} groups x {each} x {training.accumulation} "
@@ -161,7 +162,7 @@ def _objectives() -> Rows:
 
 def _print_objectives() -> None:
     """The table of objectives: records and papers in short, or in full where there is room."""
-    console = Console(highlight=False)
+    console = results_console(highlight=False)
     wide = console.width >= _WIDE
     rows = [
         {
@@ -234,6 +235,7 @@ def _samplers() -> Rows:
             "noise": params.noise,
             "settings": _settings(params),
             "source": params.source,
+            "page": "docs/samplers.md",
         }
         for params in SAMPLER_PARAMS
     ]

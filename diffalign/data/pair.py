@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Pairing:
         margin: of kind pairs, the least gap in reward, or in the share of votes.
         smooth: of kind pairs, the rewards that count as 0 and 1 for a soft preference; None: no column preference.
         good, bad, share: of kind labelled, as in `cuts`.
-        top: of kind experts, how many.
+        top: of kind experts, how many; None: 500.
         seed: of what is drawn among equals.
     """
 
@@ -62,7 +63,7 @@ class Pairing:
     good: float | None = None
     bad: float | None = None
     share: float | None = None
-    top: int = 500
+    top: int | None = None
     seed: int = 0
 
     def check(self) -> None:
@@ -137,12 +138,16 @@ def pair_records(source: Path, out: Path, pairing: Pairing, *, overwrite: bool =
         raise ConfigError(f"--out: {out} is what is read; give another file")
     if file.exists() and not overwrite:
         raise ConfigError(f"--out: {file} is there already; give another file, or --overwrite")
+    if pairing.votes is not None and not pairing.votes.is_file():
+        raise DataError(f"--votes: {pairing.votes}: no such file; {_makes_votes(listing)} makes it")
     pictures, lost = read_judged(source, list(pairing.rewards))
     dropped: Counter[str] = Counter({"pictures that are not there": lost})
     notes: Counter[str] = Counter()
     compared = None
     if pairing.votes is not None:
         compared, gone = read_voted_pairs(pairing.votes, pictures, listing.parent)
+        if not compared:
+            raise DataError(f"--votes: {pairing.votes}: no votes in it yet; {_makes_votes(listing)} takes them")
         dropped["votes on pictures that the input has not"] = gone
 
     def name(picture: Judged) -> str:
@@ -155,6 +160,10 @@ def pair_records(source: Path, out: Path, pairing: Pairing, *, overwrite: bool =
         raise DataError(f"{source}: no {pairing.kind} come of it ({why}); nothing was written")
     write_rows(file, rows)
     return Paired(file, len(rows), left_out, {note: count for note, count in notes.items() if count})
+
+
+def _makes_votes(listing: Path) -> str:
+    return f"diffalign annotate {shlex.quote(str(listing.parent))}"
 
 
 def _rows(

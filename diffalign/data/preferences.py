@@ -14,6 +14,7 @@ from diffalign.exceptions import ConfigError
 
 Row = dict[str, Any]
 Namer = Callable[[Judged], str]  # how the output names a picture
+_EXPERTS = 500  # Diffusion-DRO's
 
 
 def soft_preference(gap: float, low: float, high: float) -> float:
@@ -183,17 +184,17 @@ def labelled_rows(
 
 
 def expert_rows(
-    judged: Sequence[tuple[Judged, float]], top: int, name: Namer, dropped: Counter[str], seed: int
+    judged: Sequence[tuple[Judged, float]], top: int | None, name: Namer, dropped: Counter[str], seed: int
 ) -> Iterator[Row]:
-    """The `top` pictures of all prompts, as good ones; which of several equal ones come in last is drawn.
+    """The `top` pictures of all prompts (None: 500), as good ones; which of several equal ones come in last is drawn.
 
     Source: "Ranking-based Preference Optimization for Diffusion Models from Implicit User Feedback" (Diffusion-DRO), whose
     experts are the 500 best of Pick-a-Pic.
     """
+    asked, top = top, _EXPERTS if top is None else top
     if top >= len(judged):
-        raise ConfigError(
-            f"--top: must be below the {len(judged)} scored pictures, of which it takes the best, got {top}"
-        )
+        got = f"the default is {top}; give --top N" if asked is None else f"got {top}"
+        raise ConfigError(f"--top: must be below the {len(judged)} scored pictures, of which it takes the best; {got}")
     drawn = list(judged)
     random.Random(f"{seed}").shuffle(drawn)
     best = {picture.id for picture, _ in sorted(drawn, key=lambda each: -each[1])[:top]}

@@ -95,12 +95,12 @@ def _rows(path: Path) -> Iterator[tuple[Row, Path]]:
             f"{path}: data must be a folder with metadata.jsonl or .parquet files, a .jsonl, a .parquet or a .safetensors"
         )
     else:
-        raise DataError(f"{path}: no such file or folder; look at data.path")
+        raise DataError(f"{path}: no such file or folder")
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file; data.path must be a folder, a .jsonl or a .parquet")
+        raise DataError(f"{path}: no such file; name a folder, a .jsonl or a .parquet")
     try:
         with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as table:
             for batch in table.iter_batches(batch_size=_ROWS, use_threads=False):

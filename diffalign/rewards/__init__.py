@@ -147,15 +147,19 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
 
 
 def reward_of_text(text: str) -> Reward:
-    """Make a reward from one line, as commands take it: NAME or NAME:option=value,option=value.
+    """Make a reward of single samples from one line, as commands take it: NAME or NAME:option=value,option=value.
 
     Raises:
-        ConfigError: an unknown name or a wrong option; says what would be right.
+        ConfigError: an unknown name, one of a reward of sets, or a wrong option; says what would be right.
 
     Example:
         `reward_of_text("scene:form=graded")`
     """
     name, _, told = text.partition(":")
+    if name.strip() in SET_REWARDS:
+        raise ConfigError(
+            f"reward: {name.strip()} judges whole sets, not single pictures; docs/set_rewards.md says how to ask it"
+        )
     options: dict[str, Any] = {}
     for part in told.split(",") if told else ():
         key, sign, value = part.partition("=")

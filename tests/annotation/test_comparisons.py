@@ -125,6 +125,16 @@ def test_a_link_to_elsewhere_is_not_followed(tmp_path):
         read_comparisons(folder)
 
 
+def test_a_run_that_waits_for_people_names_its_newest_round(tmp_path):
+    for name in ("round-0000", "round-0001"):
+        home = tmp_path / "rounds" / name
+        home.mkdir(parents=True)
+        (home / "metadata.jsonl").touch()
+    (tmp_path / "rounds" / "round-0002").mkdir()  # not shown yet
+    with pytest.raises(DataError, match=r"has no metadata.jsonl; give .*/rounds/round-0001$"):
+        read_comparisons(tmp_path)
+
+
 def test_nothing_to_compare(tmp_path):
     with pytest.raises(DataError, match=r"nowhere is no folder"):
         read_comparisons(tmp_path / "nowhere")

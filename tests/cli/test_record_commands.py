@@ -228,4 +228,21 @@ def test_reward_that_cannot_be_had(call, tmp_path):
     arguments = ("score", "-i", tmp_path / "scores.jsonl", "-o", tmp_path / "s.jsonl", "-r")
     assert refusal(call, *arguments, "scene:frm=graded") == "scene.frm: unknown option; did you mean 'form'?"
     assert "did you mean 'scene'?" in refusal(call, *arguments, "scnee")
+    sets = "reward: vendi judges whole sets, not single pictures; docs/set_rewards.md says how to ask it"
+    assert refusal(call, *arguments, "vendi") == sets
     assert not (tmp_path / "s.jsonl").exists()
+
+
+def test_input_that_is_not_there(call, tmp_path):
+    for arguments in (("score", "-r", "jpeg"), ("pair",)):
+        said = refusal(call, *arguments, "-i", tmp_path / "nowhere", "-o", tmp_path / "out.jsonl")
+        assert said.startswith(f"--input: {tmp_path / 'nowhere'}: no such file or folder")
+
+
+def test_labels_of_one_kind_are_warned_of(call, tmp_path):
+    source = by_reward(tmp_path, [0.6, 1.0])
+    arguments = ("pair", "-i", source, "-o", tmp_path / "p.jsonl", "--kind", "labelled", "--overwrite", "--good", 0.8)
+    assert call(*arguments).stderr == ""
+    result = call(*arguments, "--bad", 0.3)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: none of the pictures is bad; ")

@@ -93,6 +93,11 @@ def test_one_objective_in_full(call):
     assert [f"{key}: {value}" for key, value in row.items() if value is not None] == lines
 
 
+def test_a_sampler_names_the_page_of_its_settings(call):
+    assert call("list", "samplers", "flow_sde").stdout.splitlines()[-1] == "page: docs/samplers.md"
+    assert "docs/samplers.md" not in call("list", "samplers").stdout
+
+
 def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
@@ -154,3 +159,10 @@ def test_check_is_not_folded_when_piped(tmp_path):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 4
     assert done.stderr == ""
+
+
+def test_tables_are_as_wide_as_they_need_when_piped(tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS")
+    lines = run_process("list", "samplers", cwd=tmp_path).stdout.splitlines()
+    assert len(lines) == 6
+    assert lines[3].rstrip().endswith("diffusers' FlowMatchEulerDiscreteScheduler")

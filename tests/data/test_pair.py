@@ -211,7 +211,8 @@ def test_killed_outright_and_gone_on_with(tmp_path):
         ("labelled", {"good": 0.5, "bad": 0.5}, "--bad: must be below --good"),
         ("labelled", {"share": 0.7}, "--share: must be above 0 and at most 0.5"),
         ("labelled", {"share": 0.1}, "is less than one"),
-        ("experts", {"top": 2}, "--top: must be below the 2 scored pictures"),
+        ("experts", {"top": 2}, "--top: must be below the 2 scored pictures, of which it takes the best; got 2"),
+        ("experts", {}, "--top: must be below the 2 .* the default is 500; give --top N"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, kind, settings, says):

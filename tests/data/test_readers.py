@@ -236,7 +236,7 @@ def test_all_bad_is_an_error_even_when_skipping(tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda home: home / "absent", "no such file or folder"),
+        (lambda home: home / "absent", "/absent: no such file or folder"),
         (lambda home: home / "absent.jsonl", "cannot be read: No such file"),
         (lambda home: home / "absent.parquet", "no such file"),
         (lambda home: home, "must hold metadata.jsonl"),

@@ -182,5 +182,7 @@ def test_votes_file_elsewhere_and_votes_with_rewards(tmp_path, source):
         made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a")), rewards={"r": 1.0})
     with pytest.raises(ConfigError, match="--votes: the shares of votes are the preferences"):
         made(source, votes=votes_file(tmp_path, said("0", 0, 1, "a")), smooth=(0.0, 1.0))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=f"--votes: .*gone.jsonl: no such file; diffalign annotate {tmp_path} makes it"):
         made(source, votes=tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=f"--votes: .*: no votes in it yet; diffalign annotate {tmp_path} takes them"):
+        made(source, votes=votes_file(tmp_path))
