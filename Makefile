@@ -1,4 +1,4 @@
-# diffalign from a checkout: `make demo` trains a small model on a CPU, `make test` checks the code. See `make help`.
+# diffalign from a checkout: `make demo` trains a small model on a CPU, `make install` only installs, `make test` checks the code. See `make help`.
 #
 # Variables, given as `make demo PYTHON=python3.12`:
 #   PYTHON       the Python (3.11 or newer) that .venv is made with, when .venv is missing
@@ -25,10 +25,12 @@ INSTALL := set -o pipefail; $(BIN)/python -m pip install --no-input --disable-pi
 SHOW := | { grep --line-buffered -E '^ *(Downloading|Using cached) .*[0-9] MB' | cut -c1-110 || true; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-long lint format types wheel clean distclean
+.PHONY: help install demo test test-slow test-long lint format types wheel clean distclean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+install: $(VENV)/.core  ## Make .venv with diffalign in it, without training (2-5 minutes the first time)
 
 demo: $(VENV)/.core  ## Install (2-5 minutes the first time), then Diffusion-DPO on the zoo's small model (CPU, minutes)
 	$(BIN)/diffalign train --config quickstart/diffusion_dpo.yaml

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from diffalign.cli import app
 from diffalign.config.objectives import ObjectiveFacts
-from diffalign.config.samplers import SAMPLER_PARAMS
+from diffalign.config.samplers import SAMPLER_PARAMS, WindowParams
 from diffalign.config.yaml_values import read_yaml
 from diffalign.data import read_records
 from diffalign.objectives import OBJECTIVES
@@ -157,18 +157,20 @@ def test_code_about_sets(tmp_path, monkeypatch):
     """The blocks of docs/set_rewards.md and of DRAGON's page, with a few pictures in the places that they name."""
     generator = torch.Generator().manual_seed(0)
     pictures, others = torch.rand(2, 6, 3, 16, 16, generator=generator)
-    for folder in ("reference_pictures", "evaluation/base", "evaluation/aligned"):
+    evaluation = "runs/dragon_vendi-20260101-120000/evaluation"  # as the page has it
+    for folder in ("reference_pictures", f"{evaluation}/base", f"{evaluation}/aligned"):
         (tmp_path / folder).mkdir(parents=True)
         for number in range(3):
             (tmp_path / folder / f"{number}.png").write_bytes(picture_file(number))
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {
-        "torch": torch, "pictures": pictures, "others": others, "run": tmp_path,
+        "torch": torch, "pictures": pictures, "others": others,
         "reference_latents": torch.randn(9, 4, 2, 2, generator=generator),
     }  # fmt: skip
     for page in (ROOT / "docs" / "set_rewards.md", METHODS / "dragon.md"):
         for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
             exec(code, namespace)
+    assert namespace["side"] == "aligned" and len(namespace["files"]) == 3
     assert namespace["diversity"].shape == () and namespace["nearness"] < 0
     assert namespace["label"].abs().sum() == 12
     assert (tmp_path / "reference.safetensors").is_file()
@@ -180,6 +182,8 @@ def test_the_page_of_samplers_says_what_the_settings_say():
         cells = rows[f"`{params.model_fields['name'].default}`"]
         assert cells[1:5] == [str(params.order), str(params.calls), params.noise, params.families]
         assert cells[6] == params.source
+    for key, field in WindowParams.model_fields.items():
+        assert rows[f"`{key}`"][1] == ("" if field.is_required() else str(field.default).lower()), key
 
 
 def test_the_trajectory_of_the_page_of_samplers_runs():
@@ -188,3 +192,31 @@ def test_the_trajectory_of_the_page_of_samplers_runs():
     namespace: dict[str, Any] = {}
     exec(code, namespace)
     assert namespace["scores"].log_prob.shape == (2, 2, 4)
+
+
+def test_inversion_by_itself_comes_back():
+    text = (METHODS / "smpo.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    x0, back = namespace["x0"], namespace["back"]
+    assert (back - x0).square().sum() < 0.01 * x0.square().sum()
+
+
+def test_best_of_n_on_the_page_of_data():
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    best = namespace["best"]
+    assert best.scores.shape == (2, 4)
+    assert torch.equal(best.scores.gather(1, best.chosen[:, None])[:, 0], best.scores.amax(dim=1))
+
+
+@pytest.mark.parametrize("page", ["online.md", "people.md"])
+def test_the_command_of_a_run_that_people_judge(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"^    diffalign train (--config .*preference=human.*)", text, re.MULTILINE)
+    result = CliRunner().invoke(app, ["check", *shlex.split(line)])
+    assert result.exit_code == 0, result.exception
+    assert "a round: 32 pictures of 16 prompts, then 1 step; 4 rounds" in result.stdout
