@@ -56,8 +56,17 @@ def draw(
         judge = members[0] if len(members) == 1 else RewardEnsemble(members)
         models = [replace(each, load=partial(_best_of, each.load, judge, best_of)) for each in models]
     with as_options({*wishes, "out", "overwrite"}), drawing_bar(len(models) * len(texts) * count) as progress:
-        counts = {"seed": seed, "count": count, "rank": rank, "world": world}
-        done = draw_models(models, texts, out, **counts, overwrite=overwrite, progress=progress)
+        done = draw_models(
+            models,
+            texts,
+            out,
+            seed=seed,
+            count=count,
+            rank=rank,
+            world=world,
+            overwrite=overwrite,
+            progress=progress,
+        )
     share = "" if world == 1 else f" (process {rank} of {world}{'' if done.complete else '; others are not done'})"
     print(f"pictures: {done.drawn} drawn, {done.there} there already{share}", file=sys.stderr)
 

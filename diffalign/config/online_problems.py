@@ -17,30 +17,8 @@ _OF_RECORDS = (  # settings of the section `data` for records
     *("members", "streaming", "limit", "dimension", "buckets", "flip", "pairs_per_group", "columns", "fit", "on_bad"),
     *("split", "config_name"),
 )
-_OF_ROUNDS = (  # settings of what is drawn for prompts and judged
-    *(
-        "prompts",
-        "members",
-        "preference",
-        "rewards",
-        "weights",
-        "combine",
-        "set_reward",
-        "swap_passes",
-        "quality_weight",
-    ),
-    *(
-        "same_start",
-        "passes",
-        "trained_steps",
-        "skip_last",
-        "keep_rounds",
-        "advantage",
-        "average_decay",
-        "reference_every",
-    ),
-)
-
+# of the section `online`, what a method on experts takes; all else is of rounds, which are drawn for prompts and judged
+_OF_EXPERTS = {"sampler", "guidance_scale", "draws", "policy_sync_every", "policy_decay", "branch_norms"}
 # settings of rewards that judge, and how a command takes away what a file says of them
 _OF_REWARDS = {"rewards": "[]", "weights": "null", "set_reward": "null", "combine": "sum"}
 
@@ -116,7 +94,6 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
     yield from _advantage_problems(config, online)
     if online.combine == "pareto" and (config.objective.layout != "pairs" or online.members != 2):
         yield "online.combine: pareto says which of two is better: for methods on pairs with online.members: 2"
-
     if online.reference_every is not None and not config.objective.compares_with_reference:
         yield f"online.reference_every: {config.objective.name!r} has no reference; leave it out"
     if online.average_decay is not None and not config.objective.compares_with_average:
@@ -209,7 +186,7 @@ def _expert_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
     name = config.objective.name
     if config.data.kind == "prompts":
         yield f"data.kind: {name!r} learns from good pictures; give pairs, groups (the best of each counts) or labelled"
-    for setting in _given(online, _OF_ROUNDS):
+    for setting in _given(online, (each for each in type(online).model_fields if each not in _OF_EXPERTS)):
         yield f"online.{setting}: has no meaning for {name!r}, which draws one picture beside each record; leave it out"
     if config.training.reference_bank is not None:
         yield f"training.reference_bank: {name!r} draws anew at every step; leave it out"

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.pipelines.generate import ImageGenerator
+from diffalign.pipelines.generate import ImageGenerator, check_texts
 from diffalign.rewards import Reward, Sample
 
 _LARGEST_SEED = 2**63 - 1
@@ -64,8 +64,7 @@ def best_of_n(
     Example:
         `best_of_n(run.generator, ["a red circle"], load_reward("scene", form="graded"), 16).pictures`
     """
-    if isinstance(prompts, str):
-        raise ConfigError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
+    check_texts(prompts)
     if not prompts:
         raise ConfigError("prompts: there are none")
     _check(reward, n)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffalign.exceptions import ConfigError
 from diffalign.pipelines.best_of_n import BestOf
-from diffalign.pipelines.generate import ImageGenerator
+from diffalign.pipelines.generate import ImageGenerator, check_texts
 from diffalign.pipelines.picture_folder import PictureFolder
 from diffalign.pipelines.pictures import save_picture, to_picture
 from diffalign.samplers import Sampler
@@ -124,8 +124,7 @@ def draw_models(
     """
     if len({model.name for model in models}) < len(models):
         raise ConfigError("models: each needs a name of its own")
-    if isinstance(prompts, str):
-        raise ConfigError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
+    check_texts(prompts)
     folder = PictureFolder(out, rank, world, overwrite=overwrite)
     numbers = range(len(prompts) * count)
     folder.drop_all_but({_id(number, model) for model in models for number in numbers})

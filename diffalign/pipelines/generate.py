@@ -119,10 +119,10 @@ class ImageGenerator:
         """x0 of every prompt, a batch at a time.
 
         Raises:
-            ValueError: not as many seeds as prompts, or one text in the place of a list.
+            ConfigError: one text in the place of a list.
+            ValueError: not as many seeds as prompts.
         """
-        if isinstance(prompts, str):
-            raise ValueError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
+        check_texts(prompts)
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one seed per prompt")
         denoiser = self.denoiser(view)
@@ -155,6 +155,16 @@ class ImageGenerator:
         """Pictures in [0, 1], on the CPU, a batch at a time."""
         for latents in self.latents(prompts, seeds, view=view):
             yield self.backbone.decode(latents).cpu()
+
+
+def check_texts(prompts: Sequence[str]) -> None:
+    """Refuse one text in the place of several: its letters would be drawn.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts: give a list of texts, got the one text {prompts!r:.80}")
 
 
 def name_of(sampler: Sampler) -> str:
