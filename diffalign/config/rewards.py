@@ -32,9 +32,59 @@ class EmojiParams(Params):
     form: Literal["strict", "reciprocal", "likeness"] = "strict"  # first or not, one over its place, or how alike
 
 
-REWARD_PARAMS: tuple[type[Params], ...] = (SceneParams, JPEGParams, EmojiParams)
+class _WithWeights(Params):
+    """A reward that is a model."""
 
-RewardParams = Annotated[SceneParams | JPEGParams | EmojiParams, Field(discriminator="name")]
+    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
+    batch: int = Field(default=16, ge=1)  # pictures at a time
+
+
+class ClipParams(_WithWeights):
+    """Does the picture agree with its prompt, to CLIP: the cosine, or the metric CLIPScore."""
+
+    name: Literal["clip"] = "clip"
+    model: LocalPath = "openai/clip-vit-large-patch14"  # a folder or hub id in transformers' format
+    form: Literal["cosine", "clipscore"] = "cosine"
+
+
+class PickScoreParams(_WithWeights):
+    """Which picture would people pick for the prompt (PickScore): about 17 to 24."""
+
+    name: Literal["pickscore"] = "pickscore"
+    model: LocalPath = "yuvalkirstain/PickScore_v1"
+    tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+
+class HPSParams(_WithWeights):
+    """Human preference score v2: about 0.20 to 0.35; leaderboards print it times 100."""
+
+    name: Literal["hps"] = "hps"
+    release: Literal["2.0", "2.1"] = "2.1"  # which of the authors' two files
+    weights: LocalPath | None = None  # the file, where it is on this machine; None: from the hub (xswu/HPSv2)
+    tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+
+class AestheticParams(_WithWeights):
+    """How much people like the picture by itself (LAION aesthetic predictor v2): about 4 to 7.5."""
+
+    name: Literal["aesthetic"] = "aesthetic"
+    model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
+
+
+REWARD_PARAMS: tuple[type[Params], ...] = (
+    SceneParams,
+    JPEGParams,
+    EmojiParams,
+    ClipParams,
+    PickScoreParams,
+    HPSParams,
+    AestheticParams,
+)
+
+RewardParams = Annotated[
+    SceneParams | JPEGParams | EmojiParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
+    Field(discriminator="name"),
+]
 
 
 class VendiParams(Params):

@@ -21,7 +21,7 @@ from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
 from diffalign.exceptions import ConfigError, DataError, SaveError
 from diffalign.pipelines import ImageGenerator, replace_folder, save_picture, to_picture
-from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample, build_reward
+from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample, build_reward
 from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
 
 log = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def check_quality(config: EvaluationConfig) -> None:
         return
     judge, _, component = config.quality.partition(".")
     for reward in map(build_reward, config.rewards):
-        if reward.spec.name == judge and isinstance(reward, PictureReward) and component not in reward.components:
+        if reward.spec.name == judge and isinstance(reward, BatchReward) and component not in reward.components:
             close = difflib.get_close_matches(component, reward.components, n=1)
             hint = f"; did you mean {judge}.{close[0]}?" if close else ""
             raise ConfigError(

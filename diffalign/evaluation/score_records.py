@@ -15,7 +15,7 @@ from diffalign.data.row_files import LISTING, check_for_jsonl, make_folder, rows
 from diffalign.evaluation.known_scores import KnownScores, Score, score_key
 from diffalign.evaluation.score_rows import ScoreSummary, by_column, score_columns, scored_row, short
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards import PictureReward, Reward, RewardOutput, Sample
+from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample
 
 
 class Scored(NamedTuple):
@@ -121,7 +121,7 @@ class _Runner:
     def __init__(self, rewards: Mapping[str, Reward], known: KnownScores, components: bool) -> None:
         self.rewards, self.known, self.components = rewards, known, components
         self.simple = {  # columns of rewards that are made of nothing, as far as is known before they have scored
-            column for column, each in rewards.items() if isinstance(each, PictureReward) and not each.components
+            column for column, each in rewards.items() if isinstance(each, BatchReward) and not each.components
         }
 
     def look(self, row: PictureRow) -> str | DataError:

@@ -18,15 +18,37 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from diffalign.config.params import Params
-from diffalign.config.rewards import EmojiParams, FrechetParams, JPEGParams, SceneParams, VendiParams
+from diffalign.config.rewards import (
+    AestheticParams,
+    ClipParams,
+    EmojiParams,
+    FrechetParams,
+    HPSParams,
+    JPEGParams,
+    PickScoreParams,
+    SceneParams,
+    VendiParams,
+)
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
+from diffalign.rewards.aesthetic import AestheticReward, aesthetic_spec, load_aesthetic
+from diffalign.rewards.clip import (
+    CLIPReward,
+    HPSReward,
+    PickScoreReward,
+    clip_spec,
+    hps_spec,
+    load_clip_reward,
+    load_hps_reward,
+    load_pickscore,
+    pickscore_spec,
+)
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.jpeg import JPEGReward
-from diffalign.rewards.protocol import PictureReward, Reward, RewardOutput, RewardSpec, Sample
+from diffalign.rewards.protocol import BatchReward, PictureReward, Reward, RewardOutput, RewardSpec, Sample
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
@@ -36,11 +58,16 @@ __all__ = [
     "ENCODERS",
     "REWARDS",
     "SET_REWARDS",
+    "AestheticReward",
+    "BatchReward",
+    "CLIPReward",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
     "FrechetReward",
+    "HPSReward",
     "JPEGReward",
+    "PickScoreReward",
     "PictureReward",
     "Reward",
     "RewardEnsemble",
@@ -66,7 +93,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RewardEntry:
-    """One row of the table of rewards: its settings, how it is made from them, and its spec at default settings."""
+    """One row of the table of rewards: its settings, how it is made from them, and its spec at default settings.
+
+    Of a reward with weights the spec's version leaves these out: they are not loaded for it.
+    """
 
     params: type[Params]
     load: Callable[[Any], Reward]
@@ -97,6 +127,10 @@ REWARDS: dict[str, RewardEntry] = {
     "scene": RewardEntry(SceneParams, _load_scene, SceneReward().spec),
     "jpeg": RewardEntry(JPEGParams, _load_jpeg, JPEGReward().spec),
     "emoji": RewardEntry(EmojiParams, _load_emoji, EmojiReward().spec),
+    "clip": RewardEntry(ClipParams, load_clip_reward, clip_spec(ClipParams())),
+    "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
+    "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
+    "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
 }
 
 

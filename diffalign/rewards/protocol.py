@@ -85,7 +85,7 @@ class RewardSpec:
 
 @runtime_checkable
 class Reward(Protocol):
-    """A reward of the instance level. `PictureReward` shares everything but the judgement."""
+    """A reward of the instance level. `BatchReward` shares everything but the judgement, `PictureReward` that of one."""
 
     @property
     def spec(self) -> RewardSpec: ...
@@ -102,24 +102,24 @@ class Reward(Protocol):
     ) -> Float[Tensor, " batch"]: ...
 
 
-class PictureReward(ABC):
-    """A reward that judges one picture at a time: `judge` is all that such a reward has to write."""
+Judged = tuple[float, dict[str, float]] | str  # value and components of one sample, or why it has none
+
+
+class BatchReward(ABC):
+    """A reward that judges pictures many at a time: `judge_batch` is all that such a reward has to write."""
 
     spec: RewardSpec
-    components: tuple[str, ...]  # names of what `judge` returns beside the value
+    components: tuple[str, ...]  # names of what a judgement holds beside the value
+    batch: int | None = None  # how many pictures `judge_batch` gets at most
 
     @abstractmethod
-    def judge(self, pixels: Pixels, sample: Sample) -> tuple[float, dict[str, float]]:
-        """The value and the components of one picture, uint8 [height, width, 3].
-
-        Raises:
-            DataError: it cannot be scored; the text is the reason.
-        """
+    def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:
+        """The value and the components of each picture, uint8 [height, width, 3], or the reason why it has none."""
 
     def score(self, batch: Sequence[Sample]) -> RewardOutput:
         """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
-        judged = [self._judge_or_say_why(sample) for sample in batch]
-        reasons = tuple(reason for _, _, reason in judged)
+        judged = self._judge_or_say_why(batch)
+        reasons = tuple(each if isinstance(each, str) else None for each in judged)
         unscored = [(sample.id, reason) for sample, reason in zip(batch, reasons, strict=True) if reason is not None]
         if unscored:
             _log.warning(
@@ -129,11 +129,12 @@ class PictureReward(ABC):
                 len(batch),
                 *unscored[0],
             )
+        found = [(math.nan, {}) if isinstance(each, str) else each for each in judged]
         return RewardOutput(
-            values=torch.tensor([value for value, _, _ in judged], dtype=torch.float32),
+            values=torch.tensor([value for value, _ in found], dtype=torch.float32),
             reasons=reasons,
             components={
-                name: torch.tensor([parts.get(name, math.nan) for _, parts, _ in judged], dtype=torch.float32)
+                name: torch.tensor([parts.get(name, math.nan) for _, parts in found], dtype=torch.float32)
                 for name in self.components
             },
         )
@@ -172,11 +173,43 @@ class PictureReward(ABC):
         )
         return output.values.to(media.device) if isinstance(media, Tensor) else output.values
 
-    def _judge_or_say_why(self, sample: Sample) -> tuple[float, dict[str, float], str | None]:
+    def _judge_or_say_why(self, batch: Sequence[Sample]) -> list[Judged]:
+        judged: list[Judged] = []
+        good: list[tuple[int, Pixels]] = []
+        for place, sample in enumerate(batch):
+            try:
+                good.append((place, as_pixels(sample.media)))
+                judged.append("")
+            except (DataError, ShapeError) as error:
+                judged.append(str(error))
+        size = self.batch or max(len(good), 1)
+        for first in range(0, len(good), size):
+            part = good[first : first + size]
+            found = self.judge_batch([pixels for _, pixels in part], [batch[place] for place, _ in part])
+            for (place, _), each in zip(part, found, strict=True):
+                judged[place] = each
+        return judged
+
+
+class PictureReward(BatchReward):
+    """A reward that judges one picture at a time: `judge` is all that such a reward has to write."""
+
+    @abstractmethod
+    def judge(self, pixels: Pixels, sample: Sample) -> tuple[float, dict[str, float]]:
+        """The value and the components of one picture, uint8 [height, width, 3].
+
+        Raises:
+            DataError: it cannot be scored; the text is the reason.
+        """
+
+    def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:
+        return [self._judge_one(pixels, sample) for pixels, sample in zip(pictures, samples, strict=True)]
+
+    def _judge_one(self, pixels: Pixels, sample: Sample) -> Judged:
         try:
-            return *self.judge(as_pixels(sample.media), sample), None
+            return self.judge(pixels, sample)
         except (DataError, ShapeError) as error:
-            return math.nan, {}, str(error)
+            return str(error)
 
 
 def one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:

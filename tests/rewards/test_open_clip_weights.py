@@ -1,0 +1,165 @@
+"""Weights in open_clip's layout give open_clip's vectors: against a small CLIP written as open_clip writes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from diffalign.exceptions import ConfigError
+from diffalign.rewards import load_reward
+from diffalign.rewards.clip_towers import ClipTowers
+from diffalign.rewards.open_clip_weights import clip_of_open_clip
+from tests.rewards.test_clip import pictures
+from tests.rewards.tiny_clip import SIDE, TOKENS, tiny_folder, tiny_tokenizer
+
+PATCH, FEATURES, WORDS, END = 8, 16, 54, 53
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, width // 64, batch_first=True)
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("c_fc", nn.Linear(width, 2 * width))
+        self.mlp.add_module("gelu", nn.GELU())
+        self.mlp.add_module("c_proj", nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        inner = self.ln_1(x)
+        x = x + self.attn(inner, inner, inner, attn_mask=mask, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Blocks(nn.Module):
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x
+
+
+class Vision(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.randn(width))
+        self.positional_embedding = nn.Parameter(torch.randn((SIDE // PATCH) ** 2 + 1, width))
+        self.proj = nn.Parameter(torch.randn(width, FEATURES))
+        self.conv1 = nn.Conv2d(3, width, PATCH, PATCH, bias=False)
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.transformer = Blocks(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.positional_embedding
+        return self.ln_post(self.transformer(self.ln_pre(x))[:, 0]) @ self.proj
+
+
+class OpenClip(nn.Module):
+    """open_clip's class CLIP (model.py), its names and its order of operations."""
+
+    def __init__(self, vision: int = 128, text: int = 64) -> None:
+        super().__init__()
+        self.visual = Vision(vision)
+        self.transformer = Blocks(text, 3)
+        self.token_embedding = nn.Embedding(WORDS, text)
+        self.positional_embedding = nn.Parameter(torch.randn(TOKENS, text))
+        self.ln_final = nn.LayerNorm(text)
+        self.text_projection = nn.Parameter(torch.randn(text, FEATURES))
+        self.logit_scale = nn.Parameter(torch.tensor(4.6052))
+        self.register_buffer("attn_mask", torch.full((TOKENS, TOKENS), -torch.inf).triu(1))
+
+    def encode_text(self, words: Tensor) -> Tensor:
+        x = self.token_embedding(words) + self.positional_embedding
+        x = self.ln_final(self.transformer(x, self.attn_mask))
+        return x[torch.arange(len(x)), words.argmax(-1)] @ self.text_projection
+
+
+@pytest.fixture(scope="module")
+def theirs() -> OpenClip:
+    torch.manual_seed(0)
+    model = OpenClip().eval()
+    for weight in model.parameters():  # biases and norms too, which start at 0 and 1
+        weight.data += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def test_pictures_and_texts_have_the_same_vectors(theirs):
+    ours = clip_of_open_clip(theirs.state_dict(), end_token=END).eval()
+    squares = torch.randn(3, 3, SIDE, SIDE)
+    words = torch.tensor(
+        [[52, 3, 9, 53, *[0] * (TOKENS - 4)], [52, *[7] * (TOKENS - 2), 53]]
+    )  # open_clip fills up with zeros
+    with torch.no_grad():
+        seen, read = ours.get_image_features(pixel_values=squares), ours.get_text_features(input_ids=words)
+        seen, read = (each if isinstance(each, Tensor) else each.pooler_output for each in (seen, read))
+        torch.testing.assert_close(seen, theirs.visual(squares), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(read, theirs.encode_text(words), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_hps_scores_with_the_authors_file(theirs, form, tmp_path):
+    file = tmp_path / f"HPS_v2.1_compressed.{form}"
+    state = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
+    if form == "pt":
+        torch.save({"epoch": 1, "state_dict": state}, file)
+    else:
+        save_file(state, file)
+    reward = load_reward("hps", weights=str(file), tokenizer=tiny_folder())
+    prompts = ["a red cat", "blue", "ten words", "a fox"]
+    towers = ClipTowers(clip_of_open_clip(state, end_token=END), tiny_tokenizer(), fit="pad")
+    expected = (towers.pictures([np.asarray(each) for each in pictures()]) * towers.texts(prompts)).sum(-1)
+    torch.testing.assert_close(reward(pictures(), prompts), expected)
+    direct = (
+        F.normalize(theirs.visual(normalised(pictures()[0])), dim=-1)
+        @ F.normalize(
+            theirs.encode_text(
+                torch.tensor([tiny_tokenizer()("a red cat", padding="max_length", max_length=TOKENS)["input_ids"]])
+            ),
+            dim=-1,
+        ).T
+    )
+    assert reward(pictures()[:1], prompts[:1]).item() == pytest.approx(direct.item(), abs=1e-4)
+    assert "2.1" in reward.spec.version
+
+
+def normalised(picture) -> Tensor:
+    """32x32 already: only the constants."""
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 255
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def test_files_that_are_none_are_refused(theirs, tmp_path):
+    state = dict(theirs.state_dict())
+    with pytest.raises(ConfigError, match=r"'visual.head.weight' and 0 more do not fit"):
+        clip_of_open_clip(state | {"visual.head.weight": torch.zeros(2)}, end_token=END)
+    del state["ln_final.bias"]
+    with pytest.raises(ConfigError, match=r"'text_model.final_layer_norm.bias' and 0 more do not fit"):
+        clip_of_open_clip(state, end_token=END)
+    with pytest.raises(ConfigError, match=r"weights: not those of open_clip's CLIP: "):
+        clip_of_open_clip({"weight": torch.zeros(2)}, end_token=END)
+    text = tmp_path / "HPS_v2.1_compressed.pt"
+    text.write_text("<html>not found</html>")
+    with pytest.raises(ConfigError, match=f"hps.weights: cannot read '{text}' as tensors"):
+        load_reward("hps", weights=str(text), tokenizer=tiny_folder())
+
+
+class Foreign:
+    def __reduce__(self):
+        return (print, ("code of the file ran",))
+
+
+def test_code_in_a_file_is_not_run(tmp_path, capsys):
+    file = tmp_path / "HPS_v2.1_compressed.pt"
+    torch.save({"state_dict": Foreign()}, file)
+    with pytest.raises(ConfigError, match="as tensors"):
+        load_reward("hps", weights=str(file), tokenizer=tiny_folder())
+    assert "code of the file" not in capsys.readouterr().out
