@@ -15,14 +15,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from diffalign.backbones import load_backbone
 from diffalign.data import prompts_of
+from diffalign.pipelines import ImageGenerator, draw_pictures
 from diffalign.zoo import locate
 
-SAMPLERS = {
-    "euler": ["--sampler", "flow_euler", "--steps", "10"],
-    "heun": ["--sampler", "flow_heun", "--steps", "5"],  # nearly as many calls
-    "sde": ["--sampler", "flow_sde", "--steps", "10"],
-}
+MODEL = "zoo://shapes-sd3"
+SAMPLERS = {"euler": ("flow_euler", 10), "heun": ("flow_heun", 5), "sde": ("flow_sde", 10)}  # name and steps
 SETTINGS = [
     "optimizer.warmup_steps=20",
     "samples.every=null",
@@ -43,14 +42,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="held-out captions")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    listed = options.out / "prompts.txt"
-    captions = list(dict.fromkeys(prompts_of(locate("zoo://shapes-sd3/preferences"))))[: options.prompts]
-    listed.write_text("".join(f"{caption}\n" for caption in captions))
-    for name, sampler in SAMPLERS.items():
+    captions = list(dict.fromkeys(prompts_of(locate(f"{MODEL}/preferences"))))[: options.prompts]
+    backbone = load_backbone("sd3", MODEL, max_sequence_length=1)  # the quickstart's: it has no T5
+    for name, (sampler, steps) in SAMPLERS.items():
         home = options.out / name
         drawn, scores, groups = home / "drawn", home / "scores.jsonl", home / "groups.jsonl"
-        run("generate", "--prompts", listed, "--out", drawn, "--model", "zoo://shapes-sd3", "--count", 4,
-            "--guidance-scale", 2, "--batch", 32, "--seed", 0, *sampler)  # fmt: skip
+        generator = ImageGenerator.create(backbone, sampler=sampler, steps=steps, guidance_scale=2.0, batch=32)
+        draw_pictures(generator, captions, drawn, count=4, view="reference", source=MODEL)
         run("score", "--input", drawn, "--out", scores, "--reward", "scene:form=graded")
         run("pair", "--input", scores, "--out", groups, "--kind", "groups")
         if not (home / "summary.json").exists():

@@ -24,6 +24,11 @@ for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end one process would be alone with it."""
+    items.sort(key=lambda item: item.path.name != "test_quickstarts.py")
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     import torch

@@ -142,6 +142,8 @@ def _trajectory_problems(config: RunConfig, online: OnlineConfig) -> Iterator[st
     if sampler is not None:
         window = sampler.window if isinstance(sampler, FlowSDEParams) else None
         able = sampler.steps if window is None else window.length
+        if window is None and isinstance(sampler, FlowSDEParams) and sampler.form == "cps":
+            able -= 1  # its step to t = 0 adds none
         if online.skip_last >= able:
             yield f"online.skip_last: must be less than the steps with noise ({able}), got {online.skip_last}"
         elif online.trained_steps is not None and online.trained_steps > able - online.skip_last:
@@ -172,6 +174,8 @@ def _error_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
     for setting in ("trained_steps", "skip_last"):
         if getattr(online, setting):
             yield f"online.{setting}: is of methods that learn from the steps of sampling; leave it out"
+    if config.training.measure and any(each.endswith(("residual", "divergence")) for each in config.objective.inputs()):
+        yield f"training.measure: {name!r} takes the network's own prediction, a velocity, for what it is; leave it out"
     steps = None if online.sampler is None else online.sampler.steps
     if isinstance(config.time, ScheduleTime) and steps is not None:
         skipped = config.time.skip_first + config.time.skip_last

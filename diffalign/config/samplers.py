@@ -80,6 +80,7 @@ class WindowParams(Params):
     schedule: Literal["fixed", "progressive", "random", "decay", "exp_decay"] = "fixed"
     every: PositiveInt = 25  # rounds at a place; MixGRPO-Flash 20, its decay 10
     shift: NonNegativeInt = 1  # steps at a time
+    leave_last: NonNegativeInt = 0  # steps at the end that it never moves to; MixGRPO 2
     fewest: PositiveInt = 1  # rounds at the last place, of schedule: decay
     decay: NonNegativeFloat = 0.1  # per step behind `free`, of schedule: exp_decay
     free: NonNegativeInt = 13
@@ -109,15 +110,16 @@ class FlowSDEParams(SamplerFacts):
         if window is None:
             return
         if window.schedule == "fixed":
-            for name in ("every", "shift", "fewest", "decay", "free", "roll_back"):
+            for name in ("every", "shift", "leave_last", "fewest", "decay", "free", "roll_back"):
                 if getattr(window, name) != WindowParams.model_fields[name].default:
                     yield f"{path}.window.{name}: is of a window that moves, and its schedule is fixed; leave it out"
         if window.schedule != "fixed" and window.first:
             yield f"{path}.window.first: is of schedule fixed, and the schedule is {window.schedule!r}; leave it out"
-        elif window.first + window.length > self.steps:
+        elif window.first + window.length > self.steps - window.leave_last:
+            less = f", less the {window.leave_last} of leave_last" if window.leave_last else ""
             yield (
                 f"{path}.window: {window.length} steps from number {window.first} on do not lie within {path}.steps "
-                f"({self.steps})"
+                f"({self.steps}{less})"
             )
 
 

@@ -18,7 +18,7 @@ from diffalign.annotation import Vote, read_comparisons, read_votes, summarise
 from diffalign.annotation.comparisons import KEY, LISTING
 from diffalign.config.run import EvaluationConfig
 from diffalign.data.key_table import draft_of
-from diffalign.evaluation.statistics import paired_bootstrap
+from diffalign.evaluation.statistics import win_rate
 from diffalign.exceptions import ConfigError, DataError, SaveError
 
 PEOPLE = "people.json"
@@ -83,14 +83,14 @@ def import_votes(run: Path, out: Path, result: Path, config: EvaluationConfig) -
     """Turn the votes on an export into win rates of aligned over base, and write `run/evaluation/people.json`.
 
     A vote for aligned counts 1, for base 0, "tie" and "bad" 1/2; skipped ones do not count. The votes of several people on
-    one prompt are averaged, and the interval is a bootstrap over prompts: it says how the rate would vary with other
-    prompts, not with other people.
+    one prompt are averaged, and the interval is Wilson's over prompts: it says how the rate would vary with other prompts,
+    not with other people.
 
     Args:
         run: the run folder.
         out: what `export_blind` wrote, with votes.
         result: as for the export; the hash must be the same.
-        config: confidence, resamples, seed.
+        config: confidence.
 
     Returns:
         The content of people.json.
@@ -108,8 +108,6 @@ def import_votes(run: Path, out: Path, result: Path, config: EvaluationConfig) -
     summary = summarise(votes)
     people: dict[str, Any] = {
         "confidence": config.confidence,
-        "resamples": config.resamples,
-        "seed": config.seed,
         "pairs": len(listed),
         "all": _rates(votes, key, config),
         "raters": {name: _rates(_of(name, votes), key, config) for name in sorted({vote.rater for vote in judged})},
@@ -185,7 +183,7 @@ def _rates(votes: Sequence[Vote], key: Mapping[str, str], config: EvaluationConf
     for (prompt, _), scores in by_pair.items():
         by_prompt.setdefault(prompt, []).append(float(np.mean(scores)))
     means = np.array([np.mean(scores) for scores in by_prompt.values()])
-    rate = paired_bootstrap(means, confidence=config.confidence, resamples=config.resamples, seed=config.seed)
+    rate = win_rate(means, confidence=config.confidence)
     return {
         "prompts": len(by_prompt),
         "votes": sum(counts.values()) - counts["skip"],

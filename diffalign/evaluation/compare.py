@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffalign.config.run import EvaluationConfig
-from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap
+from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap, prompt_means, win_rate
 from diffalign.exceptions import ConfigError, DataError, SaveError
 from diffalign.pipelines import ImageGenerator, replace_folder, save_picture, to_picture
 from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample, build_reward
@@ -120,7 +121,8 @@ def _draw_and_score(
         small[side] = torch.cat(kept)
     scores = {name: (_joined(base), _joined(aligned)) for name, (base, aligned) in scored.items()}
     summary = {
-        "prompts": len(prompts),
+        "prompts": len(set(prompts)),
+        "pictures": len(prompts),
         "seed": config.seed,
         "guidance_scale": generator.guidance_scale,
         "sampler": {"name": type(generator.sampler).__name__, "steps": len(generator.times) - 1},
@@ -129,10 +131,10 @@ def _draw_and_score(
         "trained_reward": config.trained_reward,
         "rewards": {
             reward.spec.name: {"trained_on": reward.spec.name in trained_on}
-            | _compare(reward, scores[reward.spec.name], config)
+            | _compare(reward, scores[reward.spec.name], prompts, config)
             for reward in rewards
         },
-        "corrected": _corrected(scores, config),
+        "corrected": _corrected(scores, prompts, config),
         "diversity": {
             "measure": DIVERSITY,
             "base": picture_diversity(small["base"]),
@@ -163,7 +165,9 @@ def _joined(batches: Sequence[RewardOutput]) -> RewardOutput:
     )
 
 
-def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: EvaluationConfig) -> dict[str, Any]:
+def _compare(
+    reward: Reward, scores: tuple[RewardOutput, RewardOutput], prompts: Sequence[str], config: EvaluationConfig
+) -> dict[str, Any]:
     base, aligned = (side.values.double().numpy() for side in scores)
     paired = np.isfinite(base) & np.isfinite(aligned)
     reasons = Counter(reason for side in scores for reason in side.reasons if reason is not None)
@@ -177,11 +181,13 @@ def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: 
     }
     if not paired.any():
         return facts
+    told = list(compress(prompts, paired))
     differences = aligned[paired] - base[paired]
-    change, wins = _interval(differences, config), _interval(outcomes(differences), config)
+    change = _interval(prompt_means(differences, told), config)
+    wins = win_rate(prompt_means(outcomes(differences), told), confidence=config.confidence)
     return facts | {
-        "base_mean": float(base[paired].mean()),
-        "aligned_mean": float(aligned[paired].mean()),
+        "base_mean": float(prompt_means(base[paired], told).mean()),
+        "aligned_mean": float(prompt_means(aligned[paired], told).mean()),
         "difference": change.value,
         "low": change.low,
         "high": change.high,
@@ -194,7 +200,9 @@ def _compare(reward: Reward, scores: tuple[RewardOutput, RewardOutput], config: 
     }
 
 
-def _corrected(scores: dict[str, tuple[RewardOutput, RewardOutput]], config: EvaluationConfig) -> dict[str, Any] | None:
+def _corrected(
+    scores: dict[str, tuple[RewardOutput, RewardOutput]], prompts: Sequence[str], config: EvaluationConfig
+) -> dict[str, Any] | None:
     """The trained reward discounted by a quality term: `rewards.functional.corrected_score`, per prompt."""
     if config.quality is None or config.trained_reward is None:
         return None
@@ -213,13 +221,14 @@ def _corrected(scores: dict[str, tuple[RewardOutput, RewardOutput]], config: Eva
     paired = np.isfinite(base) & np.isfinite(aligned)
     if not paired.any():
         return None
-    change = _interval(aligned[paired] - base[paired], config)
+    told = list(compress(prompts, paired))
+    change = _interval(prompt_means(aligned[paired] - base[paired], told), config)
     return {
         "reward": config.trained_reward,
         "quality": config.quality,
         "formula": "r (u - 3) + 0.2, where u = 1 + 4 quality",
-        "base_mean": float(base[paired].mean()),
-        "aligned_mean": float(aligned[paired].mean()),
+        "base_mean": float(prompt_means(base[paired], told).mean()),
+        "aligned_mean": float(prompt_means(aligned[paired], told).mean()),
         "difference": change.value,
         "low": change.low,
         "high": change.high,

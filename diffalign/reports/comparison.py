@@ -114,7 +114,9 @@ def how_measured(summary: Mapping[str, Any]) -> str:
     sampler = _mapping(summary.get("sampler"))
     parts = []
     if (prompts := count(summary.get("prompts"))) is not None:
-        parts.append(f"{plural(prompts, 'prompt')}, same starting noise for both models")
+        pictures = count(summary.get("pictures"))
+        several = f" ({pictures} pictures)" if pictures is not None and pictures != prompts else ""
+        parts.append(f"{plural(prompts, 'prompt')}{several}, same starting noise for both models")
     if (seed := count(summary.get("seed"))) is not None:
         parts.append(f"seed {seed}")
     if sampler.get("name"):
@@ -123,7 +125,8 @@ def how_measured(summary: Mapping[str, Any]) -> str:
     if not math.isnan(finite(summary.get("guidance_scale"))):
         parts.append(f"guidance scale {plain(summary['guidance_scale'])}")
     if (resamples := count(summary.get("resamples"))) is not None:
-        parts.append(f"intervals by paired bootstrap over prompts ({resamples:,} resamples)")
+        rates = ", of win rates Wilson's" if "pictures" in summary else ""  # of older runs by bootstrap too
+        parts.append(f"intervals over prompts, by paired bootstrap ({resamples:,} resamples){rates}")
     if not math.isnan(seconds := finite(summary.get("seconds"))):
         parts.append(f"took {seconds:.0f} s" if seconds < 600 else f"took {seconds / 60:.0f} min")
     return "; ".join(parts)

@@ -54,8 +54,10 @@ def people_notes(people: Mapping[str, Any]) -> list[str]:
             f"{judged} of {plural(asked, 'held-out pair')} judged by people who did not know which picture is whose"
         )
     notes.append("win rate: of aligned over base; a tie and both bad count half a win, people are averaged per prompt")
-    if (resamples := count(people.get("resamples"))) is not None:
+    if (resamples := count(people.get("resamples"))) is not None:  # older ones
         notes.append(f"intervals ({confidence_text(people)}) by bootstrap over prompts ({resamples:,} resamples)")
+    else:
+        notes.append(f"intervals ({confidence_text(people)}) over prompts, Wilson's")
     notes += _agreement(people.get("agreement"))
     left = people.get("left")
     if isinstance(left, dict) and not math.isnan(share := finite(left.get("value"))):

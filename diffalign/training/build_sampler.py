@@ -48,5 +48,5 @@ def build_sampler(
 def _first(window: WindowParams, steps: int, round_number: int, seed: int) -> int:
     if window.schedule == "fixed":
         return window.first
-    settings = window.model_dump(exclude={"first", "outside"})
-    return window_first(round_number, steps=steps, seed=seed, **settings)
+    settings = window.model_dump(exclude={"first", "outside", "leave_last"})
+    return window_first(round_number, steps=steps - window.leave_last, seed=seed, **settings)

@@ -37,7 +37,7 @@ class Lesson:
     Attributes:
         reward: of each member [prompts, members], all rewards as one; NaN where unscored.
         order: the members that are trained on, the better ones first [prompts, trained]; a pair's winner and loser.
-        valid: prompts that say something [prompts]: a pair whose rewards are equal does not.
+        valid: prompts that say something [prompts]: a pair or ranking whose rewards are equal does not.
         advantage: of each member [prompts, members], or None.
     """
 
@@ -56,7 +56,8 @@ class Lesson:
         order, valid = self.order[places], self.valid[places]
         reward = self.reward[places].gather(1, order)
         advantage = None if self.advantage is None else self.advantage[places].gather(1, order)
-        return Taught(order, reward.masked_fill(reward.isnan() & ~valid[:, None], 0.0), advantage)
+        blank = reward.isnan() & ~valid[:, None]
+        return Taught(order, reward.masked_fill(blank, 0.0), ~blank, advantage)
 
     def weights(self, groups_per_step: int) -> Float[Tensor, " prompts"] | None:
         """What each prompt's loss is multiplied by, so that a step's mean is over its valid prompts; None: 1 for all."""
@@ -72,12 +73,14 @@ class Taught:
 
     Attributes:
         order: the members.
-        reward: theirs; 0 where it is unscored and its group is not valid.
+        reward: theirs; 0 where it is unscored and its group is not valid, for the sake of the arithmetic.
+        told: where the reward is one, and not that 0.
         advantage: theirs, or None.
     """
 
     order: Int[Tensor, "groups trained"]
     reward: Float[Tensor, "groups trained"]
+    told: Bool[Tensor, "groups trained"]
     advantage: Float[Tensor, "groups trained"] | None
 
 
@@ -101,6 +104,8 @@ def lesson_of(
         advantage = _advantage(config, rewards, reward, weights)
         return Lesson(reward, order, (~reward.isnan()).any(1), advantage.values)
     if "label" in objective.inputs():  # those above the group's mean are good, those below it bad
+        return Lesson(reward, order, paired_by_reward(reward).valid)
+    if {"reward", "reference"} <= set(objective.inputs()):  # gdro, rank_dpo: only differences count
         return Lesson(reward, order, paired_by_reward(reward).valid)
     return Lesson(reward, order, (~reward.isnan()).sum(1) >= (1 if objective.name == "sft" else 2))
 
@@ -175,5 +180,5 @@ def round_figures(
         figures[f"round_{name}"] = values.nanmean().item()
     if len(rewards):
         figures["round_reward"] = lesson.reward.nanmean().item()
-    figures |= {"silent_groups": float((~lesson.informative).sum()), "unscored": float(rewards.isnan().sum())}
+    figures |= {"silent_prompts": float((~lesson.informative).sum()), "unscored": float(rewards.isnan().sum())}
     return {name: value for name, value in figures.items() if math.isfinite(value)}

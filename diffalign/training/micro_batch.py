@@ -35,6 +35,7 @@ class MicroBatch:
         advantage: of each member [groups, members], where an online loop has worked it out.
         weight: what each group's loss is multiplied by [groups]; None: 1. A group that says nothing has 0, the others more.
         share: of the forwards that make one mean: 1 / n where a group is trained on at n draws.
+        told: where the batch's rewards are real, not zeros for missing ones [groups, members]; None: all.
     """
 
     batch: GroupBatch
@@ -45,6 +46,7 @@ class MicroBatch:
     advantage: Tensor | None = None
     weight: Tensor | None = None
     share: float = 1.0
+    told: Tensor | None = None
 
 
 class GroupLoss:
@@ -107,7 +109,7 @@ class GroupLoss:
             "loss": _weighted(output.loss, micro).mean().item(),
             **{name: value.item() for name, value in output.metrics.items()},
             **error_figures(errors, micro.batch),
-            **reward_sums(micro.batch),
+            **reward_sums(micro.batch, micro.told),
         }
         fine = output.loss.isfinite().tolist()
         return metrics, tuple(name for name, each in zip(micro.batch.record_ids, fine, strict=True) if not each)

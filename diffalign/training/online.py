@@ -241,6 +241,7 @@ class OnlineTrainer(Trainer):
             advantage=None if taught.advantage is None else taught.advantage.to(device),
             weight=self._weight(home, chunk),
             share=1 / self.online.draws,
+            told=taught.told.to(device),
         )
 
     def _draw(self, chunk: Chunk, x0: Tensor, number: int) -> NoiseDraw:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from diffalign.denoising import DenoisingErrors
 from diffalign.types import GroupBatch
@@ -30,11 +31,15 @@ def error_figures(errors: DenoisingErrors, batch: GroupBatch) -> dict[str, float
     return figures
 
 
-def reward_sums(batch: GroupBatch) -> dict[str, float]:
-    """Count, sum and sum of squares of the rewards that are there; sums, so that they do not depend on the split."""
+def reward_sums(batch: GroupBatch, told: Tensor | None = None) -> dict[str, float]:
+    """Count, sum and sum of squares of the rewards that are there; sums, so that they do not depend on the split.
+
+    `told` says where they are [groups, members], if some only stand in for missing ones.
+    """
     if batch.reward is None:
         return {}
-    seen = batch.reward[torch.isfinite(batch.reward)].double()
+    there = torch.isfinite(batch.reward) if told is None else torch.isfinite(batch.reward) & told
+    seen = batch.reward[there].double()
     return {
         "reward_count": float(len(seen)),
         "reward_sum": seen.sum().item(),

@@ -62,6 +62,6 @@ def test_two_processes_equal_one(tmp_path, case):
             in_two_processes(tmp_path, config) if "processes" in training else train(config, progress=False).folder
         )
     torch.testing.assert_close(*map(adapter, runs), rtol=1e-4, atol=1e-6)
-    for name in ("loss", "gradient_norm", "silent_groups", "round_scene"):
+    for name in ("loss", "gradient_norm", "silent_prompts", "round_scene"):
         seen = [[row[name] for row in rows(run) if name in row] for run in runs]
         torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-6)

@@ -55,7 +55,7 @@ def test_a_quickstart_raises_the_held_out_reward(method, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["nft", "d3po", "diffusion_dro"])
+@pytest.mark.parametrize("method", ["flow_grpo", "nft", "d3po", "diffusion_dro"])
 def test_an_online_quickstart_raises_the_held_out_reward(method, tmp_path):
     """The graded reward of captions that the policy has never drawn for."""
     summary = _run(f"quickstart/{method}.yaml", tmp_path)

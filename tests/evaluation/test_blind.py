@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from diffalign.annotation import AnnotationServer, Vote, VoteFile, read_comparisons
 from diffalign.config.run import EvaluationConfig
-from diffalign.evaluation import export_blind, import_votes, paired_bootstrap
+from diffalign.evaluation import export_blind, import_votes
 from diffalign.exceptions import ConfigError, DataError
 
 CONFIG = EvaluationConfig(resamples=500, confidence=0.9, seed=3)
@@ -113,16 +113,23 @@ def test_win_rates_by_hand(run, tmp_path):
     assert json.loads((run / "evaluation" / "people.json").read_text()) == people
 
 
-def test_the_interval_is_a_bootstrap_over_prompts(run, tmp_path):
+def test_the_interval_is_wilsons_over_prompts(run, tmp_path):
     out = export(run, tmp_path / "out")
     for rater in ("anna", "ben", "cleo"):  # more people who say the same make no prompt more
         judge(out, rater, lambda number: "aligned" if number % 4 else "base")
     every = import_(run, out)["all"]
-    scores = np.sort(np.array([float(number % 4 > 0) for number in range(40)]))
-    expected = paired_bootstrap(scores, confidence=0.9, resamples=500, seed=3)
-    assert every["win_rate"] == expected.value == 0.75
-    assert every["win_rate_low"] == pytest.approx(expected.low, abs=0.03)
-    assert every["win_rate_high"] == pytest.approx(expected.high, abs=0.03)
+    assert every["win_rate"] == 0.75
+    z = 1.644854  # of 90 %; (3/4 + z²/80 -/+ z sqrt(3/16/40 + z²/6400)) / (1 + z²/40)
+    half = z * (0.1875 / 40 + z**2 / 6400) ** 0.5
+    expected = [(0.75 + z**2 / 80 + sign * half) / (1 + z**2 / 40) for sign in (-1, 1)]
+    assert [every["win_rate_low"], every["win_rate_high"]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_few_votes_that_all_agree_are_not_certain(run, tmp_path):
+    out = export(run, tmp_path / "out")
+    judge(out, "anna", lambda number: "aligned" if number < 3 else None)
+    every = import_(run, out)["all"]
+    assert every["win_rate"] == every["win_rate_high"] == 1.0 and every["win_rate_low"] < 0.6
 
 
 def test_votes_for_the_better_one_win_whatever_the_order(run, tmp_path):

@@ -115,6 +115,18 @@ def test_figures_by_hand(fake, tmp_path):
     assert (seen["scored"], seen["unscored"], seen["reasons"]) == (4, 0, {})
 
 
+def test_pictures_of_one_prompt_are_no_prompts_of_their_own(fake, tmp_path):
+    """A file that lists four prompts ten times says as much as one that lists them once."""
+    base, aligned = [0.2, 0.4, 0.6, 0.8], [0.4, 0.4, 0.5, 1.0]
+    once, _ = fake(base, aligned, ["a", "b", "c", "d"], tmp_path)
+    often, _ = fake(base * 10, aligned * 10, ["a", "b", "c", "d"] * 10, tmp_path)
+    assert (often["prompts"], often["pictures"], once["pictures"]) == (4, 40, 4)
+    alone, many = (summary["rewards"]["scene"] for summary in (once, often))
+    for name in ("difference", "low", "high", "win_rate", "win_rate_low", "win_rate_high", "base_mean", "aligned_mean"):
+        assert many[name] == pytest.approx(alone[name], abs=1e-6)
+    assert many["wins"] == 10 * alone["wins"]
+
+
 def test_unscored_pairs_are_left_out_and_counted_with_reasons(fake, tmp_path):
     prompts = ["a", "skip base", "skip aligned", "skip both", "b"]
     summary, _ = fake([0.2] * 5, [0.4, 1.0, 1.0, 1.0, 0.4], prompts, tmp_path)
@@ -212,8 +224,8 @@ def test_schema_of_summary_and_records(generator, tmp_path):
     summary = evaluate(generator, PROMPTS, config, tmp_path)
     assert json.loads((tmp_path / "evaluation" / "summary.json").read_text("utf-8")) == summary
     assert summary.keys() == {
-        "prompts", "seed", "guidance_scale", "sampler", "confidence", "resamples", "trained_reward", "rewards", "corrected",
-        "diversity", "seconds",
+        "prompts", "pictures", "seed", "guidance_scale", "sampler", "confidence", "resamples", "trained_reward", "rewards",
+        "corrected", "diversity", "seconds",
     }  # fmt: skip
     assert (summary["prompts"], summary["sampler"]) == (3, {"name": "DDIM", "steps": 2})
     assert summary["rewards"]["jpeg"]["range"][0] is None or math.isfinite(summary["rewards"]["jpeg"]["range"][0])

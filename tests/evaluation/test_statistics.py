@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from diffalign.evaluation import outcomes, paired_bootstrap
+from diffalign.annotation import wilson
+from diffalign.evaluation import outcomes, paired_bootstrap, prompt_means, win_rate
 
 
 def test_against_all_resamples_by_hand():
@@ -68,3 +69,29 @@ def test_nothing_to_compare():
 def test_outcomes_count_a_tie_half():
     assert outcomes(np.array([2.0, 0.0, -1e-9, 0.0, 5.0])).tolist() == [1, 0.5, 0, 0.5, 1]
     assert outcomes(np.array([1.0, -1.0, 0.0])).mean() == 0.5
+
+
+def test_win_rate_is_wilsons():
+    """The same as of whole counts, and of shares the interval of their mean."""
+    for count, of in ((10, 20), (0, 5), (5, 5), (1, 1)):
+        found, known = win_rate((np.arange(of) < count).astype(float), confidence=0.95), wilson(count, of)
+        assert [found.value, found.low, found.high] == pytest.approx([known.value, known.low, known.high], abs=1e-6)
+    assert win_rate(np.array([0.5, 0.5]), confidence=0.95) == win_rate(np.array([1.0, 0.0]), confidence=0.95)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        win_rate(np.array([]), confidence=0.95)
+
+
+def test_win_rate_covers_where_resampling_does_not():
+    """Ten prompts of which nine in ten are won: the interval must hold the truth about as often as it says."""
+    rng = np.random.default_rng(0)
+    drawn = rng.random((400, 10)) < 0.9
+    found = [win_rate(row.astype(float), confidence=0.95) for row in drawn]
+    assert np.mean([each.low <= 0.9 <= each.high for each in found]) > 0.9
+    resampled = [paired_bootstrap(row.astype(float), confidence=0.95, resamples=200) for row in drawn]
+    assert np.mean([each.low <= 0.9 <= each.high for each in resampled]) < 0.8
+
+
+def test_prompt_means_go_together():
+    means = prompt_means(np.array([1.0, 2.0, 5.0, 3.0]), ["b", "a", "a", "c"])
+    assert means.tolist() == [1.0, 3.5, 3.0]
+    assert prompt_means(np.array([]), []).tolist() == []

@@ -52,6 +52,9 @@ def test_a_fixed_window_stays():
 def test_a_sliding_window_goes_by_the_round():
     for round_number, first in ((0, 0), (4, 0), (5, 1), (34, 6), (35, 0)):
         assert _window(round_number, length=4, schedule="progressive", every=5)[0] == [*range(first, first + 4)]
+    for round_number, first in ((24, 4), (25, 0)):  # at 4 of 10 steps it has come to the last two
+        within, _ = _window(round_number, length=4, schedule="progressive", every=5, leave_last=2)
+        assert within == [*range(first, first + 4)]
     places = {tuple(_window(number, length=4, schedule="random", seed=3)[0]) for number in range(30)}
     assert len(places) > 4 and all(len(place) == 4 for place in places)
 

@@ -53,7 +53,7 @@ def test_a_run_goes_from_round_to_round_as_people_vote(tmp_path, caplog):
     vote(first, ["a", "tie"])
     assert "round 1 waits" in paused(lambda: resume(run, progress=False))
     step = rows(run)[0]
-    assert step["silent_groups"] == 1.0  # the tie says nothing
+    assert step["silent_prompts"] == 1.0  # the tie says nothing
     vote(run / "rounds" / "round-0001", ["tie", "tie"])
     done = resume(run, progress=False)
     assert done.steps == 2 and (run / "adapter").is_dir()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffalign.training.lessons import Lesson, combined, lesson_of
+from diffalign.training.lessons import Lesson, combined, lesson_of, round_figures
+from diffalign.training.step_metrics import reward_sums, with_reward_spread
+from diffalign.types import Condition, GroupBatch
 from tests.training.online import online
 
 NAN = torch.nan
@@ -18,6 +20,26 @@ def test_a_pair_is_the_best_and_the_worst_and_a_tie_is_none(tmp_path):
     lesson = lesson_of(online(tmp_path, DPO, online={"members": 3}), rewards)
     assert lesson.order.tolist() == [[1, 2], [2, 0], [0, 1], [0, 1]]
     assert lesson.valid.tolist() == [True, True, False, False]
+
+
+def test_a_ranking_needs_two_different_rewards_and_weights_need_two(tmp_path):
+    rewards = torch.tensor([[[0.2, 0.9, 0.1], [0.5, 0.5, 0.5], [0.5, NAN, 0.5], [NAN, 0.3, NAN], [0.1, NAN, 0.2]]])
+    for name in ("rank_dpo", "gdro"):
+        lesson = lesson_of(online(tmp_path, {"name": name}, online={"members": 3}), rewards)
+        assert lesson.valid.tolist() == lesson.informative.tolist() == [True, False, False, False, True]
+        assert round_figures(lesson, rewards, ["scene"], None)["silent_prompts"] == 3.0
+    weighted = lesson_of(online(tmp_path, {"name": "flow_rwr"}, "sd3", online={"members": 3}), rewards)
+    assert weighted.valid.tolist() == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("name", ["diffusion_dpo", "rank_dpo", "sft"])
+def test_a_zero_that_stands_for_a_missing_reward_is_not_counted_as_one(tmp_path, name):
+    """Two prompts, one of them without any reward: mean and spread are those of the other."""
+    rewards = torch.tensor([[[20.0, 22.0], [NAN, NAN]]])
+    taught = lesson_of(online(tmp_path, {"name": name}), rewards).taught(slice(0, 2))
+    batch = GroupBatch(torch.zeros(2, 2, 4), Condition({}), torch.ones(2, 2, dtype=torch.bool), (), taught.reward)
+    assert taught.reward.isfinite().all()
+    assert with_reward_spread(reward_sums(batch, taught.told)) == pytest.approx({"reward_mean": 21, "reward_spread": 1})
 
 
 def test_weights_make_a_steps_mean_one_over_its_valid_groups():

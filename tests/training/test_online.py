@@ -83,7 +83,7 @@ def test_every_method_on_errors_learns_from_rounds(tmp_path, name):
     first, second = trainer.train_step().metrics, trainer.train_step().metrics
     assert first["round"] == 0 and second["round"] == 1
     assert all(torch.tensor(list(metrics.values())).isfinite().all() for metrics in (first, second))
-    silent = first["silent_groups"] + second["silent_groups"]
+    silent = first["silent_prompts"] + second["silent_prompts"]
     assert silent < 4 or name not in ("diffusion_dpo", "dragon")  # of all four prompts, some pair is told apart
     changed = [not torch.equal(*each) for each in zip(before, weights(trainer), strict=True)]
     assert any(changed) is bool(first["gradient_norm"] or second["gradient_norm"]) and first["gradient_norm"] > 0
@@ -107,7 +107,7 @@ def test_accumulation_equals_the_big_batch(tmp_path):
     norms = []
     for each in split:
         metrics = build_trainer(online(tmp_path, DPO, training=each)).train_step().metrics
-        norms.append((metrics["loss"], metrics["gradient_norm"], metrics["silent_groups"]))
+        norms.append((metrics["loss"], metrics["gradient_norm"], metrics["silent_prompts"]))
     for other in norms[1:]:
         assert other == pytest.approx(norms[0], rel=2e-3)
 

@@ -47,7 +47,20 @@ BAD = {
         ({"online": {"skip_last": 3}}, D3PO),
         ({"online": {"sampler": SDE | {"window": {"length": 2}}, "skip_last": 2}}, GRPO, "sd3"),
     ],
-    "online.trained_steps": [({"online": {"trained_steps": 3, "skip_last": 1}}, D3PO)],
+    "online.trained_steps": [
+        ({"online": {"trained_steps": 3, "skip_last": 1}}, D3PO),
+        ({"online": {"sampler": SDE | {"form": "cps", "steps": 3}, "trained_steps": 3}}, GRPO, "sd3"),
+    ],
+    "online.sampler.window": [
+        (
+            {"online": {"sampler": SDE | {"window": {"length": 2, "leave_last": 9, "schedule": "progressive"}}}},
+            GRPO,
+            "sd3",
+        )
+    ],
+    "online.sampler.window.leave_last": [
+        ({"online": {"sampler": SDE | {"window": {"length": 1, "leave_last": 1}}}}, GRPO, "sd3"),
+    ],
     "online.sampler.window.every": [
         ({"online": {"sampler": SDE | {"window": {"length": 2, "every": 3}}}}, GRPO, "sd3"),
     ],
@@ -76,7 +89,11 @@ BAD = {
     ],
     "training.two_pass": [({"training": {"two_pass": True}}, D3PO)],
     "training.share_time": [({"training": {"share_time": False}}, D3PO)],
-    "training.measure": [({"training": {"measure": "sample"}}, GRPO)],
+    "training.measure": [
+        ({"training": {"measure": "sample"}}, GRPO),
+        ({"training": {"measure": "noise"}}, {"name": "nft"}, "sd3"),
+        ({"training": {"measure": "noise"}}, AWM | {"kl_weight": 0.1}),
+    ],
     "training.noise": [({"training": {"noise": {"name": "inversion"}}}, GRPO)],
     "training.pair_weight": [({"online": VENDI, "training": {"pair_weight": {"name": "margin"}}}, DPO)],
     "model.lora.dropout": [({"model": {"lora": {"rank": 2, "alpha": 2, "dropout": 0.1}}}, D3PO)],
