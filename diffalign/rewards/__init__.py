@@ -18,14 +18,26 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from diffalign.config.params import Params
-from diffalign.config.rewards import EmojiParams, FrechetParams, JPEGParams, SceneParams, VendiParams
+from diffalign.config.rewards import (
+    EmojiParams,
+    FrechetParams,
+    JPEGParams,
+    OCRParams,
+    PSNRParams,
+    SceneParams,
+    SSIMParams,
+    VendiParams,
+)
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
+from diffalign.rewards._text_reader import check_installed
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
+from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import PictureReward, Reward, RewardOutput, RewardSpec, Sample
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
@@ -41,12 +53,15 @@ __all__ = [
     "Encoder",
     "FrechetReward",
     "JPEGReward",
+    "OCRReward",
+    "PSNRReward",
     "PictureReward",
     "Reward",
     "RewardEnsemble",
     "RewardEntry",
     "RewardOutput",
     "RewardSpec",
+    "SSIMReward",
     "Sample",
     "SceneReward",
     "SetOutput",
@@ -93,10 +108,32 @@ def _load_emoji(params: EmojiParams) -> EmojiReward:
     return EmojiReward(form=params.form)
 
 
+def _load_ocr(params: OCRParams) -> OCRReward:
+    check_installed()  # now and not after the first pictures have been drawn
+    return OCRReward(
+        without_quotes=params.without_quotes,
+        nfkc=params.nfkc,
+        least_confidence=params.least_confidence,
+        detection_side=params.detection_side,
+        threads=params.threads,
+    )
+
+
+def _load_psnr(params: PSNRParams) -> PSNRReward:
+    return PSNRReward(channel=params.channel, crop_border=params.crop_border)
+
+
+def _load_ssim(params: SSIMParams) -> SSIMReward:
+    return SSIMReward(channel=params.channel, crop_border=params.crop_border)
+
+
 REWARDS: dict[str, RewardEntry] = {
     "scene": RewardEntry(SceneParams, _load_scene, SceneReward().spec),
     "jpeg": RewardEntry(JPEGParams, _load_jpeg, JPEGReward().spec),
     "emoji": RewardEntry(EmojiParams, _load_emoji, EmojiReward().spec),
+    "ocr": RewardEntry(OCRParams, _load_ocr, OCRReward().spec),
+    "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
+    "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
 }
 
 
@@ -130,6 +167,7 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
     Raises:
         ConfigError: an unknown name or a wrong option; says what would be right.
         DataError: a reference set that cannot be read.
+        MissingExtraError: the reward needs a library that is not installed; names the extra.
 
     Example:
         `load_reward("jpeg", quality=80)(pictures)`

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards import REWARDS, Sample, load_reward
@@ -24,11 +25,21 @@ PROMPTS = [
 ]
 NAMES = sorted(REWARDS)
 EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
+WORDS = ["red", "blue", "green", "white", "cross"]
 
 
-def pictures() -> list[Image.Image]:
+def pictures(name: str = "scene") -> list[Image.Image]:
+    if name == "ocr":  # the middle one is not what its prompt says
+        return [written(word) for word in (*WORDS[:2], "gleem", *WORDS[3:])]
     drawn = [render_scene(parse_caption(text), np.random.default_rng(seed)) for seed, text in enumerate(PROMPTS)]
     return [*drawn[:-1], drawn[0]]  # the last one is not what its prompt says
+
+
+def written(word: str) -> Image.Image:
+    """A word on a picture of the scenes' height."""
+    picture = Image.new("RGB", (64, 32), "white")
+    ImageDraw.Draw(picture).text((32, 16), word, "black", font=ImageFont.load_default(20), anchor="mm")
+    return picture
 
 
 def as_tensor(images: list[Image.Image]) -> torch.Tensor:
@@ -37,18 +48,26 @@ def as_tensor(images: list[Image.Image]) -> torch.Tensor:
 
 def prompts(name: str) -> list[str]:
     """What the reward may be asked of the pictures."""
-    return EMOJI if name == "emoji" else PROMPTS
+    return {"emoji": EMOJI, "ocr": [f'the word "{word}"' for word in WORDS]}.get(name, PROMPTS)
+
+
+def metadata(name: str) -> list[dict[str, Any]] | None:
+    """What it needs to know of them besides: references, of which one is the picture itself."""
+    if name not in ("psnr", "ssim"):
+        return None
+    return [{"reference": picture} for picture in pictures()[1:] + pictures()[-1:]]
 
 
 def batch(name: str) -> list[Sample]:
-    pairs = zip(pictures(), prompts(name), strict=True)
-    return [Sample(image, text, id=f"r{index}") for index, (image, text) in enumerate(pairs)]
+    rows = zip(pictures(name), prompts(name), metadata(name) or [{}] * 5, strict=True)
+    return [Sample(image, text, facts, id=f"r{index}") for index, (image, text, facts) in enumerate(rows)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_permutation_equivariant(name):
     reward, order = load_reward(name), [3, 0, 4, 2, 1]
     straight, mixed = reward.score(batch(name)), reward.score([batch(name)[index] for index in order])
+    assert any(len(set(values.tolist())) > 1 for values in (straight.values, *straight.components.values()))
     torch.testing.assert_close(mixed.values, straight.values[order], rtol=0, atol=0)
     for part, values in straight.components.items():
         torch.testing.assert_close(mixed.components[part], values[order], rtol=0, atol=0)
@@ -119,7 +138,10 @@ def test_values_lie_in_the_declared_range(name):
 def test_forms_of_pictures_agree(name, form):
     reward = load_reward(name)
     torch.testing.assert_close(
-        reward(form(pictures()), prompts(name)), reward(pictures(), prompts(name)), rtol=0, atol=0
+        reward(form(pictures(name)), prompts(name), metadata(name)),
+        reward(pictures(name), prompts(name), metadata(name)),
+        rtol=0,
+        atol=0,
     )
 
 
@@ -179,13 +201,19 @@ def test_wrong_prompts(prompts, error, message):
         load_reward("scene")(pictures(), prompts)
 
 
+def test_no_reference_at_all():
+    message = r"psnr reward needs a reference per picture: call reward\(pictures, metadata=\[\{'reference': other\}"
+    with pytest.raises(DataError, match=message):
+        load_reward("psnr")(pictures())
+
+
 def test_one_metadata_per_picture(unchecked_types):
     with pytest.raises(ShapeError, match=r"metadata must be .* \(5\), got one dict"):
         load_reward("jpeg")(pictures(), metadata={"source": "test"})
 
 
 def test_import_is_light():
-    heavy = ("diffusers", "transformers", "accelerate", "peft", "matplotlib")
+    heavy = ("diffusers", "transformers", "accelerate", "peft", "matplotlib", "rapidocr", "onnxruntime", "cv2")
     code = f"import sys, diffalign.rewards; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
