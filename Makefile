@@ -31,6 +31,7 @@ help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 install: $(VENV)/.core  ## Make .venv with diffalign in it, without training (2-5 minutes the first time)
+	@echo "== diffalign is in $(VENV): . $(BIN)/activate, then diffalign --help"
 
 demo: $(VENV)/.core  ## Install (2-5 minutes the first time), then Diffusion-DPO on the zoo's small model (CPU, minutes)
 	$(BIN)/diffalign train --config quickstart/diffusion_dpo.yaml

@@ -17,6 +17,7 @@ from diffalign.config.samplers import SAMPLER_PARAMS, WindowParams
 from diffalign.config.yaml_values import read_yaml
 from diffalign.data import read_records
 from diffalign.objectives import OBJECTIVES
+from diffalign.rewards import REWARDS
 from tests.data.pictures import picture_file, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +175,32 @@ def test_code_about_sets(tmp_path, monkeypatch):
     assert namespace["diversity"].shape == () and namespace["nearness"] < 0
     assert namespace["label"].abs().sum() == 12
     assert (tmp_path / "reference.safetensors").is_file()
+
+
+def test_the_pages_of_rewards_say_what_the_settings_say():
+    home = ROOT / "docs" / "rewards"
+    rows = {cells[0]: cells for cells in rows_of((home / "README.md").read_text(encoding="utf-8"))[2:]}
+    listed = {re.sub(r"[^a-z]", "", re.sub(r"\(.*\)", "", name)): cells for name, cells in rows.items()}
+    assert listed.keys() == REWARDS.keys()
+    for name, entry in REWARDS.items():
+        settings = {key: field.default for key, field in entry.params.model_fields.items() if key != "name"}
+        assert re.findall(r"`(\w+)`", listed[name][4]) == list(settings), name
+        page = home / f"{'full_reference' if 'reference' in entry.spec.needs else name}.md"
+        if page.is_file():
+            shown = {cells[0]: cells[1] for cells in rows_of(page.read_text(encoding="utf-8"))}
+            assert {key: read_yaml(shown[f"`{key}`"]) for key in settings} == settings
+
+
+def test_code_about_rewards():
+    pictures = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    namespace: dict[str, Any] = {
+        "pictures": pictures, "prompts": ['a sign "x"'],
+        "originals": pictures.flip(-1), "restored": pictures, "originals_tensor": pictures.flip(-1),
+    }  # fmt: skip
+    for page in sorted((ROOT / "docs" / "rewards").glob("*.md")):
+        for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            exec(code, namespace)
+    assert namespace["scores"].shape == (1,) and 0 < namespace["loss"] < 2
 
 
 def test_the_page_of_samplers_says_what_the_settings_say():

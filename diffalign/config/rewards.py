@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
-from diffalign.config.fields import LocalPath
+from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
 
 
@@ -59,7 +59,7 @@ class HPSParams(_WithWeights):
     """Human preference score v2: about 0.20 to 0.35; leaderboards print it times 100."""
 
     name: Literal["hps"] = "hps"
-    release: Literal["2.0", "2.1"] = "2.1"  # which of the authors' two files
+    release: Literal["v2.0", "v2.1"] = "v2.1"  # which of the authors' two files
     weights: LocalPath | None = None  # the file, where it is on this machine; None: from the hub (xswu/HPSv2)
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
@@ -71,18 +71,44 @@ class AestheticParams(_WithWeights):
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
 
 
+class OCRParams(Params):
+    """Does a text recogniser read in the picture what stands between the prompt's double quotes (extra ocr)."""
+
+    name: Literal["ocr"] = "ocr"
+    # a prompt without a pair of double quotes is not scored, or all of it has to be read
+    without_quotes: Literal["refuse", "whole_prompt"] = "refuse"
+    nfkc: bool = True  # full-width letters and ligatures count as plain ones; false: as Flow-GRPO compares
+    least_confidence: Share = 0.0  # lines of less do not count, nor ones of 0; PaddleOCR's own default is 0.5
+    detection_side: Annotated[int, Field(ge=64)] = 320  # pixels; text is looked for in the picture shrunk to this
+    threads: PositiveInt = 1  # of the recogniser, on the CPU
+
+
+class PSNRParams(Params):
+    """Of a picture and its reference: peak signal-to-noise ratio, in dB, 100 at most."""
+
+    name: Literal["psnr"] = "psnr"
+    channel: Literal["y", "rgb"] = "y"  # luma (BT.601, 16 to 235), or all three
+    crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
+
+
+class SSIMParams(Params):
+    """Of a picture and its reference: structural similarity, 1 where they are equal."""
+
+    name: Literal["ssim"] = "ssim"
+    channel: Literal["y", "rgb"] = "y"  # luma (BT.601, 16 to 235), or the mean over all three
+    crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
+
+
+WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
 REWARD_PARAMS: tuple[type[Params], ...] = (
-    SceneParams,
-    JPEGParams,
-    EmojiParams,
-    ClipParams,
-    PickScoreParams,
-    HPSParams,
-    AestheticParams,
+    *(SceneParams, JPEGParams, EmojiParams, OCRParams),
+    *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
+    *WITH_REFERENCE,
 )
 
+# of pictures that a run draws, for prompts alone
 RewardParams = Annotated[
-    SceneParams | JPEGParams | EmojiParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
+    SceneParams | JPEGParams | EmojiParams | OCRParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
     Field(discriminator="name"),
 ]
 
@@ -110,8 +136,8 @@ SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)
 SetRewardParams = Annotated[VendiParams | FrechetParams, Field(discriminator="name")]
 
 
-def _of_single_samples(rewards: Any) -> Any:
-    """A reward of sets has no value per prompt, which wins, losses and intervals are of."""
+def _of_drawn_pictures(rewards: Any) -> Any:
+    """A reward of sets has no value per prompt; and what a run draws for a prompt has no reference to be like."""
     given = rewards if isinstance(rewards, list | tuple) else ()
     names = [reward.get("name") if isinstance(reward, dict) else getattr(reward, "name", None) for reward in given]
     for params in SET_REWARD_PARAMS:
@@ -121,7 +147,14 @@ def _of_single_samples(rewards: Any) -> Any:
                 f"{name!r} scores all pictures together, and a comparison needs a value for each prompt; leave it out, and "
                 f"give the folders of a comparison to load_reward({name!r}, ...) as docs/set_rewards.md shows"
             )
+    for params in WITH_REFERENCE:
+        name = params.model_fields["name"].default
+        if name in names:
+            raise ValueError(
+                f"{name!r} compares each picture with a reference, and pictures drawn for prompts have none; leave it out, "
+                "and score records that name references: docs/rewards/full_reference.md"
+            )
     return rewards
 
 
-SampleRewards = Annotated[tuple[RewardParams, ...], BeforeValidator(_of_single_samples)]
+SampleRewards = Annotated[tuple[RewardParams, ...], BeforeValidator(_of_drawn_pictures)]

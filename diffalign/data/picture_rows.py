@@ -29,17 +29,29 @@ class PictureRow:
         prompt: "" where there is none.
         picture: a file, or the bytes of one.
         columns: all that the source says of it besides.
+        home: where relative paths in `columns` start.
     """
 
     id: str
     prompt: str
     picture: PictureSource
     columns: Mapping[str, Any]
+    home: Path = Path()
 
     @property
     def file(self) -> Path | None:
         """Where it lies; None where its bytes stand in the source."""
         return self.picture if isinstance(self.picture, Path) else None
+
+    @property
+    def reference(self) -> PictureSource | None:
+        """The picture that the column `reference` names or holds; None where there is none.
+
+        Raises:
+            DataError: it does neither.
+        """
+        value = self.columns.get("reference")
+        return None if value is None else picture_of(value, self.home, self.id, "reference")
 
 
 def read_pictures(path: Path) -> Iterator[PictureRow]:
@@ -83,10 +95,11 @@ def _listed_pictures(path: Path) -> Iterator[PictureRow]:
             picture = picture_of(value, home, name, column)
             if place is None:
                 left_out = {"id", column, "prompt"}
-                yield PictureRow(name, prompt, picture, {key: each for key, each in row.items() if key not in left_out})
+                told = {key: each for key, each in row.items() if key not in left_out}
+                yield PictureRow(name, prompt, picture, told, home)
             else:
-                told = {"record": name} | ({"source": row["source"]} if row.get("source") is not None else {})
-                yield PictureRow(f"{name}-{place}", prompt, picture, told)
+                shared = {key: row[key] for key in ("source", "reference") if row.get(key) is not None}
+                yield PictureRow(f"{name}-{place}", prompt, picture, {"record": name, **shared}, home)
 
 
 def _cells(row: Mapping[str, Any], name: str) -> list[tuple[str | None, str, Any]]:

@@ -12,10 +12,12 @@ from diffalign.data.file_state import FileState
 from diffalign.data.judged import versions_in
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import PictureRow
-from diffalign.data.records import picture_bytes
+from diffalign.data.records import PictureSource, picture_bytes
 from diffalign.data.sources import Source
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import RewardSpec
+
+REFERENCE_DIGEST = "reference_picture"  # the column that says which reference a row's scores are of
 
 
 class Score(NamedTuple):
@@ -32,9 +34,10 @@ class Score(NamedTuple):
     components: Mapping[str, float | None] | None = None
 
 
-def score_key(spec: RewardSpec, prompt: str, picture: str) -> str:
-    """Changes with the reward's version, the picture's bytes, and the prompt, if the reward looks at it."""
-    told = (spec.name, spec.version, prompt if "prompt" in spec.needs else "", picture)
+def score_key(spec: RewardSpec, prompt: str, picture: str, reference: str = "") -> str:
+    """Changes with the reward's version, the picture's bytes, and the prompt and the reference's, if it looks at them."""
+    told: tuple[str, ...] = (spec.name, spec.version, prompt if "prompt" in spec.needs else "", picture)
+    told += (reference,) if "reference" in spec.needs else ()
     return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
@@ -50,18 +53,18 @@ class KnownScores:
     scores: dict[str, Score] = field(default_factory=dict)
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def digest(self, row: PictureRow) -> str:
+    def digest(self, picture: PictureSource, record: str) -> str:
         """Of the picture's bytes; a file that is as it was is not read again.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: it cannot be read; names the record.
         """
-        if row.file is None:
-            return _digest(picture_bytes(row.picture, row.id))
-        state, (seen, known) = FileState.of(row.file), self.digests.get(str(row.file), ("", ""))
+        if not isinstance(picture, Path):
+            return _digest(picture_bytes(picture, record))
+        state, (seen, known) = FileState.of(picture), self.digests.get(str(picture), ("", ""))
         if not state.is_still(bytes.fromhex(seen)):
-            known = _digest(picture_bytes(row.picture, row.id))
-            self.digests[str(row.file)] = (state.packed.hex(), known)
+            known = _digest(picture_bytes(picture, record))
+            self.digests[str(picture)] = (state.packed.hex(), known)
         return known
 
     def add_parts(self, parts: PartFiles, *, failures: bool) -> None:
@@ -90,7 +93,8 @@ class KnownScores:
                 parts = {
                     name.removeprefix(f"{column}."): each for name, each in row.items() if name.startswith(f"{column}.")
                 }
-                key = score_key(spec, str(row.get("prompt", "")), str(row["picture"]))
+                reference = str(row.get(REFERENCE_DIGEST) or "")
+                key = score_key(spec, str(row.get("prompt", "")), str(row["picture"]), reference)
                 self.scores[key] = Score(None if value is None else float(value), reason, parts or None)
 
     def part_line(self, row: PictureRow, picture: str, scores: Mapping[str, Score]) -> dict[str, Any]:

@@ -52,11 +52,12 @@ def score_records(
 
     A row has id, file_name (relative to `out`), prompt, the source's other columns, one column a reward (null where
     unscored; `NAME_reason` then says why), `picture` (a digest of its bytes) and `versions` (column -> the reward's
-    version).
+    version). Rewards that compare (psnr, ssim) do so with the picture that the source's column `reference` names, by a
+    path relative to the source's file, or holds; rows then also have `reference_picture`, its digest.
 
-    What `out`, or a call that was cut off, holds of the same reward version, picture bytes and prompt is not scored
-    again; what could not be scored is tried again. Several processes each score every `world`-th batch, none waits for
-    another, and the last one to finish writes `out`.
+    What `out`, or a call that was cut off, holds of the same reward version, picture bytes, prompt and reference is not
+    scored again; what could not be scored is tried again. Several processes each score every `world`-th batch, none
+    waits for another, and the last one to finish writes `out`.
 
     Args:
         source: what `read_pictures` reads.
@@ -127,16 +128,26 @@ class _Runner:
     def look(self, row: PictureRow) -> str | DataError:
         """The picture's digest, or why it cannot be had."""
         try:
-            return self.known.digest(row)
+            return self.known.digest(row.picture, row.id)
         except DataError as error:
             return error
+
+    def look_at_reference(self, row: PictureRow) -> str | None:
+        """The digest of the row's reference; None where no reward compares, and without one that can be read."""
+        if not any(_compares(reward) for reward in self.rewards.values()):
+            return None
+        try:
+            return None if row.reference is None else self.known.digest(row.reference, row.id)
+        except DataError:
+            return None
 
     def scores(self, row: PictureRow, picture: str | DataError) -> dict[str, Score | None]:
         """By column; None where nothing is known."""
         if isinstance(picture, DataError):
             return {column: Score(None, str(picture)) for column in self.rewards}
+        reference = self.look_at_reference(row) or ""
         found = {
-            column: self.known.scores.get(score_key(reward.spec, row.prompt, picture))
+            column: self.known.scores.get(score_key(reward.spec, row.prompt, picture, reference))
             for column, reward in self.rewards.items()
         }
         if self.components:
@@ -152,28 +163,30 @@ class _Runner:
     def score(self, rows: Sequence[tuple[PictureRow, str | DataError]]) -> list[dict[str, Any]]:
         """Score what is not known, and return the lines that say so."""
         new: dict[int, dict[str, Score]] = {}
-        samples: dict[int, Sample] = {}
+        samples: dict[tuple[int, bool], Sample] = {}
+        known = [self.scores(row, picture) for row, picture in rows]
+        references = [self.look_at_reference(row) or "" for row, _ in rows]
         for column, reward in self.rewards.items():
-            missing = [place for place, (row, picture) in enumerate(rows) if self.scores(row, picture)[column] is None]
+            compares = _compares(reward)
+            keys = [
+                score_key(reward.spec, row.prompt, str(picture), reference)
+                for (row, picture), reference in zip(rows, references, strict=True)
+            ]
             readable = []
-            for place in missing:
-                row, picture = rows[place]
-                key = score_key(reward.spec, row.prompt, str(picture))
+            for place in [place for place, scores in enumerate(known) if scores[column] is None]:
                 new.setdefault(place, {})
                 try:
-                    if place not in samples:
-                        image = decoded(picture_bytes(row.picture, row.id), row.id)
-                        samples[place] = Sample(image, row.prompt, row.columns, row.id)
+                    if (place, compares) not in samples:
+                        samples[place, compares] = _sample(rows[place][0], compares=compares)
                     readable.append(place)
                 except DataError as error:
-                    new[place][key] = Score(None, str(error))
+                    new[place][keys[place]] = Score(None, str(error))
             if readable:
-                output = reward.score([samples[place] for place in readable])
+                output = reward.score([samples[place, compares] for place in readable])
                 if not output.components:
                     self.simple.add(column)
                 for index, place in enumerate(readable):
-                    row, picture = rows[place]
-                    new[place][score_key(reward.spec, row.prompt, str(picture))] = self._score_of(output, index)
+                    new[place][keys[place]] = self._score_of(output, index)
         for each in new.values():
             self.known.scores |= each
         return [self.known.part_line(rows[place][0], str(rows[place][1]), each) for place, each in sorted(new.items())]
@@ -185,6 +198,27 @@ class _Runner:
         if not self.components:
             return Score(short(value))
         return Score(short(value), None, {name: short(each[index].item()) for name, each in output.components.items()})
+
+
+def _compares(reward: Reward) -> bool:
+    return "reference" in reward.spec.needs
+
+
+def _sample(row: PictureRow, *, compares: bool) -> Sample:
+    """The picture with what the source says of it; where it is compared, with its reference read too.
+
+    Raises:
+        DataError: one of them cannot be read; names the record.
+    """
+    image = decoded(picture_bytes(row.picture, row.id), row.id)
+    reference = row.reference if compares else None
+    if reference is None:
+        return Sample(image, row.prompt, row.columns, row.id)
+    try:
+        read = decoded(picture_bytes(reference, row.id), row.id)
+    except DataError as error:
+        raise DataError(f"reference: {error}") from None
+    return Sample(image, row.prompt, {**row.columns, "reference": read}, row.id)
 
 
 def _finish(
@@ -236,4 +270,4 @@ def _rows(
             summaries[column].add(score)
             told |= score_columns(column, score, components=runner.components)
         digest = None if isinstance(picture, DataError) else picture
-        yield scored_row(row, file, digest, told, versions)
+        yield scored_row(row, file, digest, told, versions, runner.look_at_reference(row))

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from diffalign.data.judged import versions_in
-from diffalign.data.picture_rows import PictureRow
+from diffalign.data.picture_rows import PICTURES, PictureRow
 from diffalign.data.row_files import path_from
-from diffalign.evaluation.known_scores import Score
-from diffalign.exceptions import ConfigError
+from diffalign.evaluation.known_scores import REFERENCE_DIGEST, Score
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import Reward
 
-_OURS = ("id", "file_name", "prompt", "picture", "versions")
+_OURS = ("id", "file_name", "prompt", "picture", "versions", REFERENCE_DIGEST)
 
 
 def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
@@ -56,29 +56,59 @@ def score_columns(column: str, score: Score, *, components: bool) -> dict[str, A
 
 
 def scored_row(
-    row: PictureRow, file: Path, digest: str | None, told: Mapping[str, Any], versions: Mapping[str, str]
+    row: PictureRow,
+    file: Path,
+    digest: str | None,
+    told: Mapping[str, Any],
+    versions: Mapping[str, str],
+    reference: str | None = None,
 ) -> dict[str, Any]:
-    """Id, file and prompt, the source's own columns, the scores; of an earlier call's scores, those that still hold."""
+    """Id, file and prompt, the source's own columns, the scores; of an earlier call's scores, those that still hold.
+
+    Args:
+        row: the picture.
+        file: that the row is for: paths of the picture and of its reference are relative to it.
+        digest: of the picture; None where it could not be read.
+        told: the scores.
+        versions: column -> the reward's version.
+        reference: the digest of the row's reference, if a reward has looked at it.
+    """
     others = {key: value for key, value in row.columns.items() if key not in _OURS}
-    earlier = versions_in(row.columns)
+    earlier, compared = versions_in(row.columns), row.columns.get(REFERENCE_DIGEST)
+    same = row.columns.get("picture") == digest and (None in (compared, reference) or compared == reference)
     for column in earlier:
-        if column in versions or row.columns.get("picture") != digest:
+        if column in versions or not same:
             others = {
                 key: value
                 for key, value in others.items()
                 if key not in (column, f"{column}_reason") and not key.startswith(f"{column}.")
             }
-    if row.columns.get("picture") == digest:
+    if same:
         versions = {**earlier, **versions}
+    if reference is None and same:
+        reference = compared
     return {
         "id": row.id,
         "file_name": None if row.file is None else path_from(file, row.file),
         "prompt": row.prompt,
         **others,
+        **_reference_from(file, row),
         **told,
         "picture": digest,
+        **({} if reference is None else {REFERENCE_DIGEST: reference}),
         "versions": dict(versions),
     }
+
+
+def _reference_from(file: Path, row: PictureRow) -> dict[str, str]:
+    """The column `reference` of a row that names a picture file, relative to the file that the row is for."""
+    try:
+        reference = row.reference
+    except DataError:
+        return {}
+    if not isinstance(reference, Path) or reference.suffix.lower() not in PICTURES or not reference.is_file():
+        return {}  # a column of somebody else's with this name
+    return {"reference": path_from(file, reference)}
 
 
 class ScoreSummary:

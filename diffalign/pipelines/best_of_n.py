@@ -58,7 +58,8 @@ def best_of_n(
         view: which of the backbone's networks draws.
 
     Raises:
-        ConfigError: n is below 1, there are no prompts or one text in their place, or the reward is not for pictures.
+        ConfigError: n is below 1, there are no prompts or one text in their place, or the reward is not for pictures, or
+            needs more than a picture and its prompt.
         DataError: none of a prompt's candidates could be scored; says why.
 
     Example:
@@ -125,6 +126,12 @@ def _check(reward: Reward, n: int) -> None:
     if (reward.spec.media, reward.spec.level) != ("image", "instance"):
         raise ConfigError(
             f"reward: {reward.spec.name} judges {reward.spec.media} ({reward.spec.level}), not single pictures"
+        )
+    more = [need for need in reward.spec.needs if need != "prompt"]
+    if more:
+        raise ConfigError(
+            f"reward: {reward.spec.name} needs a {more[0]} beside each picture; what is drawn for a prompt has none, "
+            "choose by another reward"
         )
 
 

@@ -9,8 +9,6 @@ diversity = load_reward("vendi")(pictures)  # one number for all of them
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from pydantic import ValidationError
@@ -18,40 +16,22 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from diffalign.config.params import Params
-from diffalign.config.rewards import (
-    AestheticParams,
-    ClipParams,
-    EmojiParams,
-    FrechetParams,
-    HPSParams,
-    JPEGParams,
-    PickScoreParams,
-    SceneParams,
-    VendiParams,
-)
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
-from diffalign.rewards.aesthetic import AestheticReward, aesthetic_spec, load_aesthetic
-from diffalign.rewards.clip import (
-    CLIPReward,
-    HPSReward,
-    PickScoreReward,
-    clip_spec,
-    hps_spec,
-    load_clip_reward,
-    load_hps_reward,
-    load_pickscore,
-    pickscore_spec,
-)
+from diffalign.rewards.aesthetic import AestheticReward
+from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
+from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, PictureReward, Reward, RewardOutput, RewardSpec, Sample
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
+from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.vendi import VendiReward
 
 __all__ = [
@@ -67,6 +47,8 @@ __all__ = [
     "FrechetReward",
     "HPSReward",
     "JPEGReward",
+    "OCRReward",
+    "PSNRReward",
     "PickScoreReward",
     "PictureReward",
     "Reward",
@@ -74,6 +56,7 @@ __all__ = [
     "RewardEntry",
     "RewardOutput",
     "RewardSpec",
+    "SSIMReward",
     "Sample",
     "SceneReward",
     "SetOutput",
@@ -84,69 +67,12 @@ __all__ = [
     "build_set_reward",
     "combine_rewards",
     "fit_reference",
+    "load_encoder",
     "load_reward",
     "read_reference",
     "reward_of_text",
     "save_reference",
 ]
-
-
-@dataclass(frozen=True)
-class RewardEntry:
-    """One row of the table of rewards: its settings, how it is made from them, and its spec at default settings.
-
-    Of a reward with weights the spec's version leaves these out: they are not loaded for it.
-    """
-
-    params: type[Params]
-    load: Callable[[Any], Reward]
-    spec: RewardSpec
-
-
-@dataclass(frozen=True)
-class SetRewardEntry:
-    """One row of the table of rewards of sets: its settings, and how it is made from them."""
-
-    params: type[Params]
-    load: Callable[[Any], SetReward]
-
-
-def _load_scene(params: SceneParams) -> SceneReward:
-    return SceneReward(form=params.form)
-
-
-def _load_jpeg(params: JPEGParams) -> JPEGReward:
-    return JPEGReward(quality=params.quality, direction=params.direction)
-
-
-def _load_emoji(params: EmojiParams) -> EmojiReward:
-    return EmojiReward(form=params.form)
-
-
-REWARDS: dict[str, RewardEntry] = {
-    "scene": RewardEntry(SceneParams, _load_scene, SceneReward().spec),
-    "jpeg": RewardEntry(JPEGParams, _load_jpeg, JPEGReward().spec),
-    "emoji": RewardEntry(EmojiParams, _load_emoji, EmojiReward().spec),
-    "clip": RewardEntry(ClipParams, load_clip_reward, clip_spec(ClipParams())),
-    "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
-    "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
-    "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
-}
-
-
-def _load_vendi(params: VendiParams) -> VendiReward:
-    return VendiReward(encoder=load_encoder(params.encoder), q=params.q, kernel=params.kernel)
-
-
-def _load_frechet(params: FrechetParams) -> FrechetReward:
-    encoder = load_encoder(params.encoder)
-    return FrechetReward(read_reference(params.reference, encoder), encoder=encoder)
-
-
-SET_REWARDS: dict[str, SetRewardEntry] = {
-    "vendi": SetRewardEntry(VendiParams, _load_vendi),
-    "frechet": SetRewardEntry(FrechetParams, _load_frechet),
-}
 
 
 @overload
@@ -164,6 +90,7 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
     Raises:
         ConfigError: an unknown name or a wrong option; says what would be right.
         DataError: a reference set that cannot be read.
+        MissingExtraError: the reward needs a library that is not installed; names the extra.
 
     Example:
         `load_reward("jpeg", quality=80)(pictures)`

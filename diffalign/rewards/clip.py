@@ -106,7 +106,7 @@ class HPSReward(CosineReward):
     Text-to-Image Synthesis".
     """
 
-    def __init__(self, towers: ClipTowers, *, release: Literal["2.0", "2.1"] = "2.1", batch: int = 16) -> None:
+    def __init__(self, towers: ClipTowers, *, release: Literal["v2.0", "v2.1"] = "v2.1", batch: int = 16) -> None:
         super().__init__(towers, hps_spec(HPSParams(release=release), towers.version), batch)
 
     def of_cosine(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

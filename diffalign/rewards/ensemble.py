@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards.pictures import split_pictures
-from diffalign.rewards.protocol import Reward, RewardOutput, RewardSpec, Sample, one_each
+from diffalign.rewards.protocol import Reward, RewardOutput, RewardSpec, Sample, check_given, one_each
 
 Combine = Literal["mean", "worst", "uncertainty"]
 
@@ -137,8 +137,7 @@ class RewardEnsemble:
     ) -> Float[Tensor, " batch"]:
         """Score pictures, as the members' own call does."""
         pictures = split_pictures(media)
-        if prompts is None and "prompt" in self.spec.needs:
-            raise DataError(f"the {self.spec.name} reward needs a prompt per picture: call reward(pictures, prompts)")
+        check_given(self.spec, prompts, metadata)
         texts = one_each("prompts", prompts, "", len(pictures))
         facts = one_each("metadata", metadata, {}, len(pictures))
         samples = [

@@ -20,7 +20,7 @@ from diffalign.rewards.clip_towers import load_tokenizer
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import CLIPConfig, CLIPModel
 
-_HPS = ("xswu/HPSv2", {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"})
+_HPS = ("xswu/HPSv2", {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"})
 # Width of an attention head where it is not 64 (open_clip's model configs: ViT-H, ViT-g, ViT-bigG), by the tower's width.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 

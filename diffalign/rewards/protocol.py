@@ -67,7 +67,7 @@ class RewardSpec:
         range: least and greatest value; infinities where there is no bound.
         differentiable: whether gradients flow to the media.
         licence: of the code and weights that make the number.
-        needs: fields of `Sample` that must be there beside the media.
+        needs: what of a `Sample` must be there beside the media; "reference" is `metadata["reference"]`, a picture.
         source: paper or definition.
     """
 
@@ -79,7 +79,7 @@ class RewardSpec:
     range: tuple[float, float]
     differentiable: bool
     licence: str
-    needs: tuple[Literal["prompt", "metadata"], ...]
+    needs: tuple[Literal["prompt", "metadata", "reference"], ...]
     source: str
 
 
@@ -158,11 +158,10 @@ class BatchReward(ABC):
 
         Raises:
             ShapeError: a wrong number of axes, channels, prompts or metadata.
-            DataError: float pictures outside of [0, 1], or no prompts although the reward needs them.
+            DataError: float pictures outside of [0, 1], or no prompts or metadata although the reward needs them.
         """
         pictures = split_pictures(media)
-        if prompts is None and "prompt" in self.spec.needs:
-            raise DataError(f"the {self.spec.name} reward needs a prompt per picture: call reward(pictures, prompts)")
+        check_given(self.spec, prompts, metadata)
         texts = one_each("prompts", prompts, "", len(pictures))
         facts = one_each("metadata", metadata, {}, len(pictures))
         output = self.score(
@@ -210,6 +209,23 @@ class PictureReward(BatchReward):
             return self.judge(pixels, sample)
         except (DataError, ShapeError) as error:
             return str(error)
+
+
+def check_given(spec: RewardSpec, prompts: Sequence[str] | None, metadata: Sequence[Mapping[str, Any]] | None) -> None:
+    """Whether a call brings what the reward needs beside pictures.
+
+    Raises:
+        DataError: it does not.
+    """
+    if prompts is None and "prompt" in spec.needs:
+        raise DataError(f"the {spec.name} reward needs a prompt per picture: call reward(pictures, prompts)")
+    if metadata is None and "reference" in spec.needs:
+        raise DataError(
+            f"the {spec.name} reward needs a reference per picture: call "
+            "reward(pictures, metadata=[{'reference': other}, ...])"
+        )
+    if metadata is None and "metadata" in spec.needs:
+        raise DataError(f"the {spec.name} reward needs metadata per picture: call reward(pictures, metadata=[...])")
 
 
 def one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:

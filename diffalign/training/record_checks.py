@@ -55,7 +55,7 @@ def check_records(config: RunConfig, objective: Objective, data: GroupData) -> N
     for setting, given in by_rewards.items():
         if given is not None and batch.reward is None:
             raise ConfigError(
-                f"{setting}: goes by rewards, and the records of {config.data.path} have none; leave it out, or see "
+                f"{setting}: goes by rewards, and the records of {config.data.path} have none; set it to null, or see "
                 "docs/data.md for groups with rewards (for pairs: kind groups, members: 2)"
             )
     if batch.reward is not None:

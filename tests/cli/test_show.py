@@ -18,7 +18,23 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
     ("what", "names"),
     [
         ("objectives", {"diffusion_dpo", "flow_dpo", "sft"}),
-        ("rewards", {"scene", "jpeg", "emoji", "vendi", "frechet"}),
+        (
+            "rewards",
+            {
+                "scene",
+                "jpeg",
+                "emoji",
+                "clip",
+                "pickscore",
+                "hps",
+                "aesthetic",
+                "ocr",
+                "psnr",
+                "ssim",
+                "vendi",
+                "frechet",
+            },
+        ),
         ("families", {"sd", "sdxl", "sd3", "flux"}),
         ("samplers", {"ddim", "dpm_solver_pp", "flow_euler", "flow_heun", "flow_sde"}),
         ("configs", {"quickstart/diffusion_dpo.yaml"}),
@@ -101,9 +117,9 @@ def test_a_sampler_names_the_page_of_its_settings(call):
 def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
-    assert (
-        str(result.exception)
-        == "list rewards: must be one of scene, jpeg, emoji, vendi, frechet, got 'jpg'; did you mean 'jpeg'?"
+    assert str(result.exception) == (
+        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, "
+        "frechet, got 'jpg'; did you mean 'jpeg'?"
     )
 
 

@@ -71,6 +71,15 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
             "evaluation.rewards=[{name: jpeg}, {name: vendi}]",
             "evaluation.rewards: 'vendi' scores all pictures together, and a comparison needs a value for each prompt",
         ),
+        (
+            "evaluation.rewards=[{name: jpeg}, {name: psnr}]",
+            "evaluation.rewards: 'psnr' compares each picture with a reference, and pictures drawn for prompts have none; "
+            "leave it out, and score records that name references: docs/rewards/full_reference.md",
+        ),
+        (
+            "evaluation.rewards=[{name: ocr, least_confidence: 2}]",
+            "evaluation.rewards.0.least_confidence: must be <= 1, got 2",
+        ),
         ("evaluation.rewards=[{name: vandi}]", "evaluation.rewards.0.name: must be one of 'scene', 'jpeg', 'emoji'"),
         ("name=my run", "name: must match"),
         ("data.columns={promt: caption}", "data.columns.promt: must be 'prompt', "),

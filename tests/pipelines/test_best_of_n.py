@@ -92,6 +92,8 @@ def test_generator_of_the_best_draws_into_a_folder_and_is_gone_on_with(tmp_path)
 def test_refusals():
     with pytest.raises(ConfigError, match="n: must be at least 1, got 0"):
         best_of_n(shades(), ["x"], JPEGReward(), 0)
+    with pytest.raises(ConfigError, match="psnr needs a reference beside each picture"):
+        best_of_n(shades(), ["x"], load_reward("psnr"), 2)
     with pytest.raises(ConfigError, match="prompts: there are none"):
         best_of_n(shades(), [], JPEGReward(), 2)
     with pytest.raises(ConfigError, match=r"seed: .* is too large for the best of 4"):

@@ -10,12 +10,17 @@ from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, SceneParams
 from diffalign.exceptions import ConfigError
 from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
+from tests.rewards.test_protocol import MODELS
+
+NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, frechet"
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_table_is_consistent(name):
     entry = REWARDS[name]
     assert entry.params().name == entry.spec.name == name
+    if name in MODELS:  # without their weights there is nothing to load
+        return
     assert load_reward(name).spec == build_reward(entry.params()).spec == entry.spec
 
 
@@ -35,9 +40,13 @@ def test_build_from_params():
         (
             "scenes",
             {},
-            "reward: must be one of scene, jpeg, emoji, vendi, frechet, got 'scenes'; did you mean 'scene'?",
+            f"reward: must be one of {NAMES}, got 'scenes'; did you mean 'scene'?",
         ),
-        ("zzz", {}, "reward: must be one of scene, jpeg, emoji, vendi, frechet, got 'zzz'"),
+        (
+            "zzz",
+            {},
+            f"reward: must be one of {NAMES}, got 'zzz'",
+        ),
         ("jpeg", {"quality": 200}, "jpeg.quality: must be <= 100, got 200"),
         ("jpeg", {"quality": "high"}, "jpeg.quality: must be a valid integer, unable to parse string as an integer"),
         ("jpeg", {"qualty": 90}, "jpeg.qualty: unknown option; did you mean 'quality'?"),
@@ -53,5 +62,5 @@ def test_wrong_names_and_options(name, options, message):
 
 
 def test_settings_of_something_else():
-    with pytest.raises(ConfigError, match="must be one of SceneParams, JPEGParams, EmojiParams, got Params"):
+    with pytest.raises(ConfigError, match=r"must be one of SceneParams, JPEGParams, EmojiParams, .*, got Params"):
         build_reward(Params())

@@ -202,7 +202,7 @@ def test_the_table_is_consistent():
     assert load_reward("vendi", q=math.inf, kernel="cosine").spec.version == "1-pixels1-cosine-qinf"
     with pytest.raises(ConfigError, match="must be one of VendiParams, FrechetParams, got JPEGParams"):
         build_set_reward(JPEGParams())
-    with pytest.raises(ConfigError, match="must be one of SceneParams, JPEGParams, EmojiParams, got VendiParams"):
+    with pytest.raises(ConfigError, match=r"must be one of SceneParams, JPEGParams, .*, got VendiParams"):
         build_reward(VendiParams())
 
 
@@ -214,7 +214,7 @@ def test_the_table_is_consistent():
         ("vendi", {"kernal": "cosine"}, "vendi.kernal: unknown option; did you mean 'kernel'?"),
         ("frechet", {}, "frechet.reference: required, but missing: load_reward('frechet', reference=...)"),
         ("frechet", {"reference": "/nowhere"}, "frechet.reference: no such file or folder: /nowhere"),
-        ("vendy", {}, "reward: must be one of scene, jpeg, emoji, vendi, frechet, got 'vendy'; did you mean 'vendi'?"),
+        ("vendy", {}, "psnr, ssim, vendi, frechet, got 'vendy'; did you mean 'vendi'?"),
     ],
 )
 def test_wrong_names_and_options(name, options, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import string
 from functools import cache
 from pathlib import Path
@@ -29,10 +31,16 @@ def tiny_clip(*, features: int = 16, seed: int = 0) -> CLIPModel:
     return CLIPModel(CLIPConfig(projection_dim=features, text_config=text, vision_config=vision)).eval()
 
 
+def temporary_folder() -> Path:
+    folder = Path(mkdtemp(prefix="tiny-clip-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @cache
 def tiny_folder(features: int = 16, seed: int = 0) -> str:
     """A folder that `from_pretrained` reads."""
-    folder = Path(mkdtemp(prefix="tiny-clip-"))
+    folder = temporary_folder()
     tiny_clip(features=features, seed=seed).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
