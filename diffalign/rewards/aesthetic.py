@@ -23,9 +23,9 @@ _RANGE = (5.2366 - 17.9956, 5.2366 + 17.9956)  # bias -/+ length of the weight
 class AestheticReward(BatchReward):
     """LAION aesthetic predictor v2 (sac+logos+ava1-l14-linearMSE): w . e + b, of CLIP ViT-L/14's vector e of length 1.
 
-    Its five layers have no activation between them, so they are one affine map, and that is what is kept here (largest
-    difference 1e-6). Range: 5.24 -/+ 18.0 in principle, of pictures 4 to 7.5: nothing bounds what an optimiser may find,
-    so watch it beside another reward. Differentiable: by `score_tensor`.
+    Its five layers have no activation between them, so they are one affine map, and that is what is kept here. Range:
+    5.24 -/+ 18.0 in principle, of pictures 4 to 7.5: nothing bounds what an optimiser may find, so watch it beside another
+    reward. Differentiable: by `score_tensor`.
     Source: christophschuhmann/improved-aesthetic-predictor (simple_inference.py), Apache-2.0.
     """
 

@@ -40,10 +40,11 @@ class CosineReward(BatchReward):
     def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:
         cosine = self._cosine(self.towers.pictures(pictures), [sample.prompt for sample in samples])
         values = self.of_cosine(cosine)
+        cut = {prompt: self.towers.tokens_cut(self.text_of(prompt)) for prompt in {each.prompt for each in samples}}
         judged: list[Judged] = []
         for sample, value, part in zip(samples, values.tolist(), cosine.tolist(), strict=True):
-            cut = self.towers.tokens_cut(self.text_of(sample.prompt))
-            judged.append((value, {"cosine": part, "tokens_cut": float(cut)}) if sample.prompt.strip() else _NO_PROMPT)
+            parts = {"cosine": part, "tokens_cut": float(cut[sample.prompt])}
+            judged.append((value, parts) if sample.prompt.strip() else _NO_PROMPT)
         return judged
 
     def score_tensor(
@@ -51,7 +52,7 @@ class CosineReward(BatchReward):
     ) -> Float[Tensor, " batch"]:
         """The reward with gradients to the pictures, in [0, 1].
 
-        It differs a little from `score`, where Pillow scales and rounds: by about 0.002 in the cosine.
+        It differs a little from `score`, where Pillow scales and rounds: by up to 0.005 in the cosine of the tests' model.
         """
         return self.of_cosine(self._cosine(self.towers.tensors(pictures), prompts))
 
@@ -115,49 +116,49 @@ class HPSReward(CosineReward):
 
 def clip_spec(params: ClipParams, weights: str = "") -> RewardSpec:
     """What the number means; `weights` are those that it was made with."""
-    return RewardSpec(
-        name="clip",
-        version="-".join(filter(None, ("1", params.form, weights))),
-        media="image",
-        level="instance",
-        unit="1",
-        range=(-1.0, 1.0) if params.form == "cosine" else (0.0, 2.5),
-        differentiable=True,
+    return _spec(
+        "clip",
+        ("1", params.form, weights),
+        (-1.0, 1.0) if params.form == "cosine" else (0.0, 2.5),
         licence="the weights' own (OpenAI's: MIT)",
-        needs=("prompt",),
         source='Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"',
     )
 
 
 def pickscore_spec(params: PickScoreParams, weights: str = "", scale: float = 100.0) -> RewardSpec:
     """What the number means; `weights` are those that it was made with."""
-    return RewardSpec(
-        name="pickscore",
-        version="-".join(filter(None, ("1", weights))),
-        media="image",
-        level="instance",
-        unit="nat",
-        range=(-scale, scale),
-        differentiable=True,
+    return _spec(
+        "pickscore",
+        ("1", weights),
+        (-scale, scale),
         licence="MIT (the weights)",
-        needs=("prompt",),
         source='Kirstain et al. 2023, "Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation"',
     )
 
 
 def hps_spec(params: HPSParams, weights: str = "") -> RewardSpec:
     """What the number means; `weights` are those that it was made with."""
+    return _spec(
+        "hps",
+        ("1", params.release, weights),
+        (-1.0, 1.0),
+        licence="Apache-2.0 (the weights)",
+        source='Wu et al. 2023, "Human Preference Score v2"',
+    )
+
+
+def _spec(name: str, version: Sequence[str], bounds: tuple[float, float], *, licence: str, source: str) -> RewardSpec:
     return RewardSpec(
-        name="hps",
-        version="-".join(filter(None, ("1", params.release, weights))),
+        name=name,
+        version="-".join(filter(None, version)),
         media="image",
         level="instance",
         unit="1",
-        range=(-1.0, 1.0),
+        range=bounds,
         differentiable=True,
-        licence="Apache-2.0 (the weights)",
+        licence=licence,
         needs=("prompt",),
-        source='Wu et al. 2023, "Human Preference Score v2"',
+        source=source,
     )
 
 

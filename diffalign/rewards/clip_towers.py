@@ -1,6 +1,6 @@
 """CLIP's two towers as rewards use them: pictures and texts become vectors of length 1. Loaded from transformers' format.
 
-Scores are made in float32: half precision moves them in the third digit.
+Scores are made in float32: half precision moves them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,14 @@ class ClipTowers:
             fit: how a picture becomes a square: `crop` scales the shorter side and cuts the centre out (CLIP's own), `pad`
                 scales the longer side and adds black.
             device: cuda, mps or cpu; None: the best that there is.
+
+        Raises:
+            ConfigError: the device is not there.
         """
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        best = next(name for name, found in there.items() if found)
+        if device is not None and not there.get(device.partition(":")[0], False):
+            raise ConfigError(f"device: {device!r} is not to be had here; leave it out, or take {best}")
         self.device = torch.device(device or best)
         self.version = _fingerprint(model.float())
         self.model = model.to(self.device).eval().requires_grad_(False)

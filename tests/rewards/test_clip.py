@@ -145,6 +145,12 @@ def test_the_aesthetic_reward_is_the_head_on_the_vector_of_length_one():
     )
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is")
+def test_a_device_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"device: 'mps' is not to be had here; leave it out, or take \w+"):
+        load_reward("clip", model=tiny_folder(), device="mps")
+
+
 def test_messages_of_weights_that_do_not_fit(tmp_path):
     with pytest.raises(ConfigError, match=r"aesthetic.model: its vectors have 16 numbers; .* ViT-L/14's 768"):
         load_reward("aesthetic", model=tiny_folder())
