@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -178,4 +179,6 @@ def _fingerprint(module: nn.Module) -> str:
 
 def _cannot(name: str, error: Exception) -> str:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if Path(name).is_absolute() and not Path(name).exists():  # the hub's library takes it for an id, and a bad one
+        first = "no such folder."
     return f"cannot load {name!r}: {first} Give a folder in transformers' format, or a hub id where there is a network"

@@ -156,5 +156,7 @@ def test_messages_of_weights_that_do_not_fit(tmp_path):
         load_reward("aesthetic", model=tiny_folder())
     with pytest.raises(ConfigError, match=rf"clip.model: cannot load '{tmp_path}': .*\. Give a folder"):
         load_reward("clip", model=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"clip.model: cannot load '/nowhere': no such folder. Give a folder"):
+        load_reward("clip", model="/nowhere")
     with pytest.raises(ConfigError, match=rf"pickscore.tokenizer: cannot load '{tmp_path}'"):
         load_reward("pickscore", model=tiny_folder(), tokenizer=str(tmp_path))
