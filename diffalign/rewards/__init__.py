@@ -21,19 +21,25 @@ from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
 from diffalign.rewards.brisque import BrisqueReward
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
+from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.geneval import GenEvalReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.ocr import OCRReward
+from diffalign.rewards.perceptual import PerceptualDistanceReward, PerceptualEncoder
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
+from diffalign.rewards.safety import SafetyReward
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
+from diffalign.rewards.sr_attribute import SRAttributeReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
+from diffalign.rewards.text_image import TextImageReward
 from diffalign.rewards.vendi import VendiReward
 
 __all__ = [
@@ -45,27 +51,34 @@ __all__ = [
     "BatchReward",
     "BrisqueReward",
     "CLIPReward",
+    "DistortionReward",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
     "FrechetReward",
+    "GenEvalReward",
     "HPSReward",
     "JPEGReward",
     "OCRReward",
     "PSNRReward",
+    "PerceptualDistanceReward",
+    "PerceptualEncoder",
     "PickScoreReward",
     "Reward",
     "RewardEnsemble",
     "RewardEntry",
     "RewardOutput",
     "RewardSpec",
+    "SRAttributeReward",
     "SSIMReward",
+    "SafetyReward",
     "Sample",
     "SampleReward",
     "SceneReward",
     "SetOutput",
     "SetReward",
     "SetRewardEntry",
+    "TextImageReward",
     "VendiReward",
     "Video",
     "build_reward",

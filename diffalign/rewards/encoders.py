@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError, ShapeError
+from diffalign.rewards.perceptual import PerceptualEncoder
 from diffalign.rewards.pictures import as_pixels, split_pictures
 
 _SIDE = 8  # cells a side of the pixel encoder
@@ -92,7 +93,11 @@ class LatentEncoder:
         return found
 
 
-ENCODERS: dict[str, type[PixelEncoder] | type[LatentEncoder]] = {"pixels": PixelEncoder, "latents": LatentEncoder}
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "pixels": PixelEncoder,
+    "perceptual": PerceptualEncoder,
+    "latents": LatentEncoder,
+}
 
 
 def load_encoder(name: str) -> Encoder:

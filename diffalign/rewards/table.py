@@ -11,18 +11,24 @@ from diffalign.config.rewards import (
     AestheticParams,
     BrisqueParams,
     ClipParams,
+    DistortionParams,
     EmojiParams,
     FrechetParams,
+    GenEvalParams,
     HPSParams,
     JPEGParams,
     OCRParams,
+    PerceptualDistanceParams,
     PickScoreParams,
     PSNRParams,
+    SafetyParams,
     SceneParams,
     SSIMParams,
+    TextImageParams,
     VendiParams,
 )
 from diffalign.rewards._text_reader import check_installed
+from diffalign.rewards._vgg import check_vgg
 from diffalign.rewards.aesthetic import aesthetic_spec, load_aesthetic
 from diffalign.rewards.brisque import WEIGHTS as BRISQUE_WEIGHTS
 from diffalign.rewards.brisque import BrisqueReward
@@ -34,16 +40,21 @@ from diffalign.rewards.clip import (
     load_pickscore,
     pickscore_spec,
 )
+from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import load_encoder
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.geneval import GenEvalReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.ocr import OCRReward
+from diffalign.rewards.perceptual import PerceptualDistanceReward
 from diffalign.rewards.protocol import Reward, RewardSpec
 from diffalign.rewards.reference_set import read_reference
+from diffalign.rewards.safety import SafetyReward, check_safety_parts
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
+from diffalign.rewards.text_image import TextImageReward, check_text_image
 from diffalign.rewards.vendi import VendiReward
 from diffalign.rewards.wheels import packaged_file
 
@@ -97,6 +108,29 @@ def _load_brisque(params: BrisqueParams) -> BrisqueReward:
     return BrisqueReward()
 
 
+def _load_text_image(params: TextImageParams) -> TextImageReward:
+    check_text_image()
+    return TextImageReward(device=params.device)
+
+
+def _load_safety(params: SafetyParams) -> SafetyReward:
+    check_safety_parts()
+    return SafetyReward(threads=params.threads)
+
+
+def _load_distortion(params: DistortionParams) -> DistortionReward:
+    return DistortionReward(form=params.form)
+
+
+def _load_geneval(params: GenEvalParams) -> GenEvalReward:
+    return GenEvalReward(form=params.form, detector=params.detector)
+
+
+def _load_perceptual_distance(params: PerceptualDistanceParams) -> PerceptualDistanceReward:
+    check_vgg()
+    return PerceptualDistanceReward(device=params.device)
+
+
 def _load_psnr(params: PSNRParams) -> PSNRReward:
     return PSNRReward(channel=params.channel, crop_border=params.crop_border)
 
@@ -115,8 +149,15 @@ REWARDS: dict[str, RewardEntry] = {
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
     "brisque": RewardEntry(BrisqueParams, _load_brisque, BrisqueReward().spec),
+    "text_image": RewardEntry(TextImageParams, _load_text_image, TextImageReward().spec),
+    "safety": RewardEntry(SafetyParams, _load_safety, SafetyReward().spec),
+    "distortion": RewardEntry(DistortionParams, _load_distortion, DistortionReward().spec),
+    "geneval": RewardEntry(GenEvalParams, _load_geneval, GenEvalReward().spec),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
+    "perceptual_distance": RewardEntry(
+        PerceptualDistanceParams, _load_perceptual_distance, PerceptualDistanceReward().spec
+    ),
 }
 
 

@@ -12,7 +12,10 @@ from diffalign.exceptions import ConfigError
 from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
 from tests.rewards.test_protocol import MODELS
 
-NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, brisque, psnr, ssim, vendi, frechet"
+NAMES = (
+    "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, brisque, text_image, safety, distortion, "
+    "geneval, psnr, ssim, perceptual_distance, vendi, frechet"
+)
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
