@@ -6,6 +6,7 @@ It is a reward of groups: every score is scaled within the restorations of one p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -212,6 +213,7 @@ def _edge_entropy(tile: NDArray[np.float64]) -> float:
     return float(-(shares * np.log2(shares + 1e-10)).sum())
 
 
+@cache
 def _enlarging(size: int) -> NDArray[np.float64]:
     """Bilinear weights [64, size] that enlarge a row of `size` pixels, its ends repeated."""
     places = ((np.arange(_WIDE) + 0.5) * size / _WIDE - 0.5).clip(0, size - 1)

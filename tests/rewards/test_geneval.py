@@ -187,7 +187,8 @@ def test_scenes_that_are_right_get_one(form: str) -> None:
 def test_scenes_that_are_wrong() -> None:
     rng = np.random.default_rng(0)
     picture = render_scene(parse_caption("a red circle left of a blue square"), rng)
-    texts = [
+    texts = ["a red circle right of a blue square", "a green circle left of a blue square"]
+    texts += ["two red circles", "a red cross"]
         "a red circle right of a blue square",
         "a green circle left of a blue square",
         "two red circles",
