@@ -35,6 +35,8 @@ _PLACES: tuple[tuple[tuple[int, int], ...], ...] = (
 class VGG16(nn.Module):
     """VGG-16 as it was fine-tuned to find edges (HED on BSDS500): its 13 convolutions, in five blocks."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         blocks, wide = [], 3

@@ -189,11 +189,6 @@ def test_scenes_that_are_wrong() -> None:
     picture = render_scene(parse_caption("a red circle left of a blue square"), rng)
     texts = ["a red circle right of a blue square", "a green circle left of a blue square"]
     texts += ["two red circles", "a red cross"]
-        "a red circle right of a blue square",
-        "a green circle left of a blue square",
-        "two red circles",
-        "a red cross",
-    ]
     output = GenEvalReward(form="soft").score([Sample(picture, text) for text in texts])
     assert output.components["strict"].tolist() == [0.0] * 4
     # counts, colours, position: of 5; of a group without its colour no position is right
