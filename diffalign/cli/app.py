@@ -24,12 +24,13 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
-        import diffalign
+        from diffalign import __version__
 
-        print(diffalign.__version__)
+        print(__version__)
         raise typer.Exit
+    return asked
 
 
 @app.callback()
