@@ -69,6 +69,7 @@ class RewardSpec:
         licence: of the code and weights that make the number.
         needs: what of a `Sample` must be there beside the media; "reference" is `metadata["reference"]`, a picture.
         source: paper or definition.
+        deterministic: whether a sample always gets the same number; else it is never cached.
     """
 
     name: str
@@ -81,6 +82,7 @@ class RewardSpec:
     licence: str
     needs: tuple[Literal["prompt", "metadata", "reference"], ...]
     source: str
+    deterministic: bool = True
 
 
 @runtime_checkable
@@ -115,6 +117,18 @@ class BatchReward(ABC):
     @abstractmethod
     def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:
         """The value and the components of each picture, uint8 [height, width, 3], or the reason why it has none."""
+
+    def judge_all(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
+        """As `judge_batch`, of any number: `batch` at a time."""
+        size = self.batch or max(len(media), 1)
+        judged: list[Judged] = []
+        for first in range(0, len(media), size):
+            part = slice(first, first + size)
+            found = self.judge_batch(media[part], samples[part])
+            if len(found) != len(media[part]):
+                raise ShapeError(f"{self.spec.name}: {len(media[part])} samples got {len(found)} judgements")
+            judged += found
+        return judged
 
     def score(self, batch: Sequence[Sample]) -> RewardOutput:
         """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
@@ -181,12 +195,9 @@ class BatchReward(ABC):
                 judged.append("")
             except (DataError, ShapeError) as error:
                 judged.append(str(error))
-        size = self.batch or max(len(good), 1)
-        for first in range(0, len(good), size):
-            part = good[first : first + size]
-            found = self.judge_batch([pixels for _, pixels in part], [batch[place] for place, _ in part])
-            for (place, _), each in zip(part, found, strict=True):
-                judged[place] = each
+        found = self.judge_all([pixels for _, pixels in good], [batch[place] for place, _ in good])
+        for (place, _), each in zip(good, found, strict=True):
+            judged[place] = each
         return judged
 
 
