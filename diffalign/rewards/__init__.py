@@ -26,8 +26,9 @@ from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.ocr import OCRReward
-from diffalign.rewards.protocol import BatchReward, PictureReward, Reward, RewardOutput, RewardSpec, Sample
+from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
@@ -39,6 +40,7 @@ __all__ = [
     "REWARDS",
     "SET_REWARDS",
     "AestheticReward",
+    "Audio",
     "BatchReward",
     "CLIPReward",
     "EmojiReward",
@@ -50,7 +52,6 @@ __all__ = [
     "OCRReward",
     "PSNRReward",
     "PickScoreReward",
-    "PictureReward",
     "Reward",
     "RewardEnsemble",
     "RewardEntry",
@@ -58,11 +59,13 @@ __all__ = [
     "RewardSpec",
     "SSIMReward",
     "Sample",
+    "SampleReward",
     "SceneReward",
     "SetOutput",
     "SetReward",
     "SetRewardEntry",
     "VendiReward",
+    "Video",
     "build_reward",
     "build_set_reward",
     "combine_rewards",

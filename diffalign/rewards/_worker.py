@@ -51,7 +51,7 @@ def main(parent: int) -> None:
             return
         try:
             _, samples = read_samples(message)
-            judged = reward.judge_all([sample.media for sample in samples], samples)
+            judged = reward.judge_samples(samples)
             reply = pack_judged({"": judged}, {"": reward})
         except Exception as error:  # the parent asks again, one by one
             traceback.print_exc()

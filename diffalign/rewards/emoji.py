@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import PictureReward, RewardSpec, Sample
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
 __all__ = ["EmojiReward", "describe_picture"]
 
@@ -31,7 +31,7 @@ _COLOUR_CELLS, _EDGE_CELLS = 8, 4  # a side
 _DIRECTIONS = 8  # of edges, over half a turn
 
 
-class EmojiReward(PictureReward):
+class EmojiReward(SampleReward):
     """Whether the emoji that a picture looks most like is the one that its prompt names.
 
     Range: strict 0 or 1; reciprocal (0, 1], one over the place of the named emoji among all 1,141 by likeness; likeness

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards.pictures import split_pictures
-from diffalign.rewards.protocol import Reward, RewardOutput, RewardSpec, Sample, check_given, one_each
+from diffalign.rewards.protocol import Reward, RewardOutput, RewardSpec, Sample, samples_of
 
 Combine = Literal["mean", "worst", "uncertainty"]
 
@@ -135,16 +134,8 @@ class RewardEnsemble:
         prompts: Sequence[str] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Score pictures, as the members' own call does."""
-        pictures = split_pictures(media)
-        check_given(self.spec, prompts, metadata)
-        texts = one_each("prompts", prompts, "", len(pictures))
-        facts = one_each("metadata", metadata, {}, len(pictures))
-        samples = [
-            Sample(picture, text, fact, id=str(index))
-            for index, (picture, text, fact) in enumerate(zip(pictures, texts, facts, strict=True))
-        ]
-        values = self.score(samples).values
+        """Score media, as the members' own call does."""
+        values = self.score(samples_of(self.spec, media, prompts, metadata)).values
         return values.to(media.device) if isinstance(media, Tensor) else values
 
     def _spec(self) -> RewardSpec:

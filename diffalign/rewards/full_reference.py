@@ -11,12 +11,12 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError, ShapeError
 from diffalign.rewards.functional import LARGEST_PSNR, Channel, psnr, ssim
 from diffalign.rewards.pictures import Pixels, reference_pixels
-from diffalign.rewards.protocol import PictureReward, RewardSpec, Sample
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
 __all__ = ["PSNRReward", "SSIMReward"]
 
 
-class FullReferenceReward(PictureReward):
+class FullReferenceReward(SampleReward):
     """A reward that compares a picture with the one of its sample's metadata, both rounded to 8 bits."""
 
     components = ()

@@ -8,12 +8,12 @@ from typing import Literal
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.functional import jpeg_kilobytes
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import PictureReward, RewardSpec, Sample
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
 _SIGNS = {"compressible": -1.0, "incompressible": 1.0}
 
 
-class JPEGReward(PictureReward):
+class JPEGReward(SampleReward):
     """Size of the picture as a JPEG file: -kB (compressible) or +kB (incompressible).
 
     Range: (-inf, 0) or (0, inf) kB of 1000 bytes; about 1 for 32x32 pixels, 20-200 for 512x512. Other toolkits

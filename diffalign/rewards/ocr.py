@@ -9,12 +9,12 @@ from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards._text_reader import MODELS, Lines, load_reader
 from diffalign.rewards.edit_distance import compared_text, text_distance
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import PictureReward, RewardSpec, Sample
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
 __all__ = ["OCRReward", "quoted_text"]
 
 
-class OCRReward(PictureReward):
+class OCRReward(SampleReward):
     """How much of the text between the prompt's double quotes a recogniser reads in the picture.
 
     `1 - d / L`: L letters of the wanted text, d of them wrong. All lines that are read count as one text. d is 0 if the

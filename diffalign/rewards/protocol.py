@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
-from diffalign.rewards.pictures import Pixels, as_pixels, split_pictures
+from diffalign.rewards.media import MEDIA
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ class Sample:
     """One thing to score.
 
     Attributes:
-        media: a picture: PIL, float tensor [3, height, width] in [0, 1], or array [height, width, 3] (see `as_pixels`).
+        media: a picture: PIL, float tensor [3, height, width] in [0, 1], or array [height, width, 3] (see `as_pixels`); or
+            an `Audio`, or a `Video`.
         prompt: what it was made for; "" when there is none.
         metadata: anything a reward may need beyond the prompt.
         id: names the sample in messages.
@@ -87,7 +88,7 @@ class RewardSpec:
 
 @runtime_checkable
 class Reward(Protocol):
-    """A reward of the instance level. `BatchReward` shares everything but the judgement, `PictureReward` that of one."""
+    """A reward of the instance level. `BatchReward` shares everything but the judgement, `SampleReward` that of one."""
 
     @property
     def spec(self) -> RewardSpec: ...
@@ -108,15 +109,19 @@ Judged = tuple[float, dict[str, float]] | str  # value and components of one sam
 
 
 class BatchReward(ABC):
-    """A reward that judges pictures many at a time: `judge_batch` is all that such a reward has to write."""
+    """A reward that judges samples many at a time: `judge_batch` is all that such a reward has to write.
+
+    Media come to it in one form each, `MEDIA[spec.media].read`: pictures as uint8 [height, width, 3], sound as `Audio`,
+    video as `Video`.
+    """
 
     spec: RewardSpec
     components: tuple[str, ...]  # names of what a judgement holds beside the value
-    batch: int | None = None  # how many pictures `judge_batch` gets at most
+    batch: int | None = None  # how many samples `judge_batch` gets at most
 
     @abstractmethod
-    def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:
-        """The value and the components of each picture, uint8 [height, width, 3], or the reason why it has none."""
+    def judge_batch(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
+        """The value and the components of each sample, or the reason why it has none."""
 
     def judge_all(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
         """As `judge_batch`, of any number: `batch` at a time."""
@@ -132,7 +137,7 @@ class BatchReward(ABC):
 
     def score(self, batch: Sequence[Sample]) -> RewardOutput:
         """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
-        judged = self._judge_or_say_why(batch)
+        judged = self.judge_samples(batch)
         reasons = tuple(each if isinstance(each, str) else None for each in judged)
         unscored = [(sample.id, reason) for sample, reason in zip(batch, reasons, strict=True) if reason is not None]
         if unscored:
@@ -159,88 +164,105 @@ class BatchReward(ABC):
         prompts: Sequence[str] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Score pictures; the reasons behind a NaN are logged, and returned by `score`.
+        """Score media; the reasons behind a NaN are logged, and returned by `score`.
 
         Args:
-            media: a float tensor [batch, 3, height, width] in [0, 1], a list of pictures, one PIL picture, or an array
-                [batch, height, width, 3] or [height, width, 3], uint8 or float in [0, 1].
-            prompts: one per picture.
-            metadata: one mapping per picture.
+            media: of pictures a float tensor [batch, 3, height, width] in [0, 1], a list, one PIL picture, or an array
+                [batch, height, width, 3] or [height, width, 3], uint8 or float in [0, 1]; else one `Audio` or `Video`, or
+                a list of them.
+            prompts: one per sample.
+            metadata: one mapping per sample.
 
         Returns:
-            One value per picture, in order, on the device of a tensor `media`.
+            One value per sample, in order, on the device of a tensor `media`.
 
         Raises:
             ShapeError: a wrong number of axes, channels, prompts or metadata.
             DataError: float pictures outside of [0, 1], or no prompts or metadata although the reward needs them.
         """
-        pictures = split_pictures(media)
-        check_given(self.spec, prompts, metadata)
-        texts = one_each("prompts", prompts, "", len(pictures))
-        facts = one_each("metadata", metadata, {}, len(pictures))
-        output = self.score(
-            [
-                Sample(picture, text, fact, id=str(index))
-                for index, (picture, text, fact) in enumerate(zip(pictures, texts, facts, strict=True))
-            ]
-        )
+        output = self.score(samples_of(self.spec, media, prompts, metadata))
         return output.values.to(media.device) if isinstance(media, Tensor) else output.values
 
-    def _judge_or_say_why(self, batch: Sequence[Sample]) -> list[Judged]:
+    def judge_samples(self, batch: Sequence[Sample]) -> list[Judged]:
+        """The judgement of each sample, or the reason why it has none: `score` before it becomes tensors."""
         judged: list[Judged] = []
-        good: list[tuple[int, Pixels]] = []
+        good: list[tuple[int, Any]] = []
+        read = MEDIA[self.spec.media].read
         for place, sample in enumerate(batch):
             try:
-                good.append((place, as_pixels(sample.media)))
+                good.append((place, read(sample.media)))
                 judged.append("")
             except (DataError, ShapeError) as error:
                 judged.append(str(error))
-        found = self.judge_all([pixels for _, pixels in good], [batch[place] for place, _ in good])
+        found = self.judge_all([medium for _, medium in good], [batch[place] for place, _ in good])
         for (place, _), each in zip(good, found, strict=True):
             judged[place] = each
         return judged
 
 
-class PictureReward(BatchReward):
-    """A reward that judges one picture at a time: `judge` is all that such a reward has to write."""
+class SampleReward(BatchReward):
+    """A reward that judges one sample at a time: `judge` is all that such a reward has to write."""
 
     @abstractmethod
-    def judge(self, pixels: Pixels, sample: Sample) -> tuple[float, dict[str, float]]:
-        """The value and the components of one picture, uint8 [height, width, 3].
+    def judge(self, medium: Any, sample: Sample) -> tuple[float, dict[str, float]]:
+        """The value and the components of one sample: a picture, uint8 [height, width, 3], an `Audio` or a `Video`.
 
         Raises:
             DataError: it cannot be scored; the text is the reason.
         """
 
-    def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:
-        return [self._judge_one(pixels, sample) for pixels, sample in zip(pictures, samples, strict=True)]
+    def judge_batch(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
+        return [self._judge_one(medium, sample) for medium, sample in zip(media, samples, strict=True)]
 
-    def _judge_one(self, pixels: Pixels, sample: Sample) -> Judged:
+    def _judge_one(self, medium: Any, sample: Sample) -> Judged:
         try:
-            return self.judge(pixels, sample)
+            return self.judge(medium, sample)
         except (DataError, ShapeError) as error:
             return str(error)
 
 
+def samples_of(
+    spec: RewardSpec,
+    media: Any,
+    prompts: Sequence[str] | None = None,
+    metadata: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Sample]:
+    """What a call brings, sample by sample.
+
+    Raises:
+        ShapeError: a wrong number of axes, channels, prompts or metadata.
+        DataError: float pictures outside of [0, 1], or no prompts or metadata although the reward needs them.
+    """
+    parts = MEDIA[spec.media].split(media)
+    check_given(spec, prompts, metadata)
+    texts = one_each("prompts", prompts, "", len(parts))
+    facts = one_each("metadata", metadata, {}, len(parts))
+    return [
+        Sample(one, text, fact, id=str(index))
+        for index, (one, text, fact) in enumerate(zip(parts, texts, facts, strict=True))
+    ]
+
+
 def check_given(spec: RewardSpec, prompts: Sequence[str] | None, metadata: Sequence[Mapping[str, Any]] | None) -> None:
-    """Whether a call brings what the reward needs beside pictures.
+    """Whether a call brings what the reward needs beside the media.
 
     Raises:
         DataError: it does not.
     """
+    one, several = MEDIA[spec.media].one, MEDIA[spec.media].several
     if prompts is None and "prompt" in spec.needs:
-        raise DataError(f"the {spec.name} reward needs a prompt per picture: call reward(pictures, prompts)")
+        raise DataError(f"the {spec.name} reward needs a prompt per {one}: call reward({several}, prompts)")
     if metadata is None and "reference" in spec.needs:
         raise DataError(
-            f"the {spec.name} reward needs a reference per picture: call "
-            "reward(pictures, metadata=[{'reference': other}, ...])"
+            f"the {spec.name} reward needs a reference per {one}: call "
+            f"reward({several}, metadata=[{{'reference': other}}, ...])"
         )
     if metadata is None and "metadata" in spec.needs:
-        raise DataError(f"the {spec.name} reward needs metadata per picture: call reward(pictures, metadata=[...])")
+        raise DataError(f"the {spec.name} reward needs metadata per {one}: call reward({several}, metadata=[...])")
 
 
 def one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:
-    """What was given for each of `count` pictures, or `missing` for all of them.
+    """What was given for each of `count` samples, or `missing` for all of them.
 
     Raises:
         ShapeError: it is not one a picture.
@@ -249,5 +271,5 @@ def one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -
         return [missing] * count
     if isinstance(given, str | Mapping) or len(given) != count:
         seen = f"one {type(given).__name__}" if isinstance(given, str | Mapping) else str(len(given))
-        raise ShapeError(f"{name} must be a sequence with one entry per picture ({count}), got {seen}")
+        raise ShapeError(f"{name} must be a sequence with one entry per sample ({count}), got {seen}")
     return list(given)

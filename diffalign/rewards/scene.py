@@ -28,7 +28,7 @@ from diffalign.rewards._scene_grammar import (
 )
 from diffalign.rewards._scene_renderer import BACKGROUND, SIZE, holds, render_scene
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import PictureReward, RewardSpec, Sample
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
 __all__ = [
     "BACKGROUND",
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 
-class SceneReward(PictureReward):
+class SceneReward(SampleReward):
     """Whether a picture shows what its caption says, decided exactly from the pixels.
 
     Range: strict 0 or 1; graded [0, 1], about 0.98 for a perfect picture and 0.2 for a blank one. Higher is better.

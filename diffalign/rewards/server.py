@@ -126,7 +126,7 @@ class RewardServer(ThreadingHTTPServer):
 
 def _judged(reward: BatchReward, samples: list[Sample]) -> list[Any]:
     try:
-        return reward.judge_all([sample.media for sample in samples], samples)
+        return reward.judge_samples(samples)
     except Exception as error:  # whatever a reward does, the server goes on
         _log.exception("%s: could not score %d samples", reward.spec.name, len(samples))
         raise _Refused(500, f"{reward.spec.name}: {type(error).__name__}: {str(error)[:500]}") from None

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.exceptions import DataError, ShapeError
+from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.pictures import as_pixels, reference_pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 
 MAGIC = b"diffalign wire 1\n"
 _DTYPES = {"uint8": "|u1", "float32": "<f4", "float64": "<f8"}
 _MOST_AXES = 6
+_KINDS = {"image": "uint8", "video": "uint8", "audio": "float32"}
 _LONGEST_HEADER = 64 * 2**20  # bytes
 _START = len(MAGIC) + 8
 
@@ -96,18 +98,29 @@ def pack_medium(medium: Any) -> Packed:
 
     This function and `_medium` are where another kind is added.
     """
+    if isinstance(medium, Audio):
+        return Packed({"kind": "audio", "rate": medium.rate}, [medium.waveform])
+    if isinstance(medium, Video):
+        return Packed({"kind": "video", "fps": medium.fps}, [medium.frames])
     if isinstance(medium, np.ndarray) and medium.dtype == np.uint8 and medium.ndim == 3:
         return Packed({"kind": "image"}, [medium])
     raise DataError(f"no such medium can be sent to another process: {type(medium).__name__}")
 
 
 def _medium(facts: Mapping[str, Any], arrays: Arrays) -> Any:
-    if facts["kind"] == "image":
-        (pixels,) = arrays
-        if pixels.dtype != np.uint8:
-            raise DataError(f"a picture must be uint8, got {pixels.dtype}")
-        return as_pixels(pixels)
-    raise DataError(f"no medium of kind {facts['kind']!r} is known here")
+    (array,) = arrays
+    kind = facts["kind"]
+    if kind not in _KINDS or str(array.dtype) != _KINDS[kind]:
+        raise DataError(f"no medium of kind {kind!r} and {array.dtype} is known here")
+    if kind == "audio":
+        return Audio(array, _number(facts["rate"]))
+    return Video(array, _number(facts["fps"])) if kind == "video" else as_pixels(array)
+
+
+def _number(told: Any) -> Any:
+    if type(told) not in (int, float):
+        raise DataError(f"a rate must be a number, got {told!r}")
+    return told
 
 
 def pack_sample(medium: Any, sample: Sample, spec: RewardSpec) -> Packed:

@@ -26,7 +26,7 @@ from diffalign.evaluation import check_quality, evaluate
 from diffalign.evaluation import compare as room
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator
-from diffalign.rewards import PictureReward, RewardSpec
+from diffalign.rewards import RewardSpec, SampleReward
 
 PROMPTS = ["a red circle", "two green crosses", "a blue square"]
 REWARDS = (SceneParams(), JPEGParams())
@@ -38,7 +38,7 @@ def generator() -> ImageGenerator:
     return ImageGenerator.create(backbone, steps=2, batch=2)
 
 
-class ByBrightness(PictureReward):
+class ByBrightness(SampleReward):
     """Brightness of a picture, but not for prompts that say 'skip'; component `clean` is brightness too."""
 
     components = ("clean", "big")

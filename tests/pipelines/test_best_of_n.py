@@ -12,12 +12,12 @@ import torch
 
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import BestOf, ImageGenerator, best_of_n, draw_pictures
-from diffalign.rewards import JPEGReward, PictureReward, RewardEnsemble, load_reward
+from diffalign.rewards import JPEGReward, RewardEnsemble, SampleReward, load_reward
 from tests.backbones.models import load
 from tests.pipelines.shades import shades
 
 
-class ByShade(PictureReward):
+class ByShade(SampleReward):
     """A reward of the picture's shade alone."""
 
     components = ()

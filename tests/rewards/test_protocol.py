@@ -215,7 +215,7 @@ def test_wrong_pictures(media, error, message):
     ("prompts", "error", "message"),
     [
         (None, DataError, "the scene reward needs a prompt per picture"),
-        (["a red circle"], ShapeError, r"prompts must be a sequence with one entry per picture \(5\), got 1"),
+        (["a red circle"], ShapeError, r"prompts must be a sequence with one entry per sample \(5\), got 1"),
         ("a red circle", ShapeError, "got one str"),
     ],
 )
