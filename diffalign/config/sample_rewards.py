@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from diffalign.config.fields import LocalPath
 from diffalign.config.params import Params
@@ -19,10 +19,16 @@ class ProcessParams(Params):
     workers: PositiveInt = 1  # each loads the reward once
 
 
+def _yes_or_no(told: Any) -> Any:
+    """True asks for a process as it is by default."""
+    return {True: {}, False: None}[told] if isinstance(told, bool) else told
+
+
 class SampleRewardParams(Params):
     """The base of the settings of every reward of single samples: where it is done, and whether it is remembered."""
 
-    process: bool | ProcessParams = False  # in a worker process: true, or how
+    # done in a worker process: true, or a mapping that says how; None: here
+    process: Annotated[ProcessParams | None, BeforeValidator(_yes_or_no)] = None
     cache: LocalPath | None = None  # a folder in which scores are kept, by what the sample holds
 
 
@@ -30,8 +36,9 @@ SHARED_SETTINGS = tuple(SampleRewardParams.model_fields)
 
 
 def own_settings(params: type[Params]) -> list[str]:
-    """The names of a reward's settings, without its name and what all rewards have."""
-    return [name for name in params.model_fields if name != "name" and name not in SHARED_SETTINGS]
+    """The names of settings without `name`, and of a reward's without what all of them have."""
+    shared = SHARED_SETTINGS if issubclass(params, SampleRewardParams) else ()
+    return [name for name in params.model_fields if name not in ("name", *shared)]
 
 
 def _address(text: str) -> str:

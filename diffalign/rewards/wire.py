@@ -114,7 +114,9 @@ def _medium(facts: Mapping[str, Any], arrays: Arrays) -> Any:
         raise DataError(f"no medium of kind {kind!r} and {array.dtype} is known here")
     if kind == "audio":
         return Audio(array, _number(facts["rate"]))
-    return Video(array, _number(facts["fps"])) if kind == "video" else as_pixels(array)
+    return (
+        Video(array, _number(facts["fps"])) if kind == "video" else as_pixels(array.copy())
+    )  # rewards may hand it to torch, which wants to write
 
 
 def _number(told: Any) -> Any:
