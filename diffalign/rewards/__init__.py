@@ -175,7 +175,7 @@ def build_reward(params: Params) -> Reward:
     return _placed(_entry_of(params, REWARDS), params)
 
 
-def _placed(entry: RewardEntry, params: SampleRewardParams) -> Reward:
+def _placed(entry: RewardEntry, params: Any) -> Reward:
     """The reward where its work is to be done, with a memory if it is to have one."""
     process = params.process
     if process is not None:

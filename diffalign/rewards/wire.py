@@ -32,9 +32,9 @@ Arrays = Sequence[NDArray[Any]]
 
 def pack(facts: Mapping[str, Any], arrays: Arrays = ()) -> bytes:
     """A message: plain facts (strict JSON) and arrays of uint8, float32 or float64."""
-    listed = [{"dtype": str(array.dtype), "shape": list(array.shape)} for array in arrays]
+    listed = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in arrays]
     header = json.dumps({"facts": facts, "arrays": listed}, allow_nan=False).encode()
-    raw = [np.ascontiguousarray(array, dtype=_DTYPES[str(array.dtype)]).tobytes() for array in arrays]
+    raw = [np.ascontiguousarray(array, dtype=_DTYPES[array.dtype.name]).tobytes() for array in arrays]
     return b"".join([MAGIC, len(header).to_bytes(8, "little"), header, *raw])
 
 
@@ -110,7 +110,7 @@ def pack_medium(medium: Any) -> Packed:
 def _medium(facts: Mapping[str, Any], arrays: Arrays) -> Any:
     (array,) = arrays
     kind = facts["kind"]
-    if kind not in _KINDS or str(array.dtype) != _KINDS[kind]:
+    if kind not in _KINDS or array.dtype.name != _KINDS[kind]:
         raise DataError(f"no medium of kind {kind!r} and {array.dtype} is known here")
     if kind == "audio":
         return Audio(array, _number(facts["rate"]))
@@ -203,7 +203,8 @@ def _sample(told: Mapping[str, Any], arrays: Arrays) -> Sample:
 
 def pack_judged(judged: Mapping[str, Sequence[Judged]], rewards: Mapping[str, BatchReward]) -> bytes:
     """What each of the rewards says of every sample: a value and components, or a reason."""
-    told, arrays = {}, []
+    told: dict[str, Any] = {}
+    arrays: list[NDArray[Any]] = []
     for name, each in judged.items():
         reward = rewards[name]
         found = [(math.nan, {}) if isinstance(one, str) else one for one in each]

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _LOADING = 3600.0  # seconds: weights may have to be downloaded first
 _FAREWELL = 2.0  # seconds that a worker gets to end by itself
-_TAIL = 1500  # characters of what it said last
+_LINES, _TAIL = 3, 400  # lines and characters of what it said last
 # The very files of this package, whatever environment the interpreter has; -P: none from the folder that it starts in
 _BOOT = """
 import importlib.util, os, sys
@@ -126,7 +126,7 @@ class Worker:
         command = [self._python, "-P", "-c", _BOOT, str(_PACKAGE), str(os.getpid())]
         try:
             self._process = subprocess.Popen(
-                command, stdin=its, stdout=out, stderr=out, env=self._environment, start_new_session=True
+                command, stdin=its.fileno(), stdout=out, stderr=out, env=self._environment, start_new_session=True
             )
         except OSError as error:
             ours.close()
@@ -219,5 +219,5 @@ class _Tail:
     def told(self) -> str:
         """As the end of a sentence."""
         lines = [line.strip() for line in self._text.decode(errors="replace").splitlines() if line.strip()]
-        text = " | ".join(lines)[-_TAIL:]
+        text = " | ".join(lines[-_LINES:])[-_TAIL:]
         return f"; the last it said: {text}" if text else ""
