@@ -105,6 +105,9 @@ class RewardServer(ThreadingHTTPServer):
         finally:
             self._room.release()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        _log.debug("%s: lost", client_address, exc_info=True)  # a client that hangs up is none of ours
+
     def judge(self, message: bytes) -> bytes:
         """The reply to a message."""
         try:

@@ -121,7 +121,8 @@ class Worker:
         if self.stopped.is_set():
             raise WorkerUnstartable("was stopped")
         self.close()
-        ours, its = socket.socketpair()
+        self._owner = os.getpid()
+        self._channel, its = socket.socketpair()
         self._said, out = _Tail.open(self._reward)
         command = [self._python, "-P", "-c", _BOOT, str(_PACKAGE), str(os.getpid())]
         try:
@@ -129,12 +130,11 @@ class Worker:
                 command, stdin=its.fileno(), stdout=out, stderr=out, env=self._environment, start_new_session=True
             )
         except OSError as error:
-            ours.close()
+            self._channel.close()
             raise WorkerUnstartable(f"could not be started: {error}") from None
         finally:
             its.close()
             os.close(out)
-        self._channel, self._owner = ours, os.getpid()
         try:
             return unpack(self._exchange(self._order, _LOADING))[0]
         except WorkerLost as lost:

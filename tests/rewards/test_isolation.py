@@ -81,6 +81,7 @@ def test_what_kills_it_twice_is_unscored_and_the_rest_is_not(trouble, tmp_path, 
     assert "ended with exit code 3" in caplog.text and "its 6 samples are tried again, one by one" in caplog.text
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_worker_and_leaves_nothing_half_said(trouble):
     trouble.score(samples("a"))
     (pid,) = worker_pids(trouble)
