@@ -6,13 +6,16 @@ import logging
 import os
 import signal
 import threading
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffalign.cli.app import quiet_libraries
 from diffalign.cli.rewards_app import rewards_app
 from diffalign.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from diffalign.rewards import BatchReward
 
 log = logging.getLogger(__name__)
 
@@ -59,3 +62,14 @@ def serve(
         server.serve_forever(poll_interval=0.2)
     finally:
         server.server_close()
+
+
+def _by_name(texts: Sequence[str]) -> dict[str, BatchReward]:
+    """Rewards by name; where one name stands twice with different options, by all that was said."""
+    from diffalign.rewards import BatchReward, reward_of_text
+
+    if len(set(texts)) < len(texts):
+        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
+    made = {text: reward for text in texts if isinstance(reward := reward_of_text(text), BatchReward)}
+    names = [reward.spec.name for reward in made.values()]
+    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}

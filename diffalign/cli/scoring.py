@@ -31,7 +31,7 @@ def score_pictures(
         done = score_records(
             source,
             out,
-            rewards_by_column(rewards),
+            _by_column(rewards),
             components=components,
             batch=batch,
             rank=rank,
@@ -48,7 +48,7 @@ def score_pictures(
         print(done.file)
 
 
-def rewards_by_column(texts: Sequence[str]) -> dict[str, Reward]:
+def _by_column(texts: Sequence[str]) -> dict[str, Reward]:
     """Rewards by name; where one name stands twice with different options, by all that was said."""
     if len(set(texts)) < len(texts):
         raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")

@@ -12,11 +12,10 @@ from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import PictureRow, read_pictures
 from diffalign.data.records import decoded, picture_bytes
 from diffalign.data.row_files import LISTING, check_for_jsonl, make_folder, rows_file, write_rows
-from diffalign.evaluation.known_scores import KnownScores, Score
+from diffalign.evaluation.known_scores import KnownScores, Score, score_key
 from diffalign.evaluation.score_rows import ScoreSummary, by_column, score_columns, scored_row, short
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample
-from diffalign.rewards.cache import score_key
 
 
 class Scored(NamedTuple):

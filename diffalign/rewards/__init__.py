@@ -37,6 +37,7 @@ from diffalign.rewards.http_reward import HTTPReward
 from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
+from diffalign.rewards.nested_options import nested_options
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
@@ -152,18 +153,10 @@ def reward_of_text(text: str) -> Reward:
                 f"reward: {text!r}: after the colon stand options, each once, as {name or 'NAME'}:option=value,option=value"
             )
         try:
-            found = read_yaml(value)
+            options[key.strip()] = read_yaml(value)
         except YAMLError:
-            found = value
-        section, dot, setting = key.strip().partition(".")
-        if dot:  # process.timeout=60
-            within = options.setdefault(section, {})
-            if not isinstance(within, dict) or setting in within:
-                raise ConfigError(f"reward: {text!r}: {section} stands there twice, or beside settings of its own")
-            within[setting] = found
-        else:
-            options[key.strip()] = found
-    return load_reward(name.strip(), **options)
+            options[key.strip()] = value
+    return load_reward(name.strip(), **nested_options(text, options))
 
 
 def build_reward(params: Params) -> Reward:

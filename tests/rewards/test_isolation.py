@@ -34,7 +34,7 @@ def samples(*prompts: str) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def trouble() -> Iterator[IsolatedReward]:
-    reward = isolated(f"{FILE}:make", timeout=2.0)
+    reward = isolated(f"{FILE}:make", timeout=3.0)
     yield reward
     reward.close()
 
@@ -77,7 +77,7 @@ def test_what_kills_it_twice_is_unscored_and_the_rest_is_not(trouble, tmp_path, 
     killed, raised, hung = (output.reasons[place] for place in (2, 3, 5))
     assert killed.endswith("the worker process died of signal 9 (SIGKILL); the last it said: I will not")
     assert raised.endswith("the worker process met an error, RuntimeError: no such luck")
-    assert "the worker process gave no answer in 2 s, and was ended" in hung
+    assert "the worker process gave no answer in 3 s, and was ended" in hung
     assert "ended with exit code 3" in caplog.text and "its 6 samples are tried again, one by one" in caplog.text
 
 
@@ -185,9 +185,16 @@ def test_wrong_processes(process, message):
         load_reward("jpeg", process=process)
 
 
-@pytest.mark.parametrize("text", ["jpeg:process=true,process.timeout=3", "jpeg:process.timeout=3,process.timeout=4"])
-def test_one_thing_told_twice(text):
-    with pytest.raises(ConfigError, match="process stands there twice"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("jpeg:process.timeout=3,process=true", "process stands there twice, as a whole and in parts"),
+        ("jpeg:process.timeout=3,process.timeout=4", "options, each once"),
+        ("jpeg:quality.x=3", "jpeg.quality: must be a valid integer"),
+    ],
+)
+def test_one_thing_told_twice(text, message):
+    with pytest.raises(ConfigError, match=message):
         reward_of_text(text)
 
 
