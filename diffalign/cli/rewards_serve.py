@@ -44,11 +44,9 @@ def serve(
         token = os.environ.get(token_env, "").strip()
         if not token:
             raise ConfigError(f"--token-env: the environment variable {token_env} is not set; export it first")
-    quiet_libraries()
-    from diffalign.cli.scoring import rewards_by_column
-    from diffalign.rewards import BatchReward, RewardServer
+    from diffalign.rewards import RewardServer
 
-    made = {name: reward for name, reward in rewards_by_column(rewards).items() if isinstance(reward, BatchReward)}
+    made = _by_name(rewards)
     server = RewardServer(made, host=host, port=port, token=token, largest=megabytes * 10**6)
     print(server.url, flush=True)
     log.info("serving %s; Ctrl-C ends it", ", ".join(made))
