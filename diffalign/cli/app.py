@@ -23,6 +23,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import diffalign
+
+        print(diffalign.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
 ConfigOption = Annotated[
     str | None, typer.Option("--config", "-c", help="A config file, or a name that `diffalign list configs` shows.")
 ]

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from diffalign.cli.console import results_console
 from diffalign.config import RunConfig
-from diffalign.config.loading import list_configs
+from diffalign.config.loading import config_summary, list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
 from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
@@ -39,7 +39,7 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
         "rewards": _rewards,
         "families": _families,
         "samplers": _samplers,
-        "configs": lambda: [{"name": name} for name in list_configs()],
+        "configs": lambda: [{"name": name, "what": config_summary(name)} for name in list_configs()],
         "zoo": _zoo,
     }
     if what not in lists:

@@ -191,3 +191,14 @@ def test_tables_are_as_wide_as_they_need_when_piped(tmp_path, monkeypatch):
     lines = run_process("list", "samplers", cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 6
     assert lines[3].rstrip().endswith("diffusers' FlowMatchEulerDiscreteScheduler")
+
+
+def test_configs_say_what_they_are(call):
+    rows = {row["name"]: row["what"] for row in json.loads(call("list", "configs", "--json").stdout)}
+    assert rows["quickstart/diffusion_dpo.yaml"] == "Diffusion-DPO on the zoo's Stable Diffusion pipeline"
+    assert rows["sd15_ddpo.yaml"].startswith("DDPO of Stable Diffusion 1.5 (Black et al. 2023")
+    assert all(10 < len(what) < 200 and "  " not in what for what in rows.values()), rows
+
+
+def test_version_is_printed(call):
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", call("--version").stdout)
