@@ -8,16 +8,17 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
+from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
 
 
-class SceneParams(Params):
+class SceneParams(SampleRewardParams):
     """Does the picture show its caption: colour, shape, count and position, checked exactly on the pixels."""
 
     name: Literal["scene"] = "scene"
     form: Literal["strict", "graded"] = "strict"  # all or nothing, or how much of the caption is there
 
 
-class JPEGParams(Params):
+class JPEGParams(SampleRewardParams):
     """Size of the picture as a JPEG file, in kB: small for smooth pictures."""
 
     name: Literal["jpeg"] = "jpeg"
@@ -25,14 +26,14 @@ class JPEGParams(Params):
     direction: Literal["compressible", "incompressible"] = "compressible"  # the sign: -kB or +kB
 
 
-class EmojiParams(Params):
+class EmojiParams(SampleRewardParams):
     """Does the picture look more like the emoji that its prompt names than like any other of the zoo's."""
 
     name: Literal["emoji"] = "emoji"
     form: Literal["strict", "reciprocal", "likeness"] = "strict"  # first or not, one over its place, or how alike
 
 
-class _WithWeights(Params):
+class _WithWeights(SampleRewardParams):
     """A reward that is a model."""
 
     device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
@@ -71,7 +72,7 @@ class AestheticParams(_WithWeights):
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
 
 
-class OCRParams(Params):
+class OCRParams(SampleRewardParams):
     """Does a text recogniser read in the picture what stands between the prompt's double quotes (extra ocr)."""
 
     name: Literal["ocr"] = "ocr"
@@ -83,7 +84,7 @@ class OCRParams(Params):
     threads: PositiveInt = 1  # of the recogniser, on the CPU
 
 
-class PSNRParams(Params):
+class PSNRParams(SampleRewardParams):
     """Of a picture and its reference: peak signal-to-noise ratio, in dB, 100 at most."""
 
     name: Literal["psnr"] = "psnr"
@@ -91,7 +92,7 @@ class PSNRParams(Params):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
-class SSIMParams(Params):
+class SSIMParams(SampleRewardParams):
     """Of a picture and its reference: structural similarity, 1 where they are equal."""
 
     name: Literal["ssim"] = "ssim"
@@ -104,11 +105,21 @@ REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
     *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
     *WITH_REFERENCE,
+    *(HTTPParams, VLMJudgeParams),  # done elsewhere
 )
 
 # of pictures that a run draws, for prompts alone
 RewardParams = Annotated[
-    SceneParams | JPEGParams | EmojiParams | OCRParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
+    SceneParams
+    | JPEGParams
+    | EmojiParams
+    | OCRParams
+    | ClipParams
+    | PickScoreParams
+    | HPSParams
+    | AestheticParams
+    | HTTPParams
+    | VLMJudgeParams,
     Field(discriminator="name"),
 ]
 

@@ -21,6 +21,7 @@ from diffalign.config.rewards import (
     SSIMParams,
     VendiParams,
 )
+from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
 from diffalign.rewards._text_reader import check_installed
 from diffalign.rewards.aesthetic import aesthetic_spec, load_aesthetic
 from diffalign.rewards.clip import (
@@ -35,24 +36,27 @@ from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import load_encoder
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.http_reward import HTTPReward, http_spec
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.ocr import OCRReward
-from diffalign.rewards.protocol import Reward, RewardSpec
+from diffalign.rewards.protocol import BatchReward, RewardSpec
 from diffalign.rewards.reference_set import read_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.vlm_judge import load_vlm_judge, vlm_judge_spec
 
 
 @dataclass(frozen=True)
 class RewardEntry:
     """One row of the table of rewards: its settings, how it is made from them, and its spec at default settings.
 
-    Of a reward with weights the spec's version leaves these out: they are not loaded for it.
+    Of a reward with weights the spec's version leaves these out: they are not loaded for it. Of one that is done elsewhere
+    the spec says what can be said before anybody is asked.
     """
 
-    params: type[Params]
-    load: Callable[[Any], Reward]
+    params: type[SampleRewardParams]
+    load: Callable[[Any], BatchReward]
     spec: RewardSpec
 
 
@@ -106,6 +110,8 @@ REWARDS: dict[str, RewardEntry] = {
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
+    "http": RewardEntry(HTTPParams, HTTPReward, http_spec()),
+    "vlm_judge": RewardEntry(VLMJudgeParams, load_vlm_judge, vlm_judge_spec(VLMJudgeParams(model="MODEL"))),
 }
 
 

@@ -118,9 +118,18 @@ def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == (
-        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, "
-        "frechet, got 'jpg'; did you mean 'jpeg'?"
+        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, http, "
+        "vlm_judge, vendi, frechet, got 'jpg'; did you mean 'jpeg'?"
     )
+
+
+def test_what_all_rewards_of_single_samples_take_is_said_once(call):
+    result = call("list", "rewards")
+    assert result.stdout.splitlines()[-1].startswith(
+        "those of single samples also take process and cache: docs/rewards/"
+    )
+    assert result.stdout.count("cache") == 1
+    assert json.loads(call("list", "rewards", "--json").stdout)[0]["settings"] == "form=strict"
 
 
 def test_check_prints_the_batch_arithmetic(call):

@@ -27,7 +27,8 @@ PROMPTS = [
     "a white triangle above a purple circle",
     "a red cross",
 ]
-NAMES = sorted(REWARDS)
+ELSEWHERE = {"http", "vlm_judge"}  # test_http_reward.py and test_vlm_judge.py have the servers that these ask
+NAMES = sorted(REWARDS.keys() - ELSEWHERE)
 MODELS = ("clip", "pickscore", "hps", "aesthetic")  # of weights that people have: here small ones of the same kind
 EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
 WORDS = ["red", "blue", "green", "white", "cross"]
