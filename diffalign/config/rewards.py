@@ -64,6 +64,14 @@ class HPSParams(_WithWeights):
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
+class ImageRewardParams(_WithWeights):
+    """What people prefer for the prompt, and what is wrong with the picture (ImageReward-v1.0): about -2 to 2."""
+
+    name: Literal["image_reward"] = "image_reward"
+    weights: LocalPath | None = None  # the file, or its folder; None: from the hub (THUDM/ImageReward)
+    tokenizer: LocalPath = "google-bert/bert-base-uncased"
+
+
 class AestheticParams(_WithWeights):
     """How much people like the picture by itself (LAION aesthetic predictor v2): about 4 to 7.5."""
 
@@ -102,13 +110,22 @@ class SSIMParams(Params):
 WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
-    *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
+    # models, whose weights the user has
+    *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams),
     *WITH_REFERENCE,
 )
 
 # of pictures that a run draws, for prompts alone
 RewardParams = Annotated[
-    SceneParams | JPEGParams | EmojiParams | OCRParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
+    SceneParams
+    | JPEGParams
+    | EmojiParams
+    | OCRParams
+    | ClipParams
+    | PickScoreParams
+    | HPSParams
+    | ImageRewardParams
+    | AestheticParams,
     Field(discriminator="name"),
 ]
 

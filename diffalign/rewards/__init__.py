@@ -25,6 +25,7 @@ from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.image_reward import ImageReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.ocr import OCRReward
@@ -48,6 +49,7 @@ __all__ = [
     "Encoder",
     "FrechetReward",
     "HPSReward",
+    "ImageReward",
     "JPEGReward",
     "OCRReward",
     "PSNRReward",

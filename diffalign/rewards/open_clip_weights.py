@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffalign.config.rewards import HPSParams
 from diffalign.exceptions import ConfigError
-from diffalign.rewards.weights import hub_file, load_tokenizer, read_tensors
+from diffalign.rewards.weights import fill, hub_file, load_tokenizer, read_tensors
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import CLIPConfig, CLIPModel
@@ -75,12 +75,9 @@ def clip_of_open_clip(weights: Mapping[str, Tensor], *, end_token: int, activati
         if unknown or wanted != set(found):
             odd = sorted(unknown) or sorted(wanted.symmetric_difference(found))
             raise ConfigError(f"weights: not those of open_clip's CLIP: {odd[0]!r} and {len(odd) - 1} more do not fit")
-        model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
+        fill(model, found)
     except (KeyError, RuntimeError, IndexError) as error:
         raise ConfigError(f"weights: not those of open_clip's CLIP: {str(error).splitlines()[0]}") from None
-    for module in model.modules():  # the numbers of the positions, which no file holds
-        if "position_ids" in dict(module.named_buffers(recurse=False)):
-            module.register_buffer("position_ids", torch.arange(module.position_ids.shape[1])[None], persistent=False)
     return model
 
 

@@ -13,6 +13,7 @@ from diffalign.config.rewards import (
     EmojiParams,
     FrechetParams,
     HPSParams,
+    ImageRewardParams,
     JPEGParams,
     OCRParams,
     PickScoreParams,
@@ -35,6 +36,7 @@ from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import load_encoder
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.image_reward import image_reward_spec, load_image_reward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import Reward, RewardSpec
@@ -103,6 +105,7 @@ REWARDS: dict[str, RewardEntry] = {
     "clip": RewardEntry(ClipParams, load_clip_reward, clip_spec(ClipParams())),
     "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
+    "image_reward": RewardEntry(ImageRewardParams, load_image_reward, image_reward_spec(ImageRewardParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffalign.exceptions import ConfigError
 
@@ -78,6 +78,19 @@ def hub_file(setting: str, repository: str, name: str) -> str:
         raise ConfigError(
             f"{setting}: cannot get {name} of {repository} from the hub: {first} Say where the file is"
         ) from None
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, in float32, into a module that was made on torch's device meta.
+
+    Args:
+        module: all of its parameters must be among the tensors.
+        tensors: by the module's names.
+    """
+    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
+    for part in module.modules():  # the numbers of the positions, which no file holds
+        if "position_ids" in dict(part.named_buffers(recurse=False)):
+            part.register_buffer("position_ids", torch.arange(part.position_ids.shape[1])[None], persistent=False)
 
 
 def load_tokenizer(reward: str, name: str) -> Any:
