@@ -180,7 +180,7 @@ def test_code_about_sets(tmp_path, monkeypatch):
 def test_the_pages_of_rewards_say_what_the_settings_say():
     home = ROOT / "docs" / "rewards"
     rows = {cells[0]: cells for cells in rows_of((home / "README.md").read_text(encoding="utf-8"))[2:]}
-    listed = {re.sub(r"[^a-z]", "", re.sub(r"\(.*\)", "", name)): cells for name, cells in rows.items()}
+    listed = {re.sub(r"[^a-z_]", "", re.sub(r"\(.*\)", "", name)): cells for name, cells in rows.items()}
     assert listed.keys() == REWARDS.keys()
     for name, entry in REWARDS.items():
         settings = {key: field.default for key, field in entry.params.model_fields.items() if key != "name"}

@@ -79,6 +79,18 @@ class AestheticParams(_WithWeights):
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
 
 
+class VideoRewardParams(_WithWeights):
+    """Of a video: how good it looks, how well it moves, how well it shows its prompt (VideoReward), each about -3 to 3."""
+
+    name: Literal["video_reward"] = "video_reward"
+    batch: int = Field(default=1, ge=1)  # videos at a time
+    model: LocalPath = "KwaiVGI/VideoReward"  # a folder as its authors publish it, or a hub id
+    base: LocalPath | None = None  # Qwen2-VL-2B-Instruct, a folder or hub id; None: what the folder names
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: half the memory, and scores that are rounded
+    fps: Annotated[float, Field(gt=0)] | None = None  # frames a second that it sees; None: as published, 2
+    max_pixels: PositiveInt | None = None  # of a frame that it sees; None: as published, 200704
+
+
 class OCRParams(Params):
     """Does a text recogniser read in the picture what stands between the prompt's double quotes (extra ocr)."""
 
@@ -107,11 +119,13 @@ class SSIMParams(Params):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
+OF_VIDEO: tuple[type[Params], ...] = (VideoRewardParams,)
 WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
     # models, whose weights the user has
     *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams),
+    *OF_VIDEO,
     *WITH_REFERENCE,
 )
 
@@ -170,6 +184,13 @@ def _of_drawn_pictures(rewards: Any) -> Any:
             raise ValueError(
                 f"{name!r} compares each picture with a reference, and pictures drawn for prompts have none; leave it out, "
                 "and score records that name references: docs/rewards/full_reference.md"
+            )
+    for params in OF_VIDEO:
+        name = params.model_fields["name"].default
+        if name in names:
+            raise ValueError(
+                f"{name!r} scores videos, and runs draw pictures; leave it out, and score videos by load_reward({name!r}, "
+                f"...): docs/rewards/{name}.md"
             )
     return rewards
 

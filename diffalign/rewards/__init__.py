@@ -35,6 +35,7 @@ from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.video_reward import VideoReward
 
 __all__ = [
     "ENCODERS",
@@ -68,6 +69,7 @@ __all__ = [
     "SetRewardEntry",
     "VendiReward",
     "Video",
+    "VideoReward",
     "build_reward",
     "build_set_reward",
     "combine_rewards",

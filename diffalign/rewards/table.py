@@ -21,6 +21,7 @@ from diffalign.config.rewards import (
     SceneParams,
     SSIMParams,
     VendiParams,
+    VideoRewardParams,
 )
 from diffalign.rewards._text_reader import check_installed
 from diffalign.rewards.aesthetic import aesthetic_spec, load_aesthetic
@@ -44,6 +45,7 @@ from diffalign.rewards.reference_set import read_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.video_reward import load_video_reward, video_reward_spec
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ REWARDS: dict[str, RewardEntry] = {
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
     "image_reward": RewardEntry(ImageRewardParams, load_image_reward, image_reward_spec(ImageRewardParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
+    "video_reward": RewardEntry(VideoRewardParams, load_video_reward, video_reward_spec(VideoRewardParams())),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
 }

@@ -12,7 +12,9 @@ from diffalign.exceptions import ConfigError
 from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
 from tests.rewards.test_protocol import MODELS
 
-NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, frechet"
+NAMES = (
+    "scene, jpeg, emoji, ocr, clip, pickscore, hps, image_reward, aesthetic, video_reward, psnr, ssim, vendi, frechet"
+)
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
