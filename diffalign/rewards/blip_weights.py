@@ -70,7 +70,7 @@ def blip_of_authors(weights: Mapping[str, Tensor]) -> Blip:
         with torch.device("meta"):
             vision = BlipVisionModel(BlipVisionConfig(**_vision_sizes(weights)))
             text = BlipTextModel(BlipTextConfig(**_text_sizes(weights)), add_pooling_layer=False)
-            head = nn.Sequential(*(nn.Linear(*reversed(weights[name].shape)) for name in layers))
+            head = nn.Sequential(*(nn.Linear(weights[name].shape[1], len(weights[name])) for name in layers))
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise _not_such(str(error).splitlines()[0]) from None
     _fill(vision, {_renamed(name): tensor for name, tensor in _under(_VISION, weights).items()}, _VISION)

@@ -97,8 +97,10 @@ class VideoReward(BatchReward):
         """
         places = frame_places(len(video.frames), video.fps, wanted=self.fps)
         high, wide = frame_size(*video.frames.shape[1:3], most=self.max_pixels)
-        frames = scaled_frames(torch.from_numpy(video.frames[places]).to(self.device), (high, wide))
-        return patches_of(frames), (len(places) // DEEP, high // PATCH, wide // PATCH)
+        frames = scaled_frames(
+            torch.from_numpy(video.frames[places]), (high, wide)
+        )  # on the CPU: devices round differently
+        return patches_of(frames).to(self.device), (len(places) // DEEP, high // PATCH, wide // PATCH)
 
     def asked(self, prompt: str, tokens: int) -> str:
         """What the model reads: a video of so many tokens, and the authors' question about it.

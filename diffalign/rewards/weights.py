@@ -89,8 +89,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
     for part in module.modules():  # the numbers of the positions, which no file holds
-        if "position_ids" in dict(part.named_buffers(recurse=False)):
-            part.register_buffer("position_ids", torch.arange(part.position_ids.shape[1])[None], persistent=False)
+        numbers = dict(part.named_buffers(recurse=False)).get("position_ids")
+        if numbers is not None:
+            part.register_buffer("position_ids", torch.arange(numbers.shape[1])[None], persistent=False)
 
 
 def load_tokenizer(reward: str, name: str) -> Any:
