@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffalign.config.rewards import VideoRewardParams
 from diffalign.exceptions import ConfigError
@@ -107,7 +107,20 @@ def load_video_reward_model(params: VideoRewardParams) -> VideoRewardModel:
     version = fingerprint(tensors | {"head": head} | scale)
     dtype = torch.bfloat16 if params.precision == "bf16" else torch.float32
     model = Qwen2VLModel.from_pretrained(None, config=sizes, state_dict=tensors, dtype=dtype)
+    round_frequencies(model)
     return VideoRewardModel(model, head, tokenizer, config, version)
+
+
+def round_frequencies(model: nn.Module) -> None:
+    """Round the frequencies of positions to bfloat16, whatever the precision of the rest.
+
+    The authors call model.to(bfloat16) in training and in scoring, which rounds these buffers too: at place 1,000 of a text
+    angles of Qwen2-VL-2B differ by up to 1.15 radians, so exact ones would not be what the model was trained with.
+    """
+    for part in model.modules():
+        frequencies = dict(part.named_buffers(recurse=False)).get("inv_freq")
+        if frequencies is not None:
+            part.register_buffer("inv_freq", frequencies.to(torch.bfloat16).to(torch.float32), persistent=False)
 
 
 def read_config(file: Path) -> PublishedConfig:

@@ -87,6 +87,9 @@ class Trained:
             if re.search(r"lora_|visual|embed_tokens", name):
                 weight.data += (0.2 if "lora_" in name else 0.02) * torch.randn_like(weight)
         self.head.weight.data.normal_()
+        for part in self.model.modules():  # what their model.to(bfloat16) leaves of the positions' frequencies
+            if "inv_freq" in dict(part.named_buffers(recurse=False)):
+                part.to(torch.bfloat16).to(torch.float32)
         self.model.eval()
 
     def logits(self, text: str, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
