@@ -65,11 +65,31 @@ class HPSParams(_WithWeights):
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
+class ImageRewardParams(_WithWeights):
+    """What people prefer for the prompt, and what is wrong with the picture (ImageReward-v1.0): about -2 to 2."""
+
+    name: Literal["image_reward"] = "image_reward"
+    weights: LocalPath | None = None  # the file, or its folder; None: from the hub (THUDM/ImageReward)
+    tokenizer: LocalPath = "google-bert/bert-base-uncased"
+
+
 class AestheticParams(_WithWeights):
     """How much people like the picture by itself (LAION aesthetic predictor v2): about 4 to 7.5."""
 
     name: Literal["aesthetic"] = "aesthetic"
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
+
+
+class VideoRewardParams(_WithWeights):
+    """Of a video: how good it looks, how well it moves, how well it shows its prompt (VideoReward), each about -3 to 3."""
+
+    name: Literal["video_reward"] = "video_reward"
+    batch: int = Field(default=1, ge=1)  # videos at a time
+    model: LocalPath = "KwaiVGI/VideoReward"  # a folder as its authors publish it, or a hub id
+    base: LocalPath | None = None  # Qwen2-VL-2B-Instruct, a folder or hub id; None: what the folder names
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: half the memory, and scores that are rounded
+    fps: Annotated[float, Field(gt=0)] | None = None  # frames a second that it sees; None: as published, 2
+    max_pixels: PositiveInt | None = None  # of a frame that it sees; None: as published, 200704
 
 
 class OCRParams(SampleRewardParams):
@@ -100,10 +120,13 @@ class SSIMParams(SampleRewardParams):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
+OF_VIDEO: tuple[type[Params], ...] = (VideoRewardParams,)
 WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
-    *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
+    # models, whose weights the user has
+    *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams),
+    *OF_VIDEO,
     *WITH_REFERENCE,
     *(HTTPParams, VLMJudgeParams),  # done elsewhere
 )
@@ -117,6 +140,7 @@ RewardParams = Annotated[
     | ClipParams
     | PickScoreParams
     | HPSParams
+    | ImageRewardParams
     | AestheticParams
     | HTTPParams
     | VLMJudgeParams,
@@ -164,6 +188,13 @@ def _of_drawn_pictures(rewards: Any) -> Any:
             raise ValueError(
                 f"{name!r} compares each picture with a reference, and pictures drawn for prompts have none; leave it out, "
                 "and score records that name references: docs/rewards/full_reference.md"
+            )
+    for params in OF_VIDEO:
+        name = params.model_fields["name"].default
+        if name in names:
+            raise ValueError(
+                f"{name!r} scores videos, and runs draw pictures; leave it out, and score videos by load_reward({name!r}, "
+                f"...): docs/rewards/{name}.md"
             )
     return rewards
 

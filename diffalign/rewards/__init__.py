@@ -34,6 +34,7 @@ from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.http_reward import HTTPReward
+from diffalign.rewards.image_reward import ImageReward
 from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
@@ -46,6 +47,7 @@ from diffalign.rewards.server import RewardServer
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.video_reward import VideoReward
 from diffalign.rewards.vlm_judge import VLMJudge
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "FrechetReward",
     "HPSReward",
     "HTTPReward",
+    "ImageReward",
     "IsolatedReward",
     "JPEGReward",
     "OCRReward",
@@ -84,6 +87,7 @@ __all__ = [
     "VLMJudge",
     "VendiReward",
     "Video",
+    "VideoReward",
     "build_reward",
     "build_set_reward",
     "cached",

@@ -13,6 +13,7 @@ from diffalign.config.rewards import (
     EmojiParams,
     FrechetParams,
     HPSParams,
+    ImageRewardParams,
     JPEGParams,
     OCRParams,
     PickScoreParams,
@@ -20,6 +21,7 @@ from diffalign.config.rewards import (
     SceneParams,
     SSIMParams,
     VendiParams,
+    VideoRewardParams,
 )
 from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
 from diffalign.rewards._text_reader import check_installed
@@ -37,6 +39,7 @@ from diffalign.rewards.encoders import load_encoder
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.http_reward import HTTPReward, http_spec
+from diffalign.rewards.image_reward import image_reward_spec, load_image_reward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, RewardSpec
@@ -44,6 +47,7 @@ from diffalign.rewards.reference_set import read_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.video_reward import load_video_reward, video_reward_spec
 from diffalign.rewards.vlm_judge import load_vlm_judge, vlm_judge_spec
 
 
@@ -107,7 +111,9 @@ REWARDS: dict[str, RewardEntry] = {
     "clip": RewardEntry(ClipParams, load_clip_reward, clip_spec(ClipParams())),
     "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
+    "image_reward": RewardEntry(ImageRewardParams, load_image_reward, image_reward_spec(ImageRewardParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
+    "video_reward": RewardEntry(VideoRewardParams, load_video_reward, video_reward_spec(VideoRewardParams())),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
     "http": RewardEntry(HTTPParams, HTTPReward, http_spec()),

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from diffalign.config.objectives import OBJECTIVE_PARAMS
+from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
 from diffalign.exceptions import ConfigError
 from tests.cli.conftest import run_process
 
@@ -117,10 +118,8 @@ def test_a_sampler_names_the_page_of_its_settings(call):
 def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == (
-        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, http, "
-        "vlm_judge, vendi, frechet, got 'jpg'; did you mean 'jpeg'?"
-    )
+    names = ", ".join(params.model_fields["name"].default for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS))
+    assert str(result.exception) == f"list rewards: must be one of {names}, got 'jpg'; did you mean 'jpeg'?"
 
 
 def test_what_all_rewards_of_single_samples_take_is_said_once(call):

@@ -77,6 +77,11 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
             "leave it out, and score records that name references: docs/rewards/full_reference.md",
         ),
         (
+            "evaluation.rewards=[{name: video_reward}]",
+            "evaluation.rewards: 'video_reward' scores videos, and runs draw pictures; leave it out, and score videos by "
+            "load_reward('video_reward', ...): docs/rewards/video_reward.md",
+        ),
+        (
             "evaluation.rewards=[{name: ocr, least_confidence: 2}]",
             "evaluation.rewards.0.least_confidence: must be <= 1, got 2",
         ),

@@ -10,10 +10,10 @@ from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, SceneParams
 from diffalign.config.sample_rewards import SampleRewardParams
 from diffalign.exceptions import ConfigError
-from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
+from diffalign.rewards import REWARDS, SET_REWARDS, JPEGReward, SceneReward, build_reward, load_reward
 from tests.rewards.test_protocol import ELSEWHERE, MODELS
 
-NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, http, vlm_judge, vendi, frechet"
+NAMES = ", ".join(REWARDS | SET_REWARDS)
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
