@@ -1,0 +1,102 @@
+"""What rewards share that are models: the device, files of tensors, tokenizers, and a hash of the weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251  the error that torch raises, nothing else
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffalign.exceptions import ConfigError
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device that is meant: cuda, mps or cpu; None: the best that there is.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    best = next(name for name, found in there.items() if found)
+    if device is not None and not there.get(device.partition(":")[0], False):
+        raise ConfigError(f"device: {device!r} is not to be had here; leave it out, or take {best}")
+    return torch.device(device or best)
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Twelve digits that change with the weights, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def read_tensors(setting: str, file: str | Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, of a .safetensors file or of one that torch has written.
+
+    Of the latter, a pickle, torch's weights_only makes tensors alone and runs no code of the file.
+
+    Args:
+        setting: dotted path of the setting that names the file, for the message.
+        file: what to read; where tensors stand under the key "state_dict", these.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else than tensors.
+    """
+    try:
+        state: Any = (
+            load_file(file) if Path(file).suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        )
+    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, UnpicklingError) as error:
+        raise ConfigError(f"{setting}: cannot read {str(file)!r} as tensors: {str(error).splitlines()[0]}") from None
+    found = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(found, dict) or not all(isinstance(each, Tensor) for each in found.values()):
+        raise ConfigError(f"{setting}: cannot read {str(file)!r} as tensors: it holds something else")
+    return found
+
+
+def hub_file(setting: str, repository: str, name: str) -> str:
+    """A file of the hub, on this machine.
+
+    Raises:
+        ConfigError: it cannot be had; says where to name the file.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return hf_hub_download(repository, name)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{setting}: cannot get {name} of {repository} from the hub: {first} Say where the file is"
+        ) from None
+
+
+def load_tokenizer(reward: str, name: str) -> Any:
+    """A tokenizer for a reward, from a folder or hub id in transformers' format.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{reward}.tokenizer: {cannot_load(name, error)}") from None
+
+
+def cannot_load(name: str, error: Exception) -> str:
+    """What is said of a folder or hub id that transformers cannot load."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if Path(name).is_absolute() and not Path(name).exists():  # the hub's library takes it for an id, and a bad one
+        first = "no such folder."
+    return f"cannot load {name!r}: {first} Give a folder in transformers' format, or a hub id where there is a network"
