@@ -19,19 +19,26 @@ from diffalign.config.params import Params
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
+from diffalign.rewards.aisfx import AisfxEncoder
+from diffalign.rewards.clap import CLAPReward
+from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
 from diffalign.rewards.emoji import EmojiReward
-from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
+from diffalign.rewards.encoders import ENCODERS, Encoder, FrameEncoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
+from diffalign.rewards.fad import FADReward, FADSongReward
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
+from diffalign.rewards.notes import NotesReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
+from diffalign.rewards.speaker import SpeakerEncoder
+from diffalign.rewards.speech_quality import SpeechQualityReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.vendi import VendiReward
 
@@ -40,15 +47,23 @@ __all__ = [
     "REWARDS",
     "SET_REWARDS",
     "AestheticReward",
+    "AisfxEncoder",
     "Audio",
     "BatchReward",
+    "CLAPReward",
     "CLIPReward",
+    "ClapEncoder",
+    "ClapTowers",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
+    "FADReward",
+    "FADSongReward",
+    "FrameEncoder",
     "FrechetReward",
     "HPSReward",
     "JPEGReward",
+    "NotesReward",
     "OCRReward",
     "PSNRReward",
     "PickScoreReward",
@@ -64,12 +79,15 @@ __all__ = [
     "SetOutput",
     "SetReward",
     "SetRewardEntry",
+    "SpeakerEncoder",
+    "SpeechQualityReward",
     "VendiReward",
     "Video",
     "build_reward",
     "build_set_reward",
     "combine_rewards",
     "fit_reference",
+    "load_clap",
     "load_encoder",
     "load_reward",
     "read_reference",
@@ -79,7 +97,7 @@ __all__ = [
 
 
 @overload
-def load_reward(name: Literal["vendi", "frechet"], **options: Any) -> SetReward: ...
+def load_reward(name: Literal["vendi", "frechet", "fad"], **options: Any) -> SetReward: ...
 @overload
 def load_reward(name: str, **options: Any) -> Reward: ...
 def load_reward(name: str, **options: Any) -> Reward | SetReward:

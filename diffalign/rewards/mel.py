@@ -53,7 +53,12 @@ def power_spectrum(
 
 
 def mel_spectrum(
-    waveform: Float[Tensor, "batch samples"], bands: MelBands, hop: int, *, pad: Pad = "constant", symmetric: bool = False
+    waveform: Float[Tensor, "batch samples"],
+    bands: MelBands,
+    hop: int,
+    *,
+    pad: Pad = "constant",
+    symmetric: bool = False,
 ) -> Float[Tensor, "batch frames bands"]:
     """Power in mel bands, frame by frame; see `power_spectrum`."""
     power = power_spectrum(waveform, bands.size, hop, pad=pad, symmetric=symmetric)

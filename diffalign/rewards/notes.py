@@ -113,7 +113,9 @@ def asked_notes(prompt: str, metadata: Mapping[str, Any]) -> list[AskedNote]:
     if "notes" in metadata:
         told = metadata["notes"]
         if isinstance(told, str | Mapping) or not isinstance(told, Sequence | np.ndarray):
-            raise DataError(f"metadata notes must be a list, as [69, 73] or [[69, 0.0, 1.5]], got {type(told).__name__}")
+            raise DataError(
+                f"metadata notes must be a list, as [69, 73] or [[69, 0.0, 1.5]], got {type(told).__name__}"
+            )
         notes = [_note(one) for one in told]
     else:
         notes = [AskedNote(pitch) for pitch in named_notes(prompt)]

@@ -23,6 +23,7 @@ from diffalign.rewards.set_functional import Gaussian, gaussian_statistics
 
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 _CHUNK = 256  # samples whose features are in memory at a time
+_SOUNDS = 16  # the same of sound, which takes more room
 
 
 def fit_reference(media: Iterable[Any], encoder: Encoder) -> Gaussian:
@@ -38,7 +39,8 @@ def fit_reference(media: Iterable[Any], encoder: Encoder) -> Gaussian:
     """
     samples, fitted, seen = iter(media), None, 0
     waiting: list[Tensor] = []
-    while chunk := list(islice(samples, _CHUNK)):
+    size = _SOUNDS if encoder.media == "audio" else _CHUNK
+    while chunk := list(islice(samples, size)):
         for place, one in enumerate(frames_of(encoder, chunk), seen):
             if isinstance(one, str):
                 raise DataError(f"sample {place} of the reference set: {one}")

@@ -27,9 +27,7 @@ class SoundEncoder(ABC):
     media: Literal["image", "audio", "features"] = "audio"
 
     @abstractmethod
-    def encode_waveforms(
-        self, waveforms: Float[Tensor, "batch samples"]
-    ) -> Float[Tensor, "batch frames features"]:
+    def encode_waveforms(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames features"]:
         """The features of every frame of mono waveforms at `rate`."""
 
     def split(self, media: Any) -> list[Any]:

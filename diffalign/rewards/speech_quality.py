@@ -95,7 +95,9 @@ class SpeechQualityReward(SampleReward):
 
     def _of_window(self, window: NDArray[np.float32]) -> NDArray[np.float64]:
         raw = self._p835.run(None, {"input_1": window[None]})[0][0]
-        fitted = [np.polyval(fit, one) for fit, one in zip(_FITS[self.personalised], raw.astype(np.float64), strict=True)]
+        fitted = [
+            np.polyval(fit, one) for fit, one in zip(_FITS[self.personalised], raw.astype(np.float64), strict=True)
+        ]
         whole = self._p808.run(None, {"input_1": _p808_input(window)[None]})[0][0]
         return np.array([*fitted, float(whole[0])])
 
