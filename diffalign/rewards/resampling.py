@@ -17,7 +17,7 @@ from diffalign.rewards.media import Audio
 
 # resampy's "kaiser_best", which fadtk resamples with too: zeros of the sinc a side, share of the band that passes, shape
 _ZEROS, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
-_LARGEST_KERNEL = 2**25  # numbers: 128 MiB
+_LARGEST_KERNEL = 2**24  # numbers: 128 MiB
 
 
 def resampled(waveform: Float[Tensor, "*batch samples"], rate: int, wanted: int) -> Float[Tensor, "*batch resampled"]:
@@ -62,5 +62,6 @@ def _kernel(old: int, new: int) -> tuple[Tensor, int]:
     samples = torch.arange(-width, width + old, dtype=torch.float64) / old
     apart = (samples - torch.arange(new, dtype=torch.float64)[:, None] / new) * base
     apart = apart.clamp(-_ZEROS, _ZEROS)
-    window = torch.special.i0(_BETA * (1 - (apart / _ZEROS) ** 2).clamp(min=0).sqrt()) / np.i0(_BETA)
-    return (torch.sinc(apart) * window * (base / old))[:, None].float(), width
+    window = torch.special.i0(_BETA * (1 - (apart / _ZEROS) ** 2).clamp(min=0).sqrt())
+    window = window / torch.special.i0(torch.tensor(_BETA, dtype=torch.float64))
+    return (torch.sinc(apart) * window * (base / old))[:, None], width

@@ -12,14 +12,18 @@ from diffalign.exceptions import ConfigError
 from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
 from tests.rewards.test_protocol import MODELS
 
-NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, frechet"
+NAMES = (
+    "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, speech_quality, notes, clap, fad_song, "
+    "vendi, frechet, fad"
+)
+OF_WEIGHTS = (*MODELS, "clap", "fad_song")  # without their weights or reference there is nothing to load
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_table_is_consistent(name):
     entry = REWARDS[name]
-    assert entry.params().name == entry.spec.name == name
-    if name in MODELS:  # without their weights there is nothing to load
+    assert entry.params.model_fields["name"].default == entry.spec.name == name
+    if name in OF_WEIGHTS:
         return
     assert load_reward(name).spec == build_reward(entry.params()).spec == entry.spec
 

@@ -1,4 +1,4 @@
-"""What holds for every reward: order, batch size, failures, forms of pictures, and what importing them brings along."""
+"""What holds for rewards of pictures: order, batch size, failures, forms of pictures, and what importing them brings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROMPTS = [
     "a white triangle above a purple circle",
     "a red cross",
 ]
-NAMES = sorted(REWARDS)
+NAMES = sorted(name for name, entry in REWARDS.items() if entry.spec.media == "image")
 MODELS = ("clip", "pickscore", "hps", "aesthetic")  # of weights that people have: here small ones of the same kind
 EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
 WORDS = ["red", "blue", "green", "white", "cross"]
