@@ -99,7 +99,12 @@ class _Network(nn.Module):
 def _network(path: str) -> nn.Module:
     """The network with its weights, read once for all encoders."""
     scalar: Any = np.float64(0).__reduce__()[0]  # the file has numbers of numpy beside the weights: data, no code
-    allowed = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType, np.dtypes.Float64DType]
+    allowed: list[Any] = [
+        (scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        np.dtypes.Int64DType,
+        np.dtypes.Float64DType,
+    ]
     with torch.serialization.safe_globals(allowed):
         weights, _ = torch.load(path, map_location="cpu", weights_only=True)
     prefix = "embedding_net."

@@ -79,7 +79,8 @@ def mel_filters(bands: MelBands) -> NDArray[np.float64]:
     `mel_filter_bank` makes the same of even sizes (of odd ones it takes the last bin for half the rate).
     """
     frequencies = np.fft.rfftfreq(bands.size, 1 / bands.rate)
-    corners = _hertz(np.linspace(*_mels(np.array([bands.low, bands.high]), bands.scale), bands.bands + 2), bands.scale)
+    low, high = _mels(np.array([bands.low, bands.high]), bands.scale)
+    corners = _hertz(np.linspace(low, high, bands.bands + 2), bands.scale)
     over = (lambda f: _mels(f, bands.scale)) if bands.triangles == "mel" else (lambda f: f)
     at, ends = over(frequencies)[:, None], over(corners)
     up = (at - ends[:-2]) / np.diff(ends)[:-1]

@@ -153,8 +153,10 @@ def precision_and_recall(
     """How much of what is heard was asked for, and of what was asked for is heard; see `NotesReward`."""
     wanted = np.zeros_like(heard)
     for note in asked:
-        when = slice(None) if note.start is None else (times >= note.start) & (times < note.end)
-        wanted[when, note.pitch - LOWEST] = True
+        if note.start is None or note.end is None:
+            wanted[:, note.pitch - LOWEST] = True
+        else:
+            wanted[(times >= note.start) & (times < note.end), note.pitch - LOWEST] = True
     right = heard & wanted
     precision = right.sum() / heard.sum() if heard.any() else 0.0
     if asked[0].start is None:

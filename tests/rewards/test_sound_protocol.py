@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffalign.exceptions import MissingExtraError
 from diffalign.rewards import REWARDS, Audio, Reward, Sample, fit_reference, load_encoder, load_reward, save_reference
+from diffalign.rewards.onnx_models import onnx_session
 from tests.rewards.sounds import buzz, noise, note
 from tests.rewards.tiny_clap import tiny_clap_folder
 
@@ -70,3 +73,9 @@ def test_empty_batch_and_spec(name: str) -> None:
         assert replace(reward.spec, version=entry.spec.version) == entry.spec != reward.spec
     else:
         assert reward.spec == entry.spec
+
+
+def test_a_missing_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"the notes reward needs 'onnxruntime'; .*diffalign\[audio\]"):
+        onnx_session(Path("other.onnx"), "notes")
