@@ -33,6 +33,11 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
                 "ssim",
                 "vendi",
                 "frechet",
+                "speech_quality",
+                "notes",
+                "clap",
+                "fad_song",
+                "fad",
             },
         ),
         ("families", {"sd", "sdxl", "sd3", "flux"}),
@@ -118,8 +123,8 @@ def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == (
-        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, "
-        "frechet, got 'jpg'; did you mean 'jpeg'?"
+        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, "
+        "speech_quality, notes, clap, fad_song, vendi, frechet, fad, got 'jpg'; did you mean 'jpeg'?"
     )
 
 
