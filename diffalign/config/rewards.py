@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
@@ -37,7 +37,7 @@ class _WithWeights(SampleRewardParams):
     """A reward that is a model."""
 
     device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
-    batch: int = Field(default=16, ge=1)  # pictures at a time
+    batch: int = Field(default=16, ge=1)  # samples at a time
 
 
 class ClipParams(_WithWeights):
@@ -104,6 +104,44 @@ class OCRParams(SampleRewardParams):
     threads: PositiveInt = 1  # of the recogniser, on the CPU
 
 
+class SpeechQualityParams(SampleRewardParams):
+    """Of speech: how people would rate its sound, about 1 to 4.6 (DNSMOS; a wheel and extra audio)."""
+
+    name: Literal["speech_quality"] = "speech_quality"
+    personalised: bool = False  # whether other people's voices count as background
+    threads: PositiveInt = 1  # of the networks, on the CPU
+
+
+class NotesParams(SampleRewardParams):
+    """Of music: are the notes heard that were asked for, and no others (basic-pitch; a wheel, extra audio)."""
+
+    name: Literal["notes"] = "notes"
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3  # how sure the network must be that a note sounds
+    shortest: PositiveFloat = 0.1277  # seconds; what sounds for less is not heard
+    threads: PositiveInt = 1  # of the network, on the CPU
+
+
+class ClapParams(_WithWeights):
+    """Does the sound agree with its prompt, to CLAP: the cosine, over windows of 10 s."""
+
+    name: Literal["clap"] = "clap"
+    model: LocalPath = "laion/larger_clap_general"  # a folder or hub id in transformers' format
+
+
+class _OfFrames(Params):
+    """A distance of sound to a reference set."""
+
+    reference: LocalPath  # a .safetensors file of features of frames, or of their statistics
+    encoder: Literal["aisfx", "speaker", "clap"] = "aisfx"
+    model: LocalPath = "laion/larger_clap_music"  # of encoder clap: a folder or hub id in transformers' format
+
+
+class FADSongParams(_OfFrames, SampleRewardParams):
+    """Of each sound: how near its own frames come to a reference set's mean and covariance, 0 or less."""
+
+    name: Literal["fad_song"] = "fad_song"
+
+
 class PSNRParams(SampleRewardParams):
     """Of a picture and its reference: peak signal-to-noise ratio, in dB, 100 at most."""
 
@@ -129,6 +167,7 @@ REWARD_PARAMS: tuple[type[Params], ...] = (
     *OF_VIDEO,
     *WITH_REFERENCE,
     *(HTTPParams, VLMJudgeParams),  # done elsewhere
+    *(SpeechQualityParams, NotesParams, ClapParams, FADSongParams),  # of sound
 )
 
 # of pictures that a run draws, for prompts alone
@@ -153,7 +192,8 @@ class VendiParams(Params):
 
     name: Literal["vendi"] = "vendi"
     # what samples are compared by: pictures as 8x8 pixels (layout and colour), or latents that the caller gives
-    encoder: Literal["pixels", "latents"] = "pixels"
+    # or sound as the mean of its frames
+    encoder: Literal["pixels", "latents", "aisfx", "speaker"] = "pixels"
     q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
     kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
 
@@ -163,12 +203,22 @@ class FrechetParams(Params):
 
     name: Literal["frechet"] = "frechet"
     reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
-    encoder: Literal["pixels", "latents"] = "pixels"
+    encoder: Literal["pixels", "latents", "aisfx", "speaker"] = "pixels"
 
 
-SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)
+class FADParams(_OfFrames):
+    """Of a set of sounds: how near all frames come to a reference set's mean and covariance, 0 or less (FAD)."""
 
-SetRewardParams = Annotated[VendiParams | FrechetParams, Field(discriminator="name")]
+    name: Literal["fad"] = "fad"
+    infinity: bool = False  # extrapolate to infinitely many frames: free of the bias of small sets
+    smallest: Annotated[int, Field(ge=2)] = 500  # frames, with infinity: of the smallest set that is drawn
+    sizes: Annotated[int, Field(ge=2)] = 25  # how many sets are drawn
+    seed: NonNegativeInt = 0  # of the draws
+
+
+SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams, FADParams)
+
+SetRewardParams = Annotated[VendiParams | FrechetParams | FADParams, Field(discriminator="name")]
 
 
 def _of_drawn_pictures(rewards: Any) -> Any:

@@ -26,11 +26,15 @@ from diffalign.config.sample_rewards import (
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
+from diffalign.rewards.aisfx import AisfxEncoder
 from diffalign.rewards.cache import CachedReward, cached
+from diffalign.rewards.clap import CLAPReward
+from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
 from diffalign.rewards.emoji import EmojiReward
-from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
+from diffalign.rewards.encoders import ENCODERS, Encoder, FrameEncoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
+from diffalign.rewards.fad import FADReward, FADSongReward
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.http_reward import HTTPReward
@@ -39,12 +43,15 @@ from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.nested_options import nested_options
+from diffalign.rewards.notes import NotesReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.server import RewardServer
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
+from diffalign.rewards.speaker import SpeakerEncoder
+from diffalign.rewards.speech_quality import SpeechQualityReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.vendi import VendiReward
 from diffalign.rewards.video_reward import VideoReward
@@ -55,19 +62,27 @@ __all__ = [
     "REWARDS",
     "SET_REWARDS",
     "AestheticReward",
+    "AisfxEncoder",
     "Audio",
     "BatchReward",
+    "CLAPReward",
     "CLIPReward",
     "CachedReward",
+    "ClapEncoder",
+    "ClapTowers",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
+    "FADReward",
+    "FADSongReward",
+    "FrameEncoder",
     "FrechetReward",
     "HPSReward",
     "HTTPReward",
     "ImageReward",
     "IsolatedReward",
     "JPEGReward",
+    "NotesReward",
     "OCRReward",
     "PSNRReward",
     "PickScoreReward",
@@ -84,6 +99,8 @@ __all__ = [
     "SetOutput",
     "SetReward",
     "SetRewardEntry",
+    "SpeakerEncoder",
+    "SpeechQualityReward",
     "VLMJudge",
     "VendiReward",
     "Video",
@@ -94,6 +111,7 @@ __all__ = [
     "combine_rewards",
     "fit_reference",
     "isolated",
+    "load_clap",
     "load_encoder",
     "load_reward",
     "read_reference",
@@ -103,7 +121,7 @@ __all__ = [
 
 
 @overload
-def load_reward(name: Literal["vendi", "frechet"], **options: Any) -> SetReward: ...
+def load_reward(name: Literal["vendi", "frechet", "fad"], **options: Any) -> SetReward: ...
 @overload
 def load_reward(name: str, **options: Any) -> Reward: ...
 def load_reward(name: str, **options: Any) -> Reward | SetReward:

@@ -1,4 +1,4 @@
-"""What holds for every reward: order, batch size, failures, forms of pictures, and what importing them brings along."""
+"""What holds for rewards of pictures: order, batch size, failures, forms of pictures, and what importing them brings."""
 
 from __future__ import annotations
 
