@@ -16,11 +16,6 @@ from tests.rewards.test_protocol import ELSEWHERE, MODELS
 NAMES = ", ".join(REWARDS | SET_REWARDS)
 # without their weights, servers or reference there is nothing to load
 OF_WEIGHTS = (*MODELS, *ELSEWHERE, "clap", "fad_song")
-    *MODELS,
-    *ELSEWHERE,
-    "clap",
-    "fad_song",
-)  # without their weights, servers or reference there is nothing to load
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
