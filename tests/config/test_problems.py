@@ -28,7 +28,7 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
         ),
         (
             "evaluation.rewards=[{name: jpeg, forn: strict}]",
-            "evaluation.rewards.0.forn: unknown key; known keys: name, quality, direction",
+            "evaluation.rewards.0.forn: unknown key; known keys: process, cache, name, quality, direction",
         ),
         ("evaluation.sampler={name: ddim, etha: 0.1}", "evaluation.sampler.etha: unknown key; did you mean 'eta'?"),
         (
