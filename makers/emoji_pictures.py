@@ -94,8 +94,8 @@ def load_font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(FONT), _DRAWN_AT, layout_engine=ImageFont.Layout.BASIC)
 
 
-def draw_emoji(chosen: tuple[Emoji, ...] | list[Emoji]) -> Tensor:
-    """Their pictures, uint8 [emoji, 3, 32, 32], on white, the longer side filling the picture but for a pixel."""
+def draw_emoji(chosen: tuple[Emoji, ...] | list[Emoji], size: int = SIZE) -> Tensor:
+    """Their pictures, uint8 [emoji, 3, size, size], on white, the longer side filling the picture but for a pixel."""
     font = load_font()
     pictures = []
     for one in chosen:
@@ -103,7 +103,7 @@ def draw_emoji(chosen: tuple[Emoji, ...] | list[Emoji]) -> Tensor:
         assert bitmap is not None
         page = Image.new("RGBA", (max(_CANVAS),) * 2, "white")
         page.alpha_composite(bitmap, ((page.width - bitmap.width) // 2, (page.height - bitmap.height) // 2))
-        pictures.append(np.asarray(page.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)))
+        pictures.append(np.asarray(page.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)))
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 

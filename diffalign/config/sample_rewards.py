@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from diffalign.config.fields import LocalPath
 from diffalign.config.params import Params
@@ -30,6 +30,13 @@ class SampleRewardParams(Params):
     # done in a worker process: true, or a mapping that says how; None: here
     process: Annotated[ProcessParams | None, BeforeValidator(_yes_or_no)] = None
     cache: LocalPath | None = None  # a folder in which scores are kept, by what the sample holds
+
+
+class ModelRewardParams(SampleRewardParams):
+    """A reward that is a model."""
+
+    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
+    batch: int = Field(default=16, ge=1)  # samples at a time
 
 
 SHARED_SETTINGS = tuple(SampleRewardParams.model_fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -48,39 +47,3 @@ def gdpo_sr(
             "silent_groups": (advantage == 0).all(1).float().mean(),
         },
     )
-
-
-@at_least_float32
-def attribute_aware_reward(
-    fidelity: Float[Tensor, "groups members"],
-    perceptual: Float[Tensor, "metrics groups members"],
-    *,
-    smooth: Float[Tensor, " groups"],
-    texture: Float[Tensor, " groups"],
-    min_range: float,
-) -> Float[Tensor, "groups members"]:
-    """Judge smooth pictures by fidelity, textured ones by perceptual scores, each scaled to [0, 1] within its group.
-
-        reward_i = smooth * fidelity_i + texture * mean over metrics of perceptual_i
-
-    Args:
-        fidelity: PSNR against the high-resolution picture; NaN where unscored.
-        perceptual: no-reference scores, higher is better (MUSIQ and MANIQA in the paper).
-        smooth: share of smooth pixels of the high-resolution picture, in [0, 1].
-        texture: share of textured pixels, in [0, 1].
-        min_range: a metric that differs by less within a group says nothing there and counts 0 (the authors' code
-            divides by that range, which gives NaN where all agree).
-
-    Returns:
-        [groups, members], NaN where a metric is.
-
-    Source: the authors' losses/grpo.py.
-    """
-    both = torch.cat([fidelity[None], perceptual])
-    unscored = both.isnan()
-    low = both.masked_fill(unscored, torch.inf).amin(-1, keepdim=True)
-    spread = both.masked_fill(unscored, -torch.inf).amax(-1, keepdim=True) - low
-    told = spread >= min_range
-    scaled = (both - low) / spread.masked_fill(~told, 1.0)
-    scaled = scaled.masked_fill(~told & ~unscored, 0.0)
-    return smooth[:, None] * scaled[0] + texture[:, None] * scaled[1:].mean(0)

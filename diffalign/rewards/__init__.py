@@ -27,16 +27,19 @@ from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
 from diffalign.rewards.aisfx import AisfxEncoder
+from diffalign.rewards.brisque import BrisqueReward
 from diffalign.rewards.cache import CachedReward, cached
 from diffalign.rewards.clap import CLAPReward
 from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
+from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import ENCODERS, Encoder, FrameEncoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.fad import FADReward, FADSongReward
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.geneval import GenEvalReward
 from diffalign.rewards.http_reward import HTTPReward
 from diffalign.rewards.image_reward import ImageReward
 from diffalign.rewards.isolation import IsolatedReward, isolated
@@ -45,14 +48,18 @@ from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.nested_options import nested_options
 from diffalign.rewards.notes import NotesReward
 from diffalign.rewards.ocr import OCRReward
+from diffalign.rewards.perceptual import PerceptualDistanceReward, PerceptualEncoder
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
+from diffalign.rewards.safety import SafetyReward
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.server import RewardServer
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
 from diffalign.rewards.speaker import SpeakerEncoder
 from diffalign.rewards.speech_quality import SpeechQualityReward
+from diffalign.rewards.sr_attribute import SRAttributeReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
+from diffalign.rewards.text_image import TextImageReward
 from diffalign.rewards.vendi import VendiReward
 from diffalign.rewards.video_reward import VideoReward
 from diffalign.rewards.vlm_judge import VLMJudge
@@ -65,11 +72,13 @@ __all__ = [
     "AisfxEncoder",
     "Audio",
     "BatchReward",
+    "BrisqueReward",
     "CLAPReward",
     "CLIPReward",
     "CachedReward",
     "ClapEncoder",
     "ClapTowers",
+    "DistortionReward",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
@@ -77,6 +86,7 @@ __all__ = [
     "FADSongReward",
     "FrameEncoder",
     "FrechetReward",
+    "GenEvalReward",
     "HPSReward",
     "HTTPReward",
     "ImageReward",
@@ -85,6 +95,8 @@ __all__ = [
     "NotesReward",
     "OCRReward",
     "PSNRReward",
+    "PerceptualDistanceReward",
+    "PerceptualEncoder",
     "PickScoreReward",
     "Reward",
     "RewardEnsemble",
@@ -92,7 +104,9 @@ __all__ = [
     "RewardOutput",
     "RewardServer",
     "RewardSpec",
+    "SRAttributeReward",
     "SSIMReward",
+    "SafetyReward",
     "Sample",
     "SampleReward",
     "SceneReward",
@@ -101,6 +115,7 @@ __all__ = [
     "SetRewardEntry",
     "SpeakerEncoder",
     "SpeechQualityReward",
+    "TextImageReward",
     "VLMJudge",
     "VendiReward",
     "Video",

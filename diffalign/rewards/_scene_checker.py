@@ -21,7 +21,7 @@ _STRAY = 60.0  # RGB distance from the background beyond which a pixel away from
 _DUST = 5  # components of fewer pixels are ignored
 _SHAPE_IOU = 0.75  # below this overlap with every shape's template, a component is a fragment; renders reach 0.86
 _ASPECT = 1.5  # bounding boxes longer than this are fragments
-_WIDTHS = (5.0, 17.0)  # pixels; bounding boxes outside of this are specks or backdrops, not objects
+OBJECT_WIDTHS = (5.0, 17.0)  # pixels; bounding boxes outside of this are specks or backdrops, not objects
 _FINER = 4
 _NO_COLOUR = "other"
 
@@ -31,6 +31,7 @@ class Found:
     """One connected component: its colour, the shape it looks most like (None: a fragment), its centre in pixels.
 
     The colour is "other", and the shape None, for stray pixels that are neither background nor a colour of the palette.
+    All places are in pixels of the 32x32 picture, from its upper left corner; the centre is that of a pixel's middle.
     """
 
     colour: str
@@ -39,6 +40,7 @@ class Found:
     x: float
     y: float
     pixels: int
+    box: tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def find_objects(picture: np.ndarray) -> list[Found]:
     for component in _components(stray):
         if len(component) >= _DUST:
             y, x = component.mean(0)
-            found.append(Found(_NO_COLOUR, None, {}, float(x), float(y), len(component)))
+            (top, left), (bottom, right) = component.min(0).tolist(), (component.max(0) + 1).tolist()
+            box = (float(left), float(top), float(right), float(bottom))
+            found.append(Found(_NO_COLOUR, None, {}, float(x), float(y), len(component), box))
     return sorted(found, key=lambda item: -item.pixels)
 
 
@@ -139,7 +143,7 @@ def _components(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _describe(colour: str, component: np.ndarray, covered: np.ndarray) -> Found:
-    mask = _outline(component, covered)
+    mask, (left, top) = _outline(component, covered)
     height, width = mask.shape
     overlap = {}
     for shape in SHAPES:
@@ -147,14 +151,18 @@ def _describe(colour: str, component: np.ndarray, covered: np.ndarray) -> Found:
         overlap[shape] = float((mask & template).sum() / (mask | template).sum())
     best = max(overlap, key=lambda shape: overlap[shape])
     short, long = sorted((height, width))
-    sized = long <= _ASPECT * short and _WIDTHS[0] * _FINER <= short and long <= _WIDTHS[1] * _FINER
+    sized = long <= _ASPECT * short and OBJECT_WIDTHS[0] * _FINER <= short and long <= OBJECT_WIDTHS[1] * _FINER
     y, x = component.mean(0)
     whole = sized and overlap[best] >= _SHAPE_IOU
-    return Found(colour, best if whole else None, overlap, float(x), float(y), len(component))
+    box = (left, top, left + width / _FINER, top + height / _FINER)
+    return Found(colour, best if whole else None, overlap, float(x), float(y), len(component), box)
 
 
-def _outline(component: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Where interpolated coverage of the component is above one half, on the finer grid, cut to the bounding box."""
+def _outline(component: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Where interpolated coverage of the component is above one half, on the finer grid, cut to the bounding box.
+
+    And where the upper left corner of that is: x and y, in pixels.
+    """
     inside = np.zeros(covered.shape, dtype=bool)
     inside[tuple(component.T)] = True
     rim = _widened(inside) & (covered <= _COVERED)  # its blended edge, not the pixels of another component
@@ -168,7 +176,8 @@ def _outline(component: np.ndarray, covered: np.ndarray) -> np.ndarray:
     if not mask.any():  # a faint line of one pixel
         mask = np.kron(crop > _COVERED, np.ones((_FINER, _FINER), dtype=bool))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    corner = (float(left) - 1 + float(columns[0]) / _FINER, float(top) - 1 + float(rows[0]) / _FINER)
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], corner
 
 
 def _template(shape: str, height: int, width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.config.rewards import ClapParams
+from diffalign.config.sound_rewards import ClapParams
 from diffalign.exceptions import ShapeError
 from diffalign.rewards.clap_towers import ClapTowers, load_clap
 from diffalign.rewards.media import Audio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError, ShapeError
 from diffalign.rewards.aisfx import AisfxEncoder
+from diffalign.rewards.perceptual import PerceptualEncoder
 from diffalign.rewards.pictures import as_pixels, split_pictures
 from diffalign.rewards.speaker import SpeakerEncoder
 
@@ -109,8 +110,9 @@ class LatentEncoder:
         return found
 
 
-ENCODERS: dict[str, type[PixelEncoder] | type[LatentEncoder] | type[AisfxEncoder] | type[SpeakerEncoder]] = {
+ENCODERS: dict[str, Callable[[], Encoder]] = {
     "pixels": PixelEncoder,
+    "perceptual": PerceptualEncoder,
     "latents": LatentEncoder,
     "aisfx": AisfxEncoder,
     "speaker": SpeakerEncoder,

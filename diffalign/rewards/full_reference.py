@@ -13,7 +13,7 @@ from diffalign.rewards.functional import LARGEST_PSNR, Channel, psnr, ssim
 from diffalign.rewards.pictures import Pixels, reference_pixels
 from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
-__all__ = ["PSNRReward", "SSIMReward"]
+__all__ = ["PSNRReward", "SSIMReward", "reference_of"]
 
 
 class FullReferenceReward(SampleReward):
@@ -39,12 +39,7 @@ class FullReferenceReward(SampleReward):
             raise ConfigError(f"{self.spec.name}.crop_border: must be >= 0, got {crop_border}")
 
     def judge(self, pixels: Pixels, sample: Sample) -> tuple[float, dict[str, float]]:
-        reference = reference_pixels(sample.metadata)
-        if reference.shape != pixels.shape:
-            sizes = [f"{each.shape[0]} x {each.shape[1]}" for each in (pixels, reference)]
-            raise ShapeError(
-                f"the picture has {sizes[0]} pixels and its reference {sizes[1]}; they must be of one size"
-            )
+        reference = reference_of(sample.metadata, pixels)
         return self._likeness(_as_tensor(pixels), _as_tensor(reference)).item(), {}
 
     @abstractmethod
@@ -109,6 +104,20 @@ class SSIMReward(FullReferenceReward):
             needs=("reference",),
             source='Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity"',
         )
+
+
+def reference_of(metadata: Any, pixels: Pixels) -> Pixels:
+    """The picture that a sample is compared with, out of its metadata.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+        ShapeError: it has another size than the sample, `pixels`.
+    """
+    reference = reference_pixels(metadata)
+    if reference.shape != pixels.shape:
+        sizes = [f"{each.shape[0]} x {each.shape[1]}" for each in (pixels, reference)]
+        raise ShapeError(f"the picture has {sizes[0]} pixels and its reference {sizes[1]}; they must be of one size")
+    return reference
 
 
 def _as_tensor(pixels: Pixels) -> Tensor:

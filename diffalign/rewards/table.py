@@ -9,28 +9,33 @@ from typing import Any
 from diffalign.config.params import Params
 from diffalign.config.rewards import (
     AestheticParams,
-    ClapParams,
+    BrisqueParams,
     ClipParams,
+    DistortionParams,
     EmojiParams,
-    FADParams,
-    FADSongParams,
     FrechetParams,
+    GenEvalParams,
     HPSParams,
     ImageRewardParams,
     JPEGParams,
-    NotesParams,
     OCRParams,
+    PerceptualDistanceParams,
     PickScoreParams,
     PSNRParams,
+    SafetyParams,
     SceneParams,
-    SpeechQualityParams,
     SSIMParams,
+    TextImageParams,
     VendiParams,
     VideoRewardParams,
 )
 from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.sound_rewards import ClapParams, FADParams, FADSongParams, NotesParams, SpeechQualityParams
 from diffalign.rewards._text_reader import check_installed
+from diffalign.rewards._vgg import check_vgg
 from diffalign.rewards.aesthetic import aesthetic_spec, load_aesthetic
+from diffalign.rewards.brisque import WEIGHTS as BRISQUE_WEIGHTS
+from diffalign.rewards.brisque import BrisqueReward
 from diffalign.rewards.clap import clap_spec, load_clap_reward
 from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import (
@@ -41,24 +46,30 @@ from diffalign.rewards.clip import (
     load_pickscore,
     pickscore_spec,
 )
+from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import Encoder, load_encoder
 from diffalign.rewards.fad import FADReward, FADSongReward, fad_song_spec
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
+from diffalign.rewards.geneval import GenEvalReward
 from diffalign.rewards.http_reward import HTTPReward, http_spec
 from diffalign.rewards.image_reward import image_reward_spec, load_image_reward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.notes import NotesReward, notes_spec
 from diffalign.rewards.ocr import OCRReward
+from diffalign.rewards.perceptual import PerceptualDistanceReward
 from diffalign.rewards.protocol import BatchReward, RewardSpec
 from diffalign.rewards.reference_set import read_reference
+from diffalign.rewards.safety import SafetyReward, check_safety_parts
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.speech_quality import SpeechQualityReward, speech_quality_spec
+from diffalign.rewards.text_image import TextImageReward, check_text_image
 from diffalign.rewards.vendi import VendiReward
 from diffalign.rewards.video_reward import load_video_reward, video_reward_spec
 from diffalign.rewards.vlm_judge import load_vlm_judge, vlm_judge_spec
+from diffalign.rewards.wheels import packaged_file
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,35 @@ def _load_ocr(params: OCRParams) -> OCRReward:
     )
 
 
+def _load_brisque(params: BrisqueParams) -> BrisqueReward:
+    for wanted in BRISQUE_WEIGHTS:  # now and not after the first pictures have been drawn
+        packaged_file(wanted)
+    return BrisqueReward()
+
+
+def _load_text_image(params: TextImageParams) -> TextImageReward:
+    check_text_image()
+    return TextImageReward(device=params.device)
+
+
+def _load_safety(params: SafetyParams) -> SafetyReward:
+    check_safety_parts()
+    return SafetyReward(threads=params.threads)
+
+
+def _load_distortion(params: DistortionParams) -> DistortionReward:
+    return DistortionReward(form=params.form)
+
+
+def _load_geneval(params: GenEvalParams) -> GenEvalReward:
+    return GenEvalReward(form=params.form, detector=params.detector)
+
+
+def _load_perceptual_distance(params: PerceptualDistanceParams) -> PerceptualDistanceReward:
+    check_vgg()
+    return PerceptualDistanceReward(device=params.device)
+
+
 def _load_psnr(params: PSNRParams) -> PSNRReward:
     return PSNRReward(channel=params.channel, crop_border=params.crop_border)
 
@@ -142,9 +182,17 @@ REWARDS: dict[str, RewardEntry] = {
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
     "image_reward": RewardEntry(ImageRewardParams, load_image_reward, image_reward_spec(ImageRewardParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
-    "video_reward": RewardEntry(VideoRewardParams, load_video_reward, video_reward_spec(VideoRewardParams())),
+    "brisque": RewardEntry(BrisqueParams, _load_brisque, BrisqueReward().spec),
+    "text_image": RewardEntry(TextImageParams, _load_text_image, TextImageReward().spec),
+    "safety": RewardEntry(SafetyParams, _load_safety, SafetyReward().spec),
+    "distortion": RewardEntry(DistortionParams, _load_distortion, DistortionReward().spec),
+    "geneval": RewardEntry(GenEvalParams, _load_geneval, GenEvalReward().spec),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
+    "perceptual_distance": RewardEntry(
+        PerceptualDistanceParams, _load_perceptual_distance, PerceptualDistanceReward().spec
+    ),
+    "video_reward": RewardEntry(VideoRewardParams, load_video_reward, video_reward_spec(VideoRewardParams())),
     "http": RewardEntry(HTTPParams, HTTPReward, http_spec()),
     "vlm_judge": RewardEntry(VLMJudgeParams, load_vlm_judge, vlm_judge_spec(VLMJudgeParams(model="MODEL"))),
     "speech_quality": RewardEntry(SpeechQualityParams, _load_speech_quality, speech_quality_spec()),

@@ -9,7 +9,7 @@ import torch
 
 from diffalign.objectives import diffusion_dpo, gdpo_sr
 from diffalign.objectives.advantages import group_advantage
-from diffalign.objectives.gdpo_sr import attribute_aware_reward
+from diffalign.rewards.sr_attribute import attribute_aware_reward
 
 
 @pytest.fixture

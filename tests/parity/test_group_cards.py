@@ -16,8 +16,8 @@ from diffalign.data.reward_votes import share_of_rivals_beaten
 from diffalign.denoising import LinearFlow, LogitNormalTime, NoiseDraw, Prediction, denoising_errors
 from diffalign.objectives import diffusion_dpo, dragon, dso_dro, flow_rwr, gdpo_sr, gdro, rank_dpo
 from diffalign.objectives.advantages import Convention, group_advantage
-from diffalign.objectives.gdpo_sr import attribute_aware_reward
 from diffalign.objectives.rank_dpo import _dcg_weight
+from diffalign.rewards.sr_attribute import attribute_aware_reward
 from tests.denoising.toys import Fixed, condition_of
 
 FLOW = LinearFlow()

@@ -188,7 +188,9 @@ def test_settings_name_every_encoder():
         assert set(get_args(params.model_fields["encoder"].annotation)) == set(ENCODERS)
     for name, kind in ENCODERS.items():
         assert kind.name == name
-    with pytest.raises(ConfigError, match="encoder: must be one of pixels, latents, aisfx, speaker, got 'clip'"):
+    with pytest.raises(
+        ConfigError, match="encoder: must be one of pixels, perceptual, latents, aisfx, speaker, got 'clip'"
+    ):
         load_encoder("clip")
 
 
@@ -210,7 +212,11 @@ def test_the_table_is_consistent():
     ("name", "options", "message"),
     [
         ("vendi", {"q": -1}, "vendi.q: must be >= 0.0, got -1"),
-        ("vendi", {"encoder": "clip"}, "vendi.encoder: must be 'pixels', 'latents', 'aisfx' or 'speaker', got 'clip'"),
+        (
+            "vendi",
+            {"encoder": "clip"},
+            "vendi.encoder: must be 'pixels', 'perceptual', 'latents', 'aisfx' or 'speaker', got 'clip'",
+        ),
         ("vendi", {"kernal": "cosine"}, "vendi.kernal: unknown option; did you mean 'kernel'?"),
         ("frechet", {}, "frechet.reference: required, but missing: load_reward('frechet', reference=...)"),
         ("frechet", {"reference": "/nowhere"}, "frechet.reference: no such file or folder: /nowhere"),
