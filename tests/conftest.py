@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("DIFFALIGN_WHEELS", str(Path(__file__).parents[1] / ".venv" / "wheels"))  # where make puts them
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Command output is compared as text: rich must neither colour it (it does on CI hosts) nor fold it at 80 columns.
 os.environ["NO_COLOR"] = "1"

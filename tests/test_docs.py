@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from diffalign.cli import app
 from diffalign.config.objectives import ObjectiveFacts
+from diffalign.config.sample_rewards import own_settings
 from diffalign.config.samplers import SAMPLER_PARAMS, WindowParams
 from diffalign.config.yaml_values import read_yaml
 from diffalign.data import read_records
 from diffalign.objectives import OBJECTIVES
-from diffalign.rewards import REWARDS
+from diffalign.rewards import REWARDS, Audio
 from tests.data.pictures import picture_file, write_rows
+from tests.rewards.sounds import note
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "docs" / "methods"
@@ -177,15 +179,19 @@ def test_code_about_sets(tmp_path, monkeypatch):
     assert (tmp_path / "reference.safetensors").is_file()
 
 
+_PAGES = {"http": "remote"}  # rewards whose page has another name
+
+
 def test_the_pages_of_rewards_say_what_the_settings_say():
     home = ROOT / "docs" / "rewards"
     rows = {cells[0]: cells for cells in rows_of((home / "README.md").read_text(encoding="utf-8"))[2:]}
     listed = {re.sub(r"[^a-z_]", "", re.sub(r"\(.*\)", "", name)): cells for name, cells in rows.items()}
     assert listed.keys() == REWARDS.keys()
     for name, entry in REWARDS.items():
-        settings = {key: field.default for key, field in entry.params.model_fields.items() if key != "name"}
+        fields = {key: entry.params.model_fields[key] for key in own_settings(entry.params)}
+        settings = {key: "required" if field.is_required() else field.default for key, field in fields.items()}
         assert re.findall(r"`(\w+)`", listed[name][4]) == list(settings), name
-        page = home / f"{name}.md"
+        page = home / f"{_PAGES.get(name, name)}.md"
         if "reference" in entry.spec.needs and not page.is_file():
             page = home / "full_reference.md"
         if page.is_file():
@@ -193,16 +199,21 @@ def test_the_pages_of_rewards_say_what_the_settings_say():
             assert {key: read_yaml(shown[f"`{key}`"]) for key in settings} == settings
 
 
-def test_code_about_rewards():
+def test_code_about_rewards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     pictures = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     namespace: dict[str, Any] = {
         "pictures": pictures, "prompts": ['a sign "x"'],
         "originals": pictures.flip(-1), "restored": pictures, "originals_tensor": pictures.flip(-1),
+        "waveform": note(69, 1.0), "rate": 22050,
+        "good_sounds": [Audio(note(60, 3.6), 22050)], "sounds": [Audio(note(72, 3.6), 22050)],
     }  # fmt: skip
     for page in sorted((ROOT / "docs" / "rewards").glob("*.md")):
         for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
             exec(code, namespace)
     assert namespace["scores"].shape == (1,) and 0 < namespace["loss"] < 2
+    assert namespace["quality"] > 1 and namespace["played"].shape == (1,)
+    assert namespace["distance"] < 0 and namespace["each"].shape == (1,)
 
 
 def test_the_page_of_samplers_says_what_the_settings_say():

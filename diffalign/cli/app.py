@@ -23,6 +23,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from diffalign import __version__
+
+        print(__version__)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
 ConfigOption = Annotated[
     str | None, typer.Option("--config", "-c", help="A config file, or a name that `diffalign list configs` shows.")
 ]

@@ -14,10 +14,11 @@ from rich.table import Table
 
 from diffalign.cli.console import results_console
 from diffalign.config import RunConfig
-from diffalign.config.loading import list_configs
+from diffalign.config.loading import config_summary, list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
 from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
+from diffalign.config.sample_rewards import SHARED_SETTINGS, own_settings
 from diffalign.config.samplers import SAMPLER_PARAMS
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import list_zoo
@@ -38,7 +39,7 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
         "rewards": _rewards,
         "families": _families,
         "samplers": _samplers,
-        "configs": lambda: [{"name": name} for name in list_configs()],
+        "configs": lambda: [{"name": name, "what": config_summary(name)} for name in list_configs()],
         "zoo": _zoo,
     }
     if what not in lists:
@@ -61,6 +62,8 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
         _print_objectives()
     else:
         results_console().print(_table([{key: row[key] for key in row if key != "page"} for row in rows]))
+    if what == "rewards" and not as_json:
+        print(f"those of single samples also take {' and '.join(SHARED_SETTINGS)}: docs/rewards/remote.md")
 
 
 def _hint(given: str, names: Collection[str]) -> str:
@@ -203,7 +206,7 @@ def _citation(paper: str) -> str:
 
 
 def _settings(params: Any) -> str:
-    fields = {name: field for name, field in params.model_fields.items() if name != "name"}
+    fields = {name: params.model_fields[name] for name in own_settings(params)}
     shown = (
         f"{name} (required)" if field.is_required() else f"{name}={field.default}" for name, field in fields.items()
     )

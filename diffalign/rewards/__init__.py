@@ -16,49 +16,83 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from diffalign.config.params import Params
+from diffalign.config.sample_rewards import (
+    SHARED_SETTINGS,
+    ProcessParams,
+    SampleRewardParams,
+    own_settings,
+    without_shared,
+)
 from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
+from diffalign.rewards.aisfx import AisfxEncoder
 from diffalign.rewards.brisque import BrisqueReward
+from diffalign.rewards.cache import CachedReward, cached
+from diffalign.rewards.clap import CLAPReward
+from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
 from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
-from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
+from diffalign.rewards.encoders import ENCODERS, Encoder, FrameEncoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
+from diffalign.rewards.fad import FADReward, FADSongReward
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.geneval import GenEvalReward
+from diffalign.rewards.http_reward import HTTPReward
+from diffalign.rewards.image_reward import ImageReward
+from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
+from diffalign.rewards.nested_options import nested_options
+from diffalign.rewards.notes import NotesReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.perceptual import PerceptualDistanceReward, PerceptualEncoder
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
 from diffalign.rewards.safety import SafetyReward
 from diffalign.rewards.scene import SceneReward
+from diffalign.rewards.server import RewardServer
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
+from diffalign.rewards.speaker import SpeakerEncoder
+from diffalign.rewards.speech_quality import SpeechQualityReward
 from diffalign.rewards.sr_attribute import SRAttributeReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.text_image import TextImageReward
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.video_reward import VideoReward
+from diffalign.rewards.vlm_judge import VLMJudge
 
 __all__ = [
     "ENCODERS",
     "REWARDS",
     "SET_REWARDS",
     "AestheticReward",
+    "AisfxEncoder",
     "Audio",
     "BatchReward",
     "BrisqueReward",
+    "CLAPReward",
     "CLIPReward",
+    "CachedReward",
+    "ClapEncoder",
+    "ClapTowers",
     "DistortionReward",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
+    "FADReward",
+    "FADSongReward",
+    "FrameEncoder",
     "FrechetReward",
     "GenEvalReward",
     "HPSReward",
+    "HTTPReward",
+    "ImageReward",
+    "IsolatedReward",
     "JPEGReward",
+    "NotesReward",
     "OCRReward",
     "PSNRReward",
     "PerceptualDistanceReward",
@@ -68,6 +102,7 @@ __all__ = [
     "RewardEnsemble",
     "RewardEntry",
     "RewardOutput",
+    "RewardServer",
     "RewardSpec",
     "SRAttributeReward",
     "SSIMReward",
@@ -78,13 +113,20 @@ __all__ = [
     "SetOutput",
     "SetReward",
     "SetRewardEntry",
+    "SpeakerEncoder",
+    "SpeechQualityReward",
     "TextImageReward",
+    "VLMJudge",
     "VendiReward",
     "Video",
+    "VideoReward",
     "build_reward",
     "build_set_reward",
+    "cached",
     "combine_rewards",
     "fit_reference",
+    "isolated",
+    "load_clap",
     "load_encoder",
     "load_reward",
     "read_reference",
@@ -94,7 +136,7 @@ __all__ = [
 
 
 @overload
-def load_reward(name: Literal["vendi", "frechet"], **options: Any) -> SetReward: ...
+def load_reward(name: Literal["vendi", "frechet", "fad"], **options: Any) -> SetReward: ...
 @overload
 def load_reward(name: str, **options: Any) -> Reward: ...
 def load_reward(name: str, **options: Any) -> Reward | SetReward:
@@ -103,7 +145,8 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
     Args:
         name: a key of `REWARDS`, whose rewards give one value per sample, or of `SET_REWARDS`, whose rewards give one
             value for all samples together.
-        options: its settings, for example `form="graded"` for the scene reward; the rest keep their defaults.
+        options: its settings, for example `form="graded"` for the scene reward; the rest keep their defaults. Every reward
+            of single samples also takes `process` (True, or a mapping: in a worker process) and `cache` (a folder).
 
     Raises:
         ConfigError: an unknown name or a wrong option; says what would be right.
@@ -122,7 +165,7 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
     except ValidationError as error:
         problems = [_sentence(name, entry.params, item) for item in error.errors(include_url=False)]
         raise ConfigError("\n".join(problems)) from None
-    return entry.load(params)
+    return entry.load(params) if name in SET_REWARDS else _placed(entry, params)
 
 
 def reward_of_text(text: str) -> Reward:
@@ -150,7 +193,7 @@ def reward_of_text(text: str) -> Reward:
             options[key.strip()] = read_yaml(value)
         except YAMLError:
             options[key.strip()] = value
-    return load_reward(name.strip(), **options)
+    return load_reward(name.strip(), **nested_options(text, options))
 
 
 def build_reward(params: Params) -> Reward:
@@ -159,7 +202,23 @@ def build_reward(params: Params) -> Reward:
     Raises:
         ConfigError: the settings are not those of such a reward.
     """
-    return _entry_of(params, REWARDS).load(params)
+    return _placed(_entry_of(params, REWARDS), params)
+
+
+def _placed(entry: RewardEntry, params: Any) -> Reward:
+    """The reward where its work is to be done, with a memory if it is to have one."""
+    process = params.process
+    if process is not None:
+        reward: BatchReward = IsolatedReward(
+            entry.spec.name,
+            without_shared(params),
+            python=process.python,
+            timeout=process.timeout,
+            workers=process.workers,
+        )
+    else:
+        reward = entry.load(params)
+    return reward if params.cache is None else cached(reward, params.cache)
 
 
 def build_set_reward(params: Params) -> SetReward:
@@ -184,11 +243,14 @@ def _sentence(reward: str, params: type[Params], item: ErrorDetails) -> str:
     """One problem as `dotted.path: what was expected, what was seen`."""
     path = ".".join(str(step) for step in (reward, *item["loc"]))
     if item["type"] == "extra_forbidden":
-        known = [name for name in params.model_fields if name != "name"]
+        known = [*own_settings(params), *(SHARED_SETTINGS if issubclass(params, SampleRewardParams) else ())]
+        known = known if len(item["loc"]) == 1 else list(ProcessParams.model_fields)
         key = str(item["loc"][-1])
         return f"{path}: unknown option{_closest(key, known) or '; known options: ' + ', '.join(known)}"
     if item["type"] == "missing":
         return f"{path}: required, but missing: load_reward({reward!r}, {item['loc'][-1]}=...)"
+    if item["type"] == "value_error":  # ours, which says itself what was seen
+        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
     context = item.get("ctx", {})
     bounds = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     expected = next((f"{sign} {context[key]}" for key, sign in bounds.items() if key in context), "")

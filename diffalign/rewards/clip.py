@@ -15,7 +15,7 @@ from diffalign.rewards.open_clip_weights import load_hps
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 
-_NO_PROMPT = "it has no prompt to be compared with"
+NO_PROMPT = "it has no prompt to be compared with"
 
 
 class CosineReward(BatchReward):
@@ -44,7 +44,7 @@ class CosineReward(BatchReward):
         judged: list[Judged] = []
         for sample, value, part in zip(samples, values.tolist(), cosine.tolist(), strict=True):
             parts = {"cosine": part, "tokens_cut": float(cut[sample.prompt])}
-            judged.append((value, parts) if sample.prompt.strip() else _NO_PROMPT)
+            judged.append((value, parts) if sample.prompt.strip() else NO_PROMPT)
         return judged
 
     def score_tensor(

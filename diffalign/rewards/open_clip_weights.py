@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from pickle import UnpicklingError  # noqa: TID251  the error that torch raises, nothing else
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffalign.config.rewards import HPSParams
 from diffalign.exceptions import ConfigError
-from diffalign.rewards.clip_towers import load_tokenizer
+from diffalign.rewards.weights import fill, hub_file, load_tokenizer, read_tensors
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import CLIPConfig, CLIPModel
@@ -79,42 +75,23 @@ def clip_of_open_clip(weights: Mapping[str, Tensor], *, end_token: int, activati
         if unknown or wanted != set(found):
             odd = sorted(unknown) or sorted(wanted.symmetric_difference(found))
             raise ConfigError(f"weights: not those of open_clip's CLIP: {odd[0]!r} and {len(odd) - 1} more do not fit")
-        model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
+        fill(model, found)
     except (KeyError, RuntimeError, IndexError) as error:
         raise ConfigError(f"weights: not those of open_clip's CLIP: {str(error).splitlines()[0]}") from None
-    for module in model.modules():  # the numbers of the positions, which no file holds
-        if "position_ids" in dict(module.named_buffers(recurse=False)):
-            module.register_buffer("position_ids", torch.arange(module.position_ids.shape[1])[None], persistent=False)
     return model
 
 
 def load_hps(params: HPSParams) -> tuple[CLIPModel, Any]:
     """HPSv2's model and tokenizer: from `weights`, or from the hub.
 
-    The authors' file is a pickle. It is read with torch's weights_only, which makes tensors and runs no code of the file.
-
     Raises:
         ConfigError: one of them cannot be loaded.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     repository, files = _HPS
-    try:
-        file = params.weights or hf_hub_download(repository, files[params.release])
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(
-            f"hps.weights: cannot get {files[params.release]} of {repository} from the hub: {first} Say where the file is"
-        ) from None
-    try:
-        state: Any = (
-            load_file(file) if Path(file).suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        )
-    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, UnpicklingError) as error:
-        raise ConfigError(f"hps.weights: cannot read {file!r} as tensors: {str(error).splitlines()[0]}") from None
+    setting = f"{params.name}.weights"
+    state = read_tensors(setting, params.weights or hub_file(setting, repository, files[params.release]))
     tokenizer = load_tokenizer(params.name, params.tokenizer)
-    return clip_of_open_clip(state.get("state_dict", state), end_token=tokenizer.eos_token_id), tokenizer
+    return clip_of_open_clip(state, end_token=tokenizer.eos_token_id), tokenizer
 
 
 def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:

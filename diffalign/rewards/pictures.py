@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
@@ -62,6 +64,29 @@ def _channels_last(media: Any) -> np.ndarray:
             raise DataError(f"a picture array must be uint8, or float in [0, 1], got {media.dtype}")
         return media.astype(np.float32)
     raise DataError(f"a picture must be PIL, a float tensor or an array, got {type(media).__name__}")
+
+
+def reference_pixels(metadata: Mapping[str, Any]) -> Pixels:
+    """The picture that a sample is compared with: `metadata["reference"]`, a picture in any form, or a path to one.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    given = metadata.get("reference")
+    if given is None:
+        raise DataError(
+            "no reference to compare with: metadata['reference'], of records the column reference, must be a picture or "
+            "a path to one"
+        )
+    try:
+        if isinstance(given, str | Path):
+            with Image.open(given) as file:
+                given = ImageOps.exif_transpose(file)  # cameras note how they were held
+        return as_pixels(given)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's decoders raise these
+        raise DataError(f"the reference {str(given)!r:.300} cannot be read: {error}") from None
+    except (DataError, ShapeError) as error:
+        raise DataError(f"the reference: {error}") from None
 
 
 def split_pictures(media: Any) -> list[Any]:

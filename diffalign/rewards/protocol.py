@@ -70,6 +70,7 @@ class RewardSpec:
         licence: of the code and weights that make the number.
         needs: what of a `Sample` must be there beside the media; "reference" is `metadata["reference"]`, a picture.
         source: paper or definition.
+        deterministic: whether a sample always gets the same number; else it is never cached.
     """
 
     name: str
@@ -82,6 +83,7 @@ class RewardSpec:
     licence: str
     needs: tuple[Literal["prompt", "metadata", "reference"], ...]
     source: str
+    deterministic: bool = True
 
 
 @runtime_checkable
@@ -121,9 +123,21 @@ class BatchReward(ABC):
     def judge_batch(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
         """The value and the components of each sample, or the reason why it has none."""
 
+    def judge_all(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
+        """As `judge_batch`, of any number: `batch` at a time."""
+        size = self.batch or max(len(media), 1)
+        judged: list[Judged] = []
+        for first in range(0, len(media), size):
+            part = slice(first, first + size)
+            found = self.judge_batch(media[part], samples[part])
+            if len(found) != len(media[part]):
+                raise ShapeError(f"{self.spec.name}: {len(media[part])} samples got {len(found)} judgements")
+            judged += found
+        return judged
+
     def score(self, batch: Sequence[Sample]) -> RewardOutput:
         """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
-        judged = self._judge_or_say_why(batch)
+        judged = self.judge_samples(batch)
         reasons = tuple(each if isinstance(each, str) else None for each in judged)
         unscored = [(sample.id, reason) for sample, reason in zip(batch, reasons, strict=True) if reason is not None]
         if unscored:
@@ -169,7 +183,8 @@ class BatchReward(ABC):
         output = self.score(samples_of(self.spec, media, prompts, metadata))
         return output.values.to(media.device) if isinstance(media, Tensor) else output.values
 
-    def _judge_or_say_why(self, batch: Sequence[Sample]) -> list[Judged]:
+    def judge_samples(self, batch: Sequence[Sample]) -> list[Judged]:
+        """The judgement of each sample, or the reason why it has none: `score` before it becomes tensors."""
         judged: list[Judged] = []
         good: list[tuple[int, Any]] = []
         read = MEDIA[self.spec.media].read
@@ -179,12 +194,9 @@ class BatchReward(ABC):
                 judged.append("")
             except (DataError, ShapeError) as error:
                 judged.append(str(error))
-        size = self.batch or max(len(good), 1)
-        for first in range(0, len(good), size):
-            part = good[first : first + size]
-            found = self.judge_batch([medium for _, medium in part], [batch[place] for place, _ in part])
-            for (place, _), each in zip(part, found, strict=True):
-                judged[place] = each
+        found = self.judge_all([medium for _, medium in good], [batch[place] for place, _ in good])
+        for (place, _), each in zip(good, found, strict=True):
+            judged[place] = each
         return judged
 
 

@@ -18,29 +18,33 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError, SaveError
-from diffalign.rewards.encoders import Encoder
+from diffalign.rewards.encoders import Encoder, frames_of
 from diffalign.rewards.set_functional import Gaussian, gaussian_statistics
 
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 _CHUNK = 256  # samples whose features are in memory at a time
+_SOUNDS = 16  # the same of sound, which takes more room
 
 
 def fit_reference(media: Iterable[Any], encoder: Encoder) -> Gaussian:
     """Mean and covariance of the features of any number of samples; few are in memory at a time.
 
+    Of sound every frame counts, as in the Fréchet audio distance: the size is that of all frames.
+
     Args:
         media: samples, one by one, as the encoder takes them.
 
     Raises:
-        DataError: fewer than 2 samples, or one that the encoder cannot take.
+        DataError: fewer than 2 samples (frames), or one that the encoder cannot take.
     """
     samples, fitted, seen = iter(media), None, 0
     waiting: list[Tensor] = []
-    while chunk := list(islice(samples, _CHUNK)):
-        for place, one in enumerate(encoder.encode(chunk), seen):
+    size = _SOUNDS if encoder.media == "audio" else _CHUNK
+    while chunk := list(islice(samples, size)):
+        for place, one in enumerate(frames_of(encoder, chunk), seen):
             if isinstance(one, str):
                 raise DataError(f"sample {place} of the reference set: {one}")
-            waiting.append(one)
+            waiting.extend(one)
         seen += len(chunk)
         if len(waiting) > 1:  # one alone has no covariance: it waits for the next
             part = gaussian_statistics(torch.stack(waiting))
@@ -75,13 +79,14 @@ def save_reference(path: Path, statistics: Gaussian, encoder: Encoder) -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_reference(path: str | Path, encoder: Encoder) -> Gaussian:
+def read_reference(path: str | Path, encoder: Encoder, reward: str = "frechet") -> Gaussian:
     """Mean and covariance of a reference set.
 
     Args:
         path: a folder of pictures (of all its folders too), or a .safetensors file: `features` [samples, ...] of the
-            encoder, or what `save_reference` wrote.
+            encoder (of sound: of its frames), or what `save_reference` wrote.
         encoder: that the samples are scored with.
+        reward: whose reference it is, for messages.
 
     Raises:
         ConfigError: nothing is there, or it is of another encoder.
@@ -89,23 +94,23 @@ def read_reference(path: str | Path, encoder: Encoder) -> Gaussian:
     """
     place = Path(path)
     if place.is_dir():
-        return _of_folder(place, encoder)
+        return _of_folder(place, encoder, reward)
     if not place.is_file():
-        raise ConfigError(f"frechet.reference: no such file or folder: {place}")
+        raise ConfigError(f"{reward}.reference: no such file or folder: {place}")
     if place.suffix != ".safetensors":
-        raise ConfigError(f"frechet.reference: must be a folder of pictures or a .safetensors file, got {place}")
-    return _of_file(place, encoder)
+        raise ConfigError(f"{reward}.reference: must be a folder of pictures or a .safetensors file, got {place}")
+    return _of_file(place, encoder, reward)
 
 
-def _of_folder(folder: Path, encoder: Encoder) -> Gaussian:
+def _of_folder(folder: Path, encoder: Encoder, reward: str) -> Gaussian:
     if encoder.name != "pixels":
         raise ConfigError(
-            f"frechet.reference: {folder} is a folder of pictures, and encoder {encoder.name!r} takes none; give a "
-            ".safetensors file with features [samples, ...]"
+            f"{reward}.reference: {folder} is a folder of pictures, and encoder {encoder.name!r} takes none; give a "
+            ".safetensors file with features [samples, ...], or what save_reference writes"
         )
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
     if len(paths) < 2:
-        raise DataError(f"frechet.reference: {folder} has {len(paths)} pictures; at least 2 are needed")
+        raise DataError(f"{reward}.reference: {folder} has {len(paths)} pictures; at least 2 are needed")
 
     def pictures() -> Iterator[Image.Image]:
         for path in paths:
@@ -118,7 +123,7 @@ def _of_folder(folder: Path, encoder: Encoder) -> Gaussian:
     return fit_reference(pictures(), encoder)
 
 
-def _of_file(path: Path, encoder: Encoder) -> Gaussian:
+def _of_file(path: Path, encoder: Encoder, reward: str) -> Gaussian:
     try:
         with safe_open(path, framework="pt") as file:
             made_with = (file.metadata() or {}).get("encoder", _identity(encoder))
@@ -127,7 +132,7 @@ def _of_file(path: Path, encoder: Encoder) -> Gaussian:
         raise DataError(f"{path}: not a readable reference set ({error})") from None
     if made_with != _identity(encoder):
         raise ConfigError(
-            f"frechet.reference: {path} was made with encoder {made_with!r}, and frechet.encoder is "
+            f"{reward}.reference: {path} was made with encoder {made_with!r}, and {reward}.encoder is "
             f"{_identity(encoder)!r}; make it anew, or set the encoder"
         )
     if "features" in found:

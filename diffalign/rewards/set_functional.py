@@ -7,6 +7,7 @@ axes, with gradient where an input has one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -161,16 +162,23 @@ def frechet_infinity(
     Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and where to find them";
     microsoft/fadtk, score_inf.
     """
-    rows = _rows(features).detach()
+    reference = _double(mean).detach(), _double(cov).detach()
+
+    def distance(rows: Tensor) -> float:
+        return float(frechet_distance(*gaussian_statistics(rows)[:2], *reference))
+
+    return extrapolate(_rows(features).detach(), distance, generator=generator, smallest=smallest, sizes=sizes)
+
+
+def extrapolate(
+    rows: Tensor, distance: Callable[[Tensor], float], *, generator: torch.Generator, smallest: int, sizes: int
+) -> Extrapolation:
+    """What a distance of rows [n, d] would be of infinitely many; see `frechet_infinity`."""
     if not 2 <= smallest < len(rows) or sizes < 2:
         raise DataError(f"needs more than {smallest} samples and 2 sizes or more, got {len(rows)} and {sizes}")
     counts = torch.linspace(smallest, len(rows), sizes, dtype=torch.float64).long()
-    reference = _double(mean).detach(), _double(cov).detach()
-    distances = []
-    for count in counts.tolist():
-        drawn = torch.randint(len(rows), (count,), generator=generator).to(rows.device)
-        distances.append(float(frechet_distance(*gaussian_statistics(rows[drawn])[:2], *reference)))
-    shares, seen = 1 / counts.double().numpy(), np.array(distances)
+    drawn = (torch.randint(len(rows), (count,), generator=generator).to(rows.device) for count in counts.tolist())
+    shares, seen = 1 / counts.double().numpy(), np.array([distance(rows[places]) for places in drawn])
     slope, value = np.polyfit(shares, seen, 1)
     spread = ((seen - seen.mean()) ** 2).sum()
     left = ((seen - value - slope * shares) ** 2).sum()

@@ -106,6 +106,10 @@ class EncodedSetReward(ABC, Generic[State]):
         """Why the reward cannot take these features of a sample; None: it can."""
         return None
 
+    def lacking(self, features: Float[Tensor, "samples features"]) -> str | None:
+        """What a set of these samples is too small for; None: it is large enough."""
+        return f"needs {self.least} samples or more, got {len(features)}" if len(features) < self.least else None
+
     def features(self, batch: Sequence[Sample]) -> tuple[Float[Tensor, "samples features"], tuple[str | None, ...]]:
         """What the reward sees of each sample, float64 on the CPU; NaN where it sees nothing, with the reason.
 
@@ -134,8 +138,8 @@ class EncodedSetReward(ABC, Generic[State]):
                 self.spec.name, len(unscored), len(batch), *unscored[0],
             )  # fmt: skip
         kept = rows[[reason is None for reason in reasons]] if reasons else rows
-        if len(kept) < self.least:
-            _log.warning("%s: needs %d samples or more, got %d", self.spec.name, self.least, len(kept))
+        if (lacking := self.lacking(kept)) is not None:
+            _log.warning("%s: %s", self.spec.name, lacking)
             return SetOutput(math.nan, len(kept), reasons)
         return SetOutput(self.value(self.start(kept)), len(kept), reasons)
 

@@ -16,6 +16,7 @@ from diffalign.config.rewards import (
     FrechetParams,
     GenEvalParams,
     HPSParams,
+    ImageRewardParams,
     JPEGParams,
     OCRParams,
     PerceptualDistanceParams,
@@ -26,12 +27,17 @@ from diffalign.config.rewards import (
     SSIMParams,
     TextImageParams,
     VendiParams,
+    VideoRewardParams,
 )
+from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.sound_rewards import ClapParams, FADParams, FADSongParams, NotesParams, SpeechQualityParams
 from diffalign.rewards._text_reader import check_installed
 from diffalign.rewards._vgg import check_vgg
 from diffalign.rewards.aesthetic import aesthetic_spec, load_aesthetic
 from diffalign.rewards.brisque import WEIGHTS as BRISQUE_WEIGHTS
 from diffalign.rewards.brisque import BrisqueReward
+from diffalign.rewards.clap import clap_spec, load_clap_reward
+from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import (
     clip_spec,
     hps_spec,
@@ -42,20 +48,27 @@ from diffalign.rewards.clip import (
 )
 from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
-from diffalign.rewards.encoders import load_encoder
+from diffalign.rewards.encoders import Encoder, load_encoder
+from diffalign.rewards.fad import FADReward, FADSongReward, fad_song_spec
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.geneval import GenEvalReward
+from diffalign.rewards.http_reward import HTTPReward, http_spec
+from diffalign.rewards.image_reward import image_reward_spec, load_image_reward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.notes import NotesReward, notes_spec
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.perceptual import PerceptualDistanceReward
-from diffalign.rewards.protocol import Reward, RewardSpec
+from diffalign.rewards.protocol import BatchReward, RewardSpec
 from diffalign.rewards.reference_set import read_reference
 from diffalign.rewards.safety import SafetyReward, check_safety_parts
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
+from diffalign.rewards.speech_quality import SpeechQualityReward, speech_quality_spec
 from diffalign.rewards.text_image import TextImageReward, check_text_image
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.video_reward import load_video_reward, video_reward_spec
+from diffalign.rewards.vlm_judge import load_vlm_judge, vlm_judge_spec
 from diffalign.rewards.wheels import packaged_file
 
 
@@ -63,11 +76,12 @@ from diffalign.rewards.wheels import packaged_file
 class RewardEntry:
     """One row of the table of rewards: its settings, how it is made from them, and its spec at default settings.
 
-    Of a reward with weights the spec's version leaves these out: they are not loaded for it.
+    Of a reward with weights or a reference set the spec's version leaves these out: they are not loaded for it. Of one that
+    is done elsewhere the spec says what can be said before anybody is asked.
     """
 
-    params: type[Params]
-    load: Callable[[Any], Reward]
+    params: type[SampleRewardParams]
+    load: Callable[[Any], BatchReward]
     spec: RewardSpec
 
 
@@ -139,6 +153,25 @@ def _load_ssim(params: SSIMParams) -> SSIMReward:
     return SSIMReward(channel=params.channel, crop_border=params.crop_border)
 
 
+def _load_speech_quality(params: SpeechQualityParams) -> SpeechQualityReward:
+    return SpeechQualityReward(personalised=params.personalised, threads=params.threads)
+
+
+def _load_notes(params: NotesParams) -> NotesReward:
+    return NotesReward(threshold=params.threshold, shortest=params.shortest, threads=params.threads)
+
+
+def _load_fad_song(params: FADSongParams) -> FADSongReward:
+    encoder = _sound_encoder(params)
+    return FADSongReward(read_reference(params.reference, encoder, params.name), encoder=encoder)
+
+
+def _sound_encoder(params: FADParams | FADSongParams) -> Encoder:
+    if params.encoder == "clap":
+        return ClapEncoder(ClapTowers(*load_clap(params.name, params.model)))
+    return load_encoder(params.encoder)
+
+
 REWARDS: dict[str, RewardEntry] = {
     "scene": RewardEntry(SceneParams, _load_scene, SceneReward().spec),
     "jpeg": RewardEntry(JPEGParams, _load_jpeg, JPEGReward().spec),
@@ -147,6 +180,7 @@ REWARDS: dict[str, RewardEntry] = {
     "clip": RewardEntry(ClipParams, load_clip_reward, clip_spec(ClipParams())),
     "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
+    "image_reward": RewardEntry(ImageRewardParams, load_image_reward, image_reward_spec(ImageRewardParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
     "brisque": RewardEntry(BrisqueParams, _load_brisque, BrisqueReward().spec),
     "text_image": RewardEntry(TextImageParams, _load_text_image, TextImageReward().spec),
@@ -158,6 +192,13 @@ REWARDS: dict[str, RewardEntry] = {
     "perceptual_distance": RewardEntry(
         PerceptualDistanceParams, _load_perceptual_distance, PerceptualDistanceReward().spec
     ),
+    "video_reward": RewardEntry(VideoRewardParams, load_video_reward, video_reward_spec(VideoRewardParams())),
+    "http": RewardEntry(HTTPParams, HTTPReward, http_spec()),
+    "vlm_judge": RewardEntry(VLMJudgeParams, load_vlm_judge, vlm_judge_spec(VLMJudgeParams(model="MODEL"))),
+    "speech_quality": RewardEntry(SpeechQualityParams, _load_speech_quality, speech_quality_spec()),
+    "notes": RewardEntry(NotesParams, _load_notes, notes_spec()),
+    "clap": RewardEntry(ClapParams, load_clap_reward, clap_spec(ClapParams())),
+    "fad_song": RewardEntry(FADSongParams, _load_fad_song, fad_song_spec()),
 }
 
 
@@ -170,7 +211,20 @@ def _load_frechet(params: FrechetParams) -> FrechetReward:
     return FrechetReward(read_reference(params.reference, encoder), encoder=encoder)
 
 
+def _load_fad(params: FADParams) -> FADReward:
+    encoder = _sound_encoder(params)
+    return FADReward(
+        read_reference(params.reference, encoder, params.name),
+        encoder=encoder,
+        infinity=params.infinity,
+        smallest=params.smallest,
+        sizes=params.sizes,
+        seed=params.seed,
+    )
+
+
 SET_REWARDS: dict[str, SetRewardEntry] = {
     "vendi": SetRewardEntry(VendiParams, _load_vendi),
     "frechet": SetRewardEntry(FrechetParams, _load_frechet),
+    "fad": SetRewardEntry(FADParams, _load_fad),
 }

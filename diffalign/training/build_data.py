@@ -55,8 +55,8 @@ def build_prompts(
     """
     with _named(config):
         records = _prompts(config)
+        log.info("%d prompts; those that the cache does not hold are encoded now", len(records))
         texts = _build_texts(config, backbone, _home(config), records, share or Share())
-    log.info("%d prompts", len(records))
     return records, texts
 
 

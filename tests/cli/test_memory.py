@@ -19,7 +19,12 @@ QUICK = (
     "training.groups=4",
     "--set",
     "samples.every=null",
+    "--set",
+    "data.encode_batch=1",  # each halving would be one more dry run
+    "--set",
+    "evaluation.batch=1",
 )
+NARROW = ("model.gradient_checkpointing=true", "training.mixed_precision=bf16", "model.precision=bf16")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,8 @@ def test_what_does_not_fit_gets_settings_that_can_be_pasted(call):
 
 @pytest.mark.slow
 def test_json_holds_proposals_in_bytes(call):
-    facts = json.loads(call(*QUICK, "--fit", "1MB", "--json").stdout)
+    told = [part for each in NARROW for part in ("--set", each)]
+    facts = json.loads(call(*QUICK, *told, "--fit", "1MB", "--json").stdout)
     memory = facts["memory"]
     assert facts["groups_per_step"] == 4
     assert memory["fits"] is memory["fits_then"] is False

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from diffalign.config.objectives import OBJECTIVE_PARAMS
+from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
 from diffalign.exceptions import ConfigError
 from tests.cli.conftest import run_process
 
@@ -117,10 +118,17 @@ def test_a_sampler_names_the_page_of_its_settings(call):
 def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == (
-        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, "
-        "frechet, got 'jpg'; did you mean 'jpeg'?"
+    names = ", ".join(params.model_fields["name"].default for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS))
+    assert str(result.exception) == f"list rewards: must be one of {names}, got 'jpg'; did you mean 'jpeg'?"
+
+
+def test_what_all_rewards_of_single_samples_take_is_said_once(call):
+    result = call("list", "rewards")
+    assert result.stdout.splitlines()[-1].startswith(
+        "those of single samples also take process and cache: docs/rewards/"
     )
+    assert result.stdout.count("cache") == 1
+    assert json.loads(call("list", "rewards", "--json").stdout)[0]["settings"] == "form=strict"
 
 
 def test_check_prints_the_batch_arithmetic(call):
@@ -182,3 +190,14 @@ def test_tables_are_as_wide_as_they_need_when_piped(tmp_path, monkeypatch):
     lines = run_process("list", "samplers", cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 6
     assert lines[3].rstrip().endswith("diffusers' FlowMatchEulerDiscreteScheduler")
+
+
+def test_configs_say_what_they_are(call):
+    rows = {row["name"]: row["what"] for row in json.loads(call("list", "configs", "--json").stdout)}
+    assert rows["quickstart/diffusion_dpo.yaml"] == "Diffusion-DPO on the zoo's Stable Diffusion pipeline"
+    assert rows["sd15_ddpo.yaml"].startswith("DDPO of Stable Diffusion 1.5 (Black et al. 2023")
+    assert all(10 < len(what) < 200 and "  " not in what for what in rows.values()), rows
+
+
+def test_version_is_printed(call):
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", call("--version").stdout)

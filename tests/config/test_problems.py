@@ -28,7 +28,7 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
         ),
         (
             "evaluation.rewards=[{name: jpeg, forn: strict}]",
-            "evaluation.rewards.0.forn: unknown key; known keys: name, quality, direction",
+            "evaluation.rewards.0.forn: unknown key; known keys: process, cache, name, quality, direction",
         ),
         ("evaluation.sampler={name: ddim, etha: 0.1}", "evaluation.sampler.etha: unknown key; did you mean 'eta'?"),
         (
@@ -75,6 +75,11 @@ OBJECTIVE_NAMES = [params.model_fields["name"].default for params in OBJECTIVE_P
             "evaluation.rewards=[{name: jpeg}, {name: psnr}]",
             "evaluation.rewards: 'psnr' compares each picture with a reference, and pictures drawn for prompts have none; "
             "leave it out, and score records that name references: docs/rewards/full_reference.md",
+        ),
+        (
+            "evaluation.rewards=[{name: video_reward}]",
+            "evaluation.rewards: 'video_reward' scores videos, and runs draw pictures; leave it out, and score videos by "
+            "load_reward('video_reward', ...): docs/rewards/video_reward.md",
         ),
         (
             "evaluation.rewards=[{name: ocr, least_confidence: 2}]",

@@ -11,6 +11,8 @@ import pytest
 SMALL_FILES = (  # the quickstart of two minutes
     "online.rewards=[{name: jpeg}]",
     "online.prompts=32",
+    "online.members=4",
+    "optimizer.learning_rate=1e-3",
     "training.groups=16",
     "training.steps=16",
     "samples.every=null",

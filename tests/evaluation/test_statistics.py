@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffalign.annotation import wilson
-from diffalign.evaluation import outcomes, paired_bootstrap, prompt_means, win_rate
+from diffalign.evaluation import jackknife, outcomes, paired_bootstrap, prompt_means, win_rate
 
 
 def test_against_all_resamples_by_hand():
@@ -95,3 +95,34 @@ def test_prompt_means_go_together():
     means = prompt_means(np.array([1.0, 2.0, 5.0, 3.0]), ["b", "a", "a", "c"])
     assert means.tolist() == [1.0, 3.5, 3.0]
     assert prompt_means(np.array([]), []).tolist() == []
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(3).normal(0.3, 2.0, size=60)
+    without = np.array([np.delete(values, place).mean() for place in range(len(values))])
+    seen = jackknife(values.mean(), without, confidence=0.95)
+    assert seen.high - seen.value == pytest.approx(1.959964 * values.std(ddof=1) / np.sqrt(60), rel=1e-6)
+    assert seen.value - seen.low == pytest.approx(seen.high - seen.value)
+
+
+def test_jackknife_covers_a_diversity():
+    """Of 100 samples the number of kinds in effect, exp(entropy), against the value that 100 others have on average."""
+
+    def kinds(counts):
+        shares = counts[counts > 0] / counts.sum()
+        return np.exp(-(shares * np.log(shares)).sum())
+
+    rng = np.random.default_rng(5)
+    draws = rng.multinomial(100, [0.4, 0.3, 0.2, 0.1], size=300)
+    wanted = np.mean([kinds(draw) for draw in draws])
+    inside = 0
+    for draw in draws:
+        without = np.repeat([kinds(draw - row) for row in np.eye(4, dtype=int) if (draw >= row).all()], draw[draw > 0])
+        seen = jackknife(kinds(draw), without, confidence=0.9)
+        inside += seen.low <= wanted <= seen.high
+    assert inside / len(draws) == pytest.approx(0.9, abs=0.06)
+
+
+def test_jackknife_of_one_is_refused():
+    with pytest.raises(ValueError, match="2 samples or more, got 1"):
+        jackknife(1.0, np.zeros(1), confidence=0.9)

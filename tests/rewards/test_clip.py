@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel
 from diffalign.exceptions import ConfigError
 from diffalign.rewards import Sample, load_reward
 from diffalign.rewards.aesthetic import read_head
-from diffalign.rewards.clip_towers import square
+from diffalign.rewards.squares import square
 from tests.rewards.tiny_clip import SIDE, TOKENS, tiny_clip, tiny_folder, tiny_tokenizer
 
 PROMPTS = ["a red cat", "blue", "ten words", "a fox"]

@@ -8,21 +8,22 @@ import pytest
 
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, SceneParams
+from diffalign.config.sample_rewards import SampleRewardParams
 from diffalign.exceptions import ConfigError
-from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
-from tests.rewards.test_protocol import MODELS
+from diffalign.rewards import REWARDS, SET_REWARDS, JPEGReward, SceneReward, build_reward, load_reward
+from tests.rewards.test_protocol import ELSEWHERE, MODELS
 
-NAMES = (
-    "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, brisque, text_image, safety, distortion, "
-    "geneval, psnr, ssim, perceptual_distance, vendi, frechet"
-)
+NAMES = ", ".join(REWARDS | SET_REWARDS)
+# without their weights, servers or reference there is nothing to load
+OF_WEIGHTS = (*MODELS, *ELSEWHERE, "clap", "fad_song")
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_table_is_consistent(name):
     entry = REWARDS[name]
-    assert entry.params().name == entry.spec.name == name
-    if name in MODELS:  # without their weights there is nothing to load
+    assert entry.params.model_fields["name"].default == entry.spec.name == name
+    assert issubclass(entry.params, SampleRewardParams)  # so that it can be isolated and cached
+    if name in OF_WEIGHTS:
         return
     assert load_reward(name).spec == build_reward(entry.params()).spec == entry.spec
 
@@ -53,7 +54,7 @@ def test_build_from_params():
         ("jpeg", {"quality": 200}, "jpeg.quality: must be <= 100, got 200"),
         ("jpeg", {"quality": "high"}, "jpeg.quality: must be a valid integer, unable to parse string as an integer"),
         ("jpeg", {"qualty": 90}, "jpeg.qualty: unknown option; did you mean 'quality'?"),
-        ("jpeg", {"xyz": 90}, "jpeg.xyz: unknown option; known options: quality, direction"),
+        ("jpeg", {"xyz": 90}, "jpeg.xyz: unknown option; known options: quality, direction, process, cache"),
         ("scene", {"form": "soft"}, "scene.form: must be 'strict' or 'graded', got 'soft'"),
         ("jpeg", {"quality": 0, "direction": "small"}, "jpeg.direction: must be 'compressible' or 'incompressible'"),
         ("jpeg", {"quality": 0, "direction": "small"}, "jpeg.quality: must be >= 1, got 0"),

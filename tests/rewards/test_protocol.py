@@ -1,7 +1,8 @@
-"""What holds for every reward: order, batch size, failures, forms of pictures, and what importing them brings along."""
+"""What holds for rewards of pictures: order, batch size, failures, forms of pictures, and what importing them brings."""
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards import REWARDS, Reward, Sample, load_reward
 from diffalign.rewards.scene import parse_caption, render_scene
+from tests.rewards.tiny_blip import bert_folder, image_reward_file
 from tests.rewards.tiny_clip import tiny_folder
 from tests.rewards.tiny_open_clip import open_clip_file
 
@@ -27,8 +29,10 @@ PROMPTS = [
     "a white triangle above a purple circle",
     "a red cross",
 ]
-NAMES = sorted(REWARDS)
-MODELS = ("clip", "pickscore", "hps", "aesthetic")  # of weights that people have: here small ones of the same kind
+ELSEWHERE = {"http", "vlm_judge"}  # test_http_reward.py and test_vlm_judge.py have the servers that these ask
+NAMES = sorted(name for name, entry in REWARDS.items() if entry.spec.media == "image" and name not in ELSEWHERE)
+# of weights that people have: here small ones of the same kind
+MODELS = ("clip", "pickscore", "hps", "aesthetic", "image_reward", "video_reward")
 EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
 WORDS = ["red", "blue", "green", "white", "cross"]
 
@@ -37,6 +41,8 @@ WORDS = ["red", "blue", "green", "white", "cross"]
 def load(name: str) -> Reward:
     if name not in MODELS:
         return load_reward(name)
+    if name == "image_reward":
+        return load_reward(name, weights=image_reward_file(), tokenizer=bert_folder())
     folder = tiny_folder(features=768 if name == "aesthetic" else 16)
     options = {"hps": {"weights": open_clip_file()}}.get(name, {"model": folder})
     return load_reward(name, **options, **({"tokenizer": folder} if name in ("hps", "pickscore") else {}))
@@ -44,7 +50,8 @@ def load(name: str) -> Reward:
 
 def close(name: str) -> float:
     """What the size of a batch may change: the order in which a network's sums are taken."""
-    return 1e-6 * max(map(abs, load(name).spec.range)) if name in MODELS else 0.0
+    bound = max(map(abs, load(name).spec.range))
+    return 1e-6 * (bound if math.isfinite(bound) else 10.0) if name in MODELS else 0.0
 
 
 def pictures(name: str = "scene") -> list[Image.Image]:

@@ -188,7 +188,9 @@ def test_settings_name_every_encoder():
         assert set(get_args(params.model_fields["encoder"].annotation)) == set(ENCODERS)
     for name, kind in ENCODERS.items():
         assert kind.name == name
-    with pytest.raises(ConfigError, match="encoder: must be one of pixels, perceptual, latents, got 'clip'"):
+    with pytest.raises(
+        ConfigError, match="encoder: must be one of pixels, perceptual, latents, aisfx, speaker, got 'clip'"
+    ):
         load_encoder("clip")
 
 
@@ -200,7 +202,7 @@ def test_the_table_is_consistent():
         assert entry.params.model_fields["name"].default == name
     assert build_set_reward(VendiParams()).spec == load_reward("vendi").spec == VendiReward().spec
     assert load_reward("vendi", q=math.inf, kernel="cosine").spec.version == "1-pixels1-cosine-qinf"
-    with pytest.raises(ConfigError, match="must be one of VendiParams, FrechetParams, got JPEGParams"):
+    with pytest.raises(ConfigError, match="must be one of VendiParams, FrechetParams, FADParams, got JPEGParams"):
         build_set_reward(JPEGParams())
     with pytest.raises(ConfigError, match=r"must be one of SceneParams, JPEGParams, .*, got VendiParams"):
         build_reward(VendiParams())
@@ -210,11 +212,15 @@ def test_the_table_is_consistent():
     ("name", "options", "message"),
     [
         ("vendi", {"q": -1}, "vendi.q: must be >= 0.0, got -1"),
-        ("vendi", {"encoder": "clip"}, "vendi.encoder: must be 'pixels', 'perceptual' or 'latents', got 'clip'"),
+        (
+            "vendi",
+            {"encoder": "clip"},
+            "vendi.encoder: must be 'pixels', 'perceptual', 'latents', 'aisfx' or 'speaker', got 'clip'",
+        ),
         ("vendi", {"kernal": "cosine"}, "vendi.kernal: unknown option; did you mean 'kernel'?"),
         ("frechet", {}, "frechet.reference: required, but missing: load_reward('frechet', reference=...)"),
         ("frechet", {"reference": "/nowhere"}, "frechet.reference: no such file or folder: /nowhere"),
-        ("vendy", {}, "perceptual_distance, vendi, frechet, got 'vendy'; did you mean 'vendi'?"),
+        ("vendy", {}, "fad_song, vendi, frechet, fad, got 'vendy'; did you mean 'vendi'?"),
     ],
 )
 def test_wrong_names_and_options(name, options, message):

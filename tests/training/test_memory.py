@@ -210,12 +210,13 @@ def test_proposals_come_in_the_order_of_their_cost_and_end_when_it_fits():
 @pytest.mark.slow
 def test_proposals_end_where_nothing_is_left():
     estimator = MemoryEstimator("cpu")
-    config = quickstart("training.groups=2")
+    base = ["training.groups=2", "data.encode_batch=2"]
+    config = quickstart(*base)
     found = propose(
         config,
         1,
         estimator,
-        lambda changes: quickstart("training.groups=2", *(f"{path}={value}" for path, value in changes.items())),
+        lambda changes: quickstart(*base, *(f"{path}={value}" for path, value in changes.items())),
     )
     assert found and found[-1].estimate.needed() > 1
     needs = [estimator(config).needed(), *(each.estimate.needed() for each in found)]
