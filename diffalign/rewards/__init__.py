@@ -13,23 +13,29 @@ from typing import Any, Literal, overload
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from yaml import YAMLError
 
 from diffalign.config.params import Params
-from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
+from diffalign.rewards.clip_encoder import ClipEncoder
 from diffalign.rewards.emoji import EmojiReward
-from diffalign.rewards.encoders import ENCODERS, Encoder, load_encoder
+from diffalign.rewards.encoders import ENCODERS, Encoder, TextEncoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
+from diffalign.rewards.named_options import options_of_text
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
-from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
+from diffalign.rewards.reference_set import (
+    fit_reference,
+    fit_text_reference,
+    read_reference,
+    reference_facts,
+    save_reference,
+)
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
@@ -43,6 +49,7 @@ __all__ = [
     "Audio",
     "BatchReward",
     "CLIPReward",
+    "ClipEncoder",
     "EmojiReward",
     "EncodedSetReward",
     "Encoder",
@@ -64,15 +71,20 @@ __all__ = [
     "SetOutput",
     "SetReward",
     "SetRewardEntry",
+    "TextEncoder",
     "VendiReward",
     "Video",
+    "any_reward_of_text",
     "build_reward",
     "build_set_reward",
     "combine_rewards",
     "fit_reference",
+    "fit_text_reference",
     "load_encoder",
     "load_reward",
+    "options_of_text",
     "read_reference",
+    "reference_facts",
     "reward_of_text",
     "save_reference",
 ]
@@ -119,23 +131,22 @@ def reward_of_text(text: str) -> Reward:
     Example:
         `reward_of_text("scene:form=graded")`
     """
-    name, _, told = text.partition(":")
-    if name.strip() in SET_REWARDS:
+    name, _ = options_of_text(text)
+    if name in SET_REWARDS:
         raise ConfigError(
-            f"reward: {name.strip()} judges whole sets, not single pictures; docs/set_rewards.md says how to ask it"
+            f"reward: {name} judges whole sets, not single samples; docs/set_rewards.md says how to ask it"
         )
-    options: dict[str, Any] = {}
-    for part in told.split(",") if told else ():
-        key, sign, value = part.partition("=")
-        if not sign or not key.strip() or key.strip() in options:
-            raise ConfigError(
-                f"reward: {text!r}: after the colon stand options, each once, as {name or 'NAME'}:option=value,option=value"
-            )
-        try:
-            options[key.strip()] = read_yaml(value)
-        except YAMLError:
-            options[key.strip()] = value
-    return load_reward(name.strip(), **options)
+    return any_reward_of_text(text)
+
+
+def any_reward_of_text(text: str) -> Any:
+    """The same of any reward: a `Reward`, or a `SetReward` where the name is one of `SET_REWARDS`.
+
+    Raises:
+        ConfigError: an unknown name or a wrong option; says what would be right.
+    """
+    name, options = options_of_text(text)
+    return load_reward(name, **options)
 
 
 def build_reward(params: Params) -> Reward:
