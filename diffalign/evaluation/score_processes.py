@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from diffalign.data.picture_rows import read_pictures
 from diffalign.evaluation.score_records import Scored, score_records
 from diffalign.evaluation.score_rows import columns_of_texts
 from diffalign.exceptions import ConfigError, DiffalignError, ProcessLostError
@@ -44,6 +45,7 @@ def score_in_processes(
     """
     if processes < 1:
         raise ConfigError(f"processes: must be 1 or more, got {processes}")
+    total = sum(1 for _ in read_pictures(source, settings.get("prompt", "")))
     context = multiprocessing.get_context("spawn")  # a process with threads must not be forked
     ends: dict[Connection, int] = {}
     workers = []
@@ -55,7 +57,7 @@ def score_in_processes(
             workers[-1].start()
             there.close()
             ends[here] = rank
-        return _watched(ends, workers, progress)
+        return _watched(ends, workers, total, progress)
     finally:
         for worker in workers:
             worker.kill()
@@ -65,9 +67,12 @@ def score_in_processes(
 
 
 def _watched(
-    ends: Mapping[Connection, int], workers: Sequence[Any], progress: Callable[[int, int], object] | None
+    ends: Mapping[Connection, int],
+    workers: Sequence[Any],
+    total: int,
+    progress: Callable[[int, int], object] | None,
 ) -> Scored:
-    seen: dict[int, tuple[int, int]] = {}
+    seen: dict[int, int] = {}
     done: dict[int, Scored] = {}
     open_ends = list(ends)
     while open_ends:
@@ -92,7 +97,7 @@ def _watched(
                 continue
             seen[rank] = told
             if progress is not None:
-                progress(*(sum(counts) for counts in zip(*seen.values(), strict=True)))
+                progress(sum(seen.values()), total)
     last = next((each for each in done.values() if each.summary is not None), done[0])
     return Scored(
         last.file, sum(each.scored for each in done.values()), sum(each.known for each in done.values()), last.summary
@@ -120,7 +125,7 @@ def _work(
             columns_of_texts(rewards),
             rank=rank,
             world=world,
-            progress=lambda scored, total: end.send((scored, total)),
+            progress=lambda seen, total: end.send(seen),
             **settings,
         )
     except DiffalignError as error:

@@ -37,9 +37,12 @@ from diffalign.rewards.reference_set import (
     save_reference,
 )
 from diffalign.rewards.scene import SceneReward
+from diffalign.rewards.selftest import self_test
+from diffalign.rewards.selftest_checks import Check, passed
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.vendi import VendiReward
+from diffalign.rewards.wheels import packaged_files
 
 __all__ = [
     "ENCODERS",
@@ -49,6 +52,7 @@ __all__ = [
     "Audio",
     "BatchReward",
     "CLIPReward",
+    "Check",
     "ClipEncoder",
     "EmojiReward",
     "EncodedSetReward",
@@ -83,10 +87,13 @@ __all__ = [
     "load_encoder",
     "load_reward",
     "options_of_text",
+    "packaged_files",
+    "passed",
     "read_reference",
     "reference_facts",
     "reward_of_text",
     "save_reference",
+    "self_test",
 ]
 
 

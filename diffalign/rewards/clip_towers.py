@@ -91,7 +91,11 @@ class ClipTowers:
         if not texts:
             return torch.zeros(0, self.model.config.projection_dim)
         told = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
+            list(map(_readable, texts)),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokens,
+            return_tensors="pt",
         )
         with torch.no_grad():
             found = self.model.get_text_features(
@@ -101,7 +105,7 @@ class ClipTowers:
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(text, verbose=False)["input_ids"]) - self.tokens, 0)
+        return max(len(self.tokenizer(_readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
 
     def _of_squares(self, squares: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
         mean, std = (torch.tensor(each, device=squares.device)[:, None, None] for each in (MEAN, STD))
@@ -160,6 +164,11 @@ def _size_of(height: int, width: int, side: int, fit: Fit) -> tuple[int, int]:
         return max(round(height * scale), 1), max(round(width * scale), 1)
     short = min(height, width)
     return (side, int(side * width / short)) if height <= width else (int(side * height / short), side)
+
+
+def _readable(text: str) -> str:
+    """Without halves of characters, which JSON can hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _projected(found: Any) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.media import MEDIA
+from diffalign.rewards.precision import full_precision
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +183,8 @@ class BatchReward(ABC):
         size = self.batch or max(len(good), 1)
         for first in range(0, len(good), size):
             part = good[first : first + size]
-            found = self.judge_batch([medium for _, medium in part], [batch[place] for place, _ in part])
+            with full_precision():
+                found = self.judge_batch([medium for _, medium in part], [batch[place] for place, _ in part])
             for (place, _), each in zip(part, found, strict=True):
                 judged[place] = each
         return judged

@@ -1,0 +1,12 @@
+"""`diffalign rewards ...`: commands about rewards themselves."""
+
+from __future__ import annotations
+
+import typer
+
+from diffalign.cli.app import app
+
+rewards_app = typer.Typer(
+    help="Reference sets, self-tests and weights of rewards. To score pictures: diffalign score.", no_args_is_help=True
+)
+app.add_typer(rewards_app, name="rewards")
