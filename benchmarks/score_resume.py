@@ -2,7 +2,8 @@
 
     python benchmarks/score_resume.py                       # 1,000 pictures, two rewards; 1 and 3 processes, 8 kills each
 
-Half of the kills in several processes hit the one that watches the others, half one of these. Exit code 1 where a byte differs.
+Of several processes half of the kills hit the one that watches the others, half one of these. Exit code 1 where a byte
+differs.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def main() -> int:
             equal &= same
             digest = hashlib.sha256(out.read_bytes()).hexdigest()[:12]
             print(
-                f"{processes} processes, killed {hits} times: {'equal' if same else 'DIFFERENT'}, sha256 {digest}", flush=True
+                f"{processes} processes, killed {hits} times: {'equal' if same else 'DIFFERENT'}, sha256 {digest}",
+                flush=True,
             )
     return 0 if equal else 1
 
@@ -76,7 +78,9 @@ def killed(call: list[str], out: Path, kills: int, draws: random.Random) -> int:
     for _ in range(kills):
         before = written(out)
         life = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while life.poll() is None and written(out) == before and not draws.random() < 0.0005:  # now and then before all else
+        while (
+            life.poll() is None and written(out) == before and not draws.random() < 0.0005
+        ):  # now and then before all else
             time.sleep(0.002)
         time.sleep(draws.uniform(0, 0.4))
         victims = [life.pid, *draws.sample(children(life.pid), min(1, len(children(life.pid))))]

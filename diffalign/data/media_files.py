@@ -45,7 +45,9 @@ def read_sound(content: bytes, record: str) -> tuple[NDArray[np.float32], int]:
             samples = file.read(dtype="float32", always_2d=True).T
             lossy, rate = file.subtype in _LOSSY, int(file.samplerate)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise DataError(f"record {record!r}: not a readable sound ({error}); {len(content)} bytes") from None
+        # its text has an address in it, another one in every process
+        why = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        raise DataError(f"record {record!r}: not a readable sound ({why}); {len(content)} bytes") from None
     if not samples.size:
         raise DataError(f"record {record!r}: a sound without samples")
     return np.ascontiguousarray(samples.clip(-1, 1) if lossy else samples), rate

@@ -42,8 +42,10 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
     return columns
 
 
-def columns_of_texts(texts: Sequence[str]) -> dict[str, Reward]:
-    """Rewards by name, of what stands on a command line; where a name stands twice with different options, by all of it.
+def columns_of_texts(texts: Sequence[str]) -> dict[str, Any]:
+    """Rewards, of samples or of sets, that stand on a command line: by name, or by all that was said.
+
+    The latter where one name stands twice, with different options.
 
     Raises:
         ConfigError: the same stands twice, or one cannot be made.

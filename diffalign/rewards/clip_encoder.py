@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from diffalign.rewards.pictures import as_pixels, split_pictures
 
 
 class ClipEncoder:
-    """Vectors of length 1 of CLIP's two towers, one for pictures and one for texts; the model is loaded at the first use.
+    """Vectors of length 1 of CLIP's two towers, one for pictures and one for texts.
 
     It sees what is in a picture, hardly where or how sharp. Pictures and texts of one thing lie apart by a constant offset
     (the modality gap): compare distances to one reference, and read none by itself.
@@ -27,17 +26,17 @@ class ClipEncoder:
     def __init__(
         self, model: str = "openai/clip-vit-large-patch14", *, device: str | None = None, batch: int = 16
     ) -> None:
-        """Take a folder or hub id in transformers' format, cuda, mps or cpu (None: the best), and pictures at a time."""
-        self.model, self.device, self.batch = model, device, batch
+        """Load a model.
 
-    @cached_property
-    def towers(self) -> ClipTowers:
-        """The model.
+        Args:
+            model: a folder or hub id in transformers' format.
+            device: cuda, mps or cpu; None: the best that there is.
+            batch: pictures or texts at a time.
 
         Raises:
             ConfigError: it cannot be loaded, or the device is not there.
         """
-        return ClipTowers(*load_clip("encoder clip", self.model), device=self.device)
+        self.towers, self.batch = ClipTowers(*load_clip("encoder clip", model), device=device), batch
 
     @property
     def version(self) -> str:

@@ -31,7 +31,12 @@ def test_folders_in_a_folder_are_read_too_and_what_is_hidden_is_not(home):
         ("deep/c.png", "a red circle"),
         ("deep/er/d.wav", ""),
     ]
-    assert [row.prompt for row in read_pictures(home, "two dogs")] == ["two dogs", "two dogs", "a red circle", "two dogs"]
+    assert [row.prompt for row in read_pictures(home, "two dogs")] == [
+        "two dogs",
+        "two dogs",
+        "a red circle",
+        "two dogs",
+    ]
 
 
 def test_records_in_a_folder_of_bare_files_are_not_read_without_their_prompts(home):
