@@ -86,11 +86,11 @@ def _stream(content: bytes, record: str) -> tuple[list[NDArray[np.uint8]], float
     except ImportError:
         raise MissingExtraError("video files need PyAV; install it: pip install 'diffalign[video]'") from None
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), mode="r") as container:
             if not container.streams.video:
                 raise DataError(f"record {record!r}: a file without a picture track")
             stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(stream)]
             rate = stream.average_rate or stream.guessed_rate
     except (av.FFmpegError, ValueError, OSError) as error:
         if isinstance(error, DataError):

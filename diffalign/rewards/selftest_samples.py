@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,13 +82,10 @@ _SPECIAL: dict[str, Callable[[int], Any]] = {"scene": scene, "ocr": sign}
 def other_sizes(medium: str) -> list[Callable[[int], Any]]:
     """Makers of media of other sizes: wide, high, tiny, odd; of sound, other rates, lengths and channels."""
     if medium == "audio":
-        makers: list[Callable[[int], Any]] = [
-            lambda seed, rate=rate: sound(seed, 1.0, rate) for rate in (8000, 22050, 44100, 48000)
-        ]
-        makers += [lambda seed, length=length: sound(seed, length) for length in (0.001, 0.1, 12.0)]
-        return [*makers, lambda seed: sound(seed, channels=2)]
+        rates = [partial(sound, seconds=1.0, rate=rate) for rate in (8000, 22050, 44100, 48000)]
+        return [*rates, *(partial(sound, seconds=length) for length in (0.001, 0.1, 12.0)), partial(sound, channels=2)]
     make: Callable[..., Any] = picture if medium == "image" else video
-    return [lambda seed, size=size: make(seed, *size) for size in _SIZES]
+    return [partial(make, height=height, width=width) for height, width in _SIZES]
 
 
 def examples_for(spec: RewardSpec) -> list[Sample]:
