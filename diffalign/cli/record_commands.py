@@ -118,25 +118,47 @@ def score(
         typer.Option(
             "--input",
             "-i",
-            help="What generate wrote; a folder, .jsonl or .parquet of records; or a folder of pictures.",
+            help="What generate wrote; a folder, .jsonl or .parquet of records; a folder of pictures, sounds or videos; a "
+            "pattern in quotes, as 'drawn/*.png'; or - for records or paths on stdin, one a line.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .jsonl or .parquet; scores that it holds are kept.")],
     rewards: Annotated[
         list[str], typer.Option("--reward", "-r", help="NAME[:option=value,...], as scene:form=graded. Repeatable.")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="A .jsonl, .parquet or .csv; scores that it holds are kept. Without it none are."
+        ),
+    ] = None,
+    prompt: Annotated[str, typer.Option("--prompt", help="Of what has none.")] = "",
+    by: Annotated[
+        str | None, typer.Option("--by", help="Of rewards of sets: a column, whose every value is a set too.")
+    ] = None,
     components: Annotated[bool, typer.Option("--components", help="Also write what each reward is made of.")] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Share the work among so many.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Score pictures by rewards: one row a picture, one column a reward; null, and the reason, where one is unscored.
+    """Score pictures, sounds or videos by rewards: one row each, one column a reward; null, and the reason, where unscored.
 
-    Under torchrun, or with RANK and WORLD_SIZE set, each process scores its share; the last to finish writes the file.
+    Rewards of sets (vendi, frechet) say one number of all together, which is printed. The same call again goes on where
+    it was cut off. Under torchrun, or with RANK and WORLD_SIZE set, each process scores its share; the last one writes.
     """
     quiet_libraries()
     from diffalign.cli.scoring import score_pictures
 
-    score_pictures(source, out, rewards, components=components, batch=batch, as_json=as_json)
+    score_pictures(
+        source,
+        out,
+        rewards,
+        components=components,
+        batch=batch,
+        as_json=as_json,
+        prompt=prompt,
+        by=by,
+        processes=processes,
+    )
 
 
 @app.command()

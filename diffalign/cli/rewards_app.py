@@ -6,5 +6,8 @@ import typer
 
 from diffalign.cli.app import app
 
-rewards_app = typer.Typer(help="Serve rewards to other processes and machines.", no_args_is_help=True)
+rewards_app = typer.Typer(
+    help="Reference sets, self-tests, weights and servers of rewards. To score media: diffalign score.",
+    no_args_is_help=True,
+)
 app.add_typer(rewards_app, name="rewards")

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from diffalign.cli.app import quiet_libraries
 from diffalign.cli.console import results_console
 from diffalign.cli.options import as_options, checked_input
 from diffalign.cli.processes import process_of_all
 from diffalign.cli.progress import drawing_bar
-from diffalign.evaluation import score_records
+from diffalign.data.line_rows import save_lines
+from diffalign.data.picture_rows import is_pattern
+from diffalign.evaluation import Scored, score_in_processes, score_records, score_sets
+from diffalign.evaluation.known_scores import scored_rows
+from diffalign.evaluation.score_rows import columns_of_texts
 from diffalign.exceptions import ConfigError
-from diffalign.reports import score_table
-from diffalign.rewards import Reward, reward_of_text
+from diffalign.reports import score_histogram, score_table, set_table
+from diffalign.rewards import SET_REWARDS, options_of_text
 
 
 def score_pictures(
-    source: Path, out: Path, rewards: Sequence[str], *, components: bool, batch: int, as_json: bool
+    source: Path,
+    out: Path | None,
+    rewards: Sequence[str],
+    *,
+    components: bool,
+    batch: int,
+    as_json: bool,
+    prompt: str = "",
+    by: str | None = None,
+    processes: int = 1,
 ) -> None:
     """Score, with a bar on stderr; the table and the file's path go to stdout, of several processes by the last one.
 
@@ -26,32 +44,88 @@ def score_pictures(
         ConfigError, DataError: rewards, source or file cannot be used.
     """
     rank, world = process_of_all()
-    checked_input(source)
-    with as_options(("out",)), drawing_bar(0, "scored") as progress:
-        done = score_records(
-            source,
-            out,
-            _by_column(rewards),
-            components=components,
-            batch=batch,
-            rank=rank,
-            world=world,
-            progress=progress,
+    of_sets = [text for text in rewards if options_of_text(text)[0] in SET_REWARDS]
+    single = [text for text in rewards if text not in of_sets]
+    _check(out, single, of_sets, by, processes, world)
+    sets = columns_of_texts(of_sets)
+    told: dict[str, Any] = {"file": None, "rewards": {}}
+    with input_of(source) as found, _file_of(out) as file:
+        settings = {"components": components, "prompt": prompt, "batch": batch}
+        if single:
+            done = _score(found, file, single, processes, (rank, world), settings)
+            print(f"pictures: {done.scored} scored, {done.known} known already", file=sys.stderr)
+            if done.summary is None:
+                print(f"process {rank} of {world}: others are not done; the last one writes {file}", file=sys.stderr)
+                return
+            told = {"file": None if out is None else str(done.file), "rewards": done.summary}
+        if sets:
+            with drawing_bar(0, "looked at") as progress:
+                told["sets"] = score_sets(found, sets, by=by, prompt=prompt, progress=progress)
+        if as_json:
+            print(json.dumps(told, indent=2, ensure_ascii=False))
+            return
+        console = results_console()
+        if single:
+            console.print(score_table(told["rewards"]))
+            for column, facts in told["rewards"].items():
+                values = [float(row[column]) for row in scored_rows(done.file) if row.get(column) is not None]
+                console.print(score_histogram(column, facts["unit"], values))
+        if sets:
+            console.print(set_table(told["sets"]))
+        if told["file"] is not None:
+            print(told["file"])
+
+
+@contextmanager
+def input_of(source: Path) -> Iterator[Path]:
+    """What --input names: a file or folder that is there, a pattern, or, for -, a file of what stands on stdin.
+
+    Raises:
+        ConfigError: nothing of it is there.
+        DataError: stdin holds neither records nor paths.
+    """
+    if str(source) != "-":
+        yield source if is_pattern(source) else checked_input(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="diffalign-") as folder:
+        file = Path(folder) / "input.jsonl"
+        save_lines(sys.stdin, Path.cwd(), file)
+        yield file
+
+
+@contextmanager
+def _file_of(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="diffalign-") as folder:
+        yield Path(folder) / "scores.jsonl"
+
+
+def _check(
+    out: Path | None, single: Sequence[str], sets: Sequence[str], by: str | None, processes: int, world: int
+) -> None:
+    if out is None and world > 1:
+        raise ConfigError("--out: missing; several processes need a file that they write together")
+    if processes > 1 and "RANK" in os.environ:
+        raise ConfigError("--processes: RANK is set already; leave out one of the two")
+    if out is not None and not single:
+        raise ConfigError(
+            f"--out: {', '.join(sets)} say one number of all together, which is printed; leave --out out, or add a reward "
+            "of single samples"
         )
-    print(f"pictures: {done.scored} scored, {done.known} known already", file=sys.stderr)
-    if done.summary is None:
-        print(f"process {rank} of {world}: others are not done; the last one writes {done.file}", file=sys.stderr)
-    elif as_json:
-        print(json.dumps({"file": str(done.file), "rewards": done.summary}, indent=2, ensure_ascii=False))
-    else:
-        results_console().print(score_table(done.summary))
-        print(done.file)
+    if by is not None and not sets:
+        raise ConfigError(f"--by: is for rewards of sets ({', '.join(SET_REWARDS)}), and none is asked for")
 
 
-def _by_column(texts: Sequence[str]) -> dict[str, Reward]:
-    """Rewards by name; where one name stands twice with different options, by all that was said."""
-    if len(set(texts)) < len(texts):
-        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
-    made = {text: reward_of_text(text) for text in texts}
-    names = [reward.spec.name for reward in made.values()]
-    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}
+def _score(
+    source: Path, file: Path, rewards: Sequence[str], processes: int, place: tuple[int, int], settings: dict[str, Any]
+) -> Scored:
+    rank, world = place
+    with as_options(("out", "processes")), drawing_bar(0, "scored") as progress:
+        if processes > 1:
+            return score_in_processes(
+                source, file, rewards, processes, begin=quiet_libraries, progress=progress, **settings
+            )
+        columns = columns_of_texts(rewards)
+        return score_records(source, file, columns, rank=rank, world=world, progress=progress, **settings)

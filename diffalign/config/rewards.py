@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
@@ -195,13 +196,26 @@ RewardParams = Annotated[
 ]
 
 
+# as diffalign.rewards has them; options stand after a colon
+ENCODERS = ("pixels", "perceptual", "clip", "latents", "aisfx", "speaker")
+
+
+def _known_encoder(text: str) -> str:
+    if text.partition(":")[0] not in ENCODERS:
+        raise PydanticCustomError("encoder", "Input should be one of " + ", ".join(ENCODERS))
+    return text
+
+
+# what samples are compared by: pictures as 8x8 pixels (layout and colour), CLIP's vectors (clip:model=FOLDER), or latents
+# that the caller gives
+EncoderText = Annotated[str, AfterValidator(_known_encoder)]
+
+
 class VendiParams(Params):
     """Of a set: how many different samples it holds in effect, 1 to their number (Vendi score)."""
 
     name: Literal["vendi"] = "vendi"
-    # what samples are compared by: pictures as 8x8 pixels (layout and colour) or by what VGG-16 sees in them (textures and
-    # parts), latents that the caller gives, or sound as the mean of its frames
-    encoder: Literal["pixels", "perceptual", "latents", "aisfx", "speaker"] = "pixels"
+    encoder: EncoderText = "pixels"
     q: Annotated[float, Field(ge=0.0, allow_inf_nan=True)] = 1.0  # order; larger ones see only what is common; inf too
     kernel: Literal["correlation", "cosine"] = "correlation"  # of features less their own mean, or as they are
 
@@ -211,7 +225,7 @@ class FrechetParams(Params):
 
     name: Literal["frechet"] = "frechet"
     reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
-    encoder: Literal["pixels", "perceptual", "latents", "aisfx", "speaker"] = "pixels"
+    encoder: EncoderText = "pixels"
 
 
 SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams, FADParams)

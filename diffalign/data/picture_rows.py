@@ -1,12 +1,17 @@
-"""Every picture of a source as a row of its own, whatever the source's rows are: single, pairs, groups, or bare files."""
+"""Every picture of a source as a row of its own, whatever the source's rows are: single, pairs, groups, or bare files.
+
+Sounds and videos stand in the place of pictures wherever a row or a folder has them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import glob
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffalign.data.media_files import MEDIA_FILES
 from diffalign.data.part_files import PartFiles
 from diffalign.data.records import PictureSource
 from diffalign.data.row_files import LISTING
@@ -14,15 +19,15 @@ from diffalign.data.rows import id_of, picture_of
 from diffalign.data.sources import Source
 from diffalign.exceptions import DataError
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _PROMPTS = ("prompt", "caption", "text")  # ours, Pick-a-Pic's, and what image folders have
 _SINGLE = ("file_name", "item")
 _SEVERAL = (("chosen", "rejected"), ("jpg_0", "jpg_1"))
+_NAMING = {*_SINGLE, "items", *(column for pair in _SEVERAL for column in pair)}  # columns that name files
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture.
+    """One picture, sound or video.
 
     Attributes:
         id: unique in its source; of a record with several pictures its id and which one this is.
@@ -54,35 +59,78 @@ class PictureRow:
         return None if value is None else picture_of(value, self.home, self.id, "reference")
 
 
-def read_pictures(path: Path) -> Iterator[PictureRow]:
-    """The pictures of a folder or file, in its order.
+def read_pictures(path: Path, prompt: str = "") -> Iterator[PictureRow]:
+    """The pictures, sounds and videos of a folder or file, in its order.
 
     Args:
         path: what `diffalign generate` wrote; any folder, .jsonl or .parquet of records (file_name, item, items, or chosen
-            and rejected, paths relative to the file that names them); or a folder of pictures, with captions in NAME.txt.
+            and rejected, paths relative to the file that names them); a folder of media files, those of the folders in it
+            too, with captions in NAME.txt; or a pattern as of a shell (`drawn/*.png`, `drawn/**/*.wav`) of such files.
+        prompt: of those that have none.
 
     Raises:
         DataError: missing or empty, a row without a picture, or an id that stands twice.
     """
     seen: set[str] = set()
-    if path.is_dir() and PartFiles(path / LISTING).paths():
-        raise DataError(f"{path}: generate has not finished there; start it again, with all of its processes")
-    bare = path.is_dir() and not (path / LISTING).exists() and not any(path.glob("*.parquet"))
-    for row in _bare_pictures(path) if bare else _listed_pictures(path):
+    for row in _rows_of(path):
         if row.id in seen:
             raise DataError(f"record {row.id!r}: this id stands twice in {path}; ids must be unique")
         seen.add(row.id)
-        yield row
+        yield row if row.prompt or not prompt else replace(row, prompt=prompt)
     if not seen:
-        raise DataError(f"{path}: no pictures in it")
+        raise DataError(f"{path}: no pictures in it, nor sounds or videos")
 
 
-def _bare_pictures(folder: Path) -> Iterator[PictureRow]:
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in PICTURES and not file.name.startswith("."):
-            caption = file.with_suffix(".txt")
-            prompt = caption.read_text(encoding="utf-8", errors="replace").strip() if caption.is_file() else ""
-            yield PictureRow(file.name, prompt, file, {})
+def is_pattern(path: Path) -> bool:
+    """Whether it is a pattern of files, and not one of them."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def bare_row(file: Path, name: str) -> PictureRow:
+    """A media file by itself, with the caption that stands beside it in NAME.txt."""
+    caption = file.with_suffix(".txt")
+    prompt = caption.read_text(encoding="utf-8", errors="replace").strip() if caption.is_file() else ""
+    return PictureRow(name, prompt, file, {})
+
+
+def with_whole_paths(row: Mapping[str, Any], home: Path) -> dict[str, Any]:
+    """A record whose paths start at `home`, as one whose paths hold wherever it stands."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(each) for each in value]
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            return value | {"path": str(home / value["path"])}
+        return str(home / value) if isinstance(value, str) and value else value
+
+    whole = {column: placed(value) if column in _NAMING else value for column, value in row.items()}
+    reference = row.get("reference")  # of somebody else's column with this name nothing is changed
+    if isinstance(reference, str) and (home / reference).is_file():
+        whole["reference"] = str(home / reference)
+    return whole
+
+
+def _rows_of(path: Path) -> Iterator[PictureRow]:
+    if is_pattern(path):
+        first = next(place for place, part in enumerate(path.parts) if glob.has_magic(part))
+        root = Path(*path.parts[:first])
+        return _bare_pictures(map(Path, glob.glob(str(path), recursive=True)), root)
+    if path.is_dir() and PartFiles(path / LISTING).paths():
+        raise DataError(f"{path}: generate has not finished there; start it again, with all of its processes")
+    if path.is_dir() and not (path / LISTING).exists() and not any(path.glob("*.parquet")):
+        return _bare_pictures(path.rglob("*"), path)
+    return _listed_pictures(path)
+
+
+def _bare_pictures(files: Iterable[Path], root: Path) -> Iterator[PictureRow]:
+    for file in sorted(files):
+        name = file.relative_to(root)
+        if any(part.startswith(".") for part in name.parts) or not file.is_file():
+            continue
+        if file.name == LISTING and len(name.parts) > 1:
+            raise DataError(f"{file}: records among bare files; give {file.parent} by itself, with its prompts")
+        if file.suffix.lower() in MEDIA_FILES:
+            yield bare_row(file, name.as_posix())
 
 
 def _listed_pictures(path: Path) -> Iterator[PictureRow]:

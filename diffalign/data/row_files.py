@@ -1,11 +1,12 @@
-"""Rows to files that readers find whole or not at all: .jsonl, .parquet, or a folder's metadata.jsonl."""
+"""Rows to files that readers find whole or not at all: .jsonl, .parquet, .csv, or a folder's metadata.jsonl."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,22 @@ from diffalign.exceptions import ConfigError, DataError
 LISTING = "metadata.jsonl"
 
 
-def rows_file(out: Path) -> Path:
+def rows_file(out: Path, also: Sequence[str] = ()) -> Path:
     """The file that rows for `out` go to: itself, or the listing of the folder that it is.
+
+    Args:
+        out: a .jsonl, a .parquet or a folder.
+        also: further endings that are taken.
 
     Raises:
         ConfigError: its ending is of neither kind.
     """
-    if out.suffix in (".jsonl", ".parquet") and not out.is_dir():
+    endings = (".jsonl", ".parquet", *also)
+    if out.suffix in endings and not out.is_dir():
         return out
     if out.suffix and not out.is_dir():
-        raise ConfigError(f"--out: {out} must end in .jsonl or .parquet, or be a folder, which gets a {LISTING}")
+        told = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise ConfigError(f"--out: {out} must end in {told}, or be a folder, which gets a {LISTING}")
     return out / LISTING
 
 
@@ -67,7 +74,7 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]], draft: Path | None
     """Write all rows under the name `draft`, then rename.
 
     Args:
-        file: a .jsonl or .parquet.
+        file: a .jsonl, .parquet or .csv.
         rows: of the file, in its order.
         draft: left out, a name that the next call takes again: one that is killed leaves nothing for long.
 
@@ -80,6 +87,8 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]], draft: Path | None
     draft = draft or file.with_name(f".{file.name}.partial")
     if file.suffix == ".parquet":
         write_whole(file, [_parquet(list(rows), file)], draft)
+    elif file.suffix == ".csv":
+        write_whole(file, [_csv(list(rows))], draft)
     else:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_whole(file, (line.encode("utf-8", "replace") for line in lines), draft)
@@ -94,3 +103,41 @@ def _parquet(rows: Sequence[Mapping[str, Any]], file: Path) -> memoryview:
     except (pa.ArrowException, UnicodeError) as error:
         raise DataError(f"{file}: not a table ({error}); write a .jsonl instead") from None
     return buffer.getbuffer()
+
+
+def csv_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a .csv that `write_rows` wrote: texts as they are, an empty cell as None, what is no text as JSON has it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            for row in csv.DictReader(opened):
+                yield {name: _of_cell(cell) for name, cell in row.items() if name is not None}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: not a readable .csv ({error})") from None
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([[_cell(row.get(name)) for name in names] for row in rows])
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _of_cell(cell: str | None) -> Any:
+    if cell and cell.startswith("{"):  # of ours only `versions` is read back
+        try:
+            return json.loads(cell)
+        except ValueError:
+            return cell
+    return cell or None

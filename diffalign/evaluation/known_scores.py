@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +13,14 @@ from diffalign.data.judged import versions_in
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.records import PictureSource, picture_bytes
+from diffalign.data.row_files import csv_rows
 from diffalign.data.sources import Source
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import RewardSpec
 from diffalign.rewards.cache import score_key
 
 REFERENCE_DIGEST = "reference_picture"  # the column that says which reference a row's scores are of
+_BLOCK = "block"
 
 
 class Score(NamedTuple):
@@ -63,9 +65,7 @@ class KnownScores:
 
     def add_parts(self, parts: PartFiles, *, failures: bool) -> None:
         """What the lines of `part_line` say; with `failures`, also what could not be scored."""
-        for line in parts.read():
-            if line.keys() != {"file", "state", "picture", "scores"}:
-                continue
+        for line in (each for block in parts.read() for each in block.get(_BLOCK, ())):
             if line["file"] is not None:
                 self.digests[line["file"]] = (line["state"], line["picture"])
             for key, (value, reason, components) in line["scores"].items():
@@ -78,18 +78,28 @@ class KnownScores:
         Raises:
             ConfigError: the file was not written by an earlier call.
         """
-        for row in _rows_of(file):
+        for row in scored_rows(file):
             versions = versions_in(row)
             for column, spec in specs.items():
                 value, reason = row.get(column), row.get(f"{column}_reason")
                 if versions.get(column) != spec.version or not row.get("picture") or (value is None and not failures):
                     continue
                 parts = {
-                    name.removeprefix(f"{column}."): each for name, each in row.items() if name.startswith(f"{column}.")
+                    name.removeprefix(f"{column}."): None if each is None else float(each)
+                    for name, each in row.items()
+                    if name.startswith(f"{column}.")
                 }
                 reference = str(row.get(REFERENCE_DIGEST) or "")
-                key = score_key(spec, str(row.get("prompt", "")), str(row["picture"]), reference)
+                key = score_key(spec, str(row.get("prompt") or ""), str(row["picture"]), reference)
                 self.scores[key] = Score(None if value is None else float(value), reason, parts or None)
+
+    @staticmethod
+    def part_of(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What is written of samples that were scored together: whole or not at all, so that they are so again.
+
+        A model's numbers differ in the last digits with the number of samples beside.
+        """
+        return [{_BLOCK: list(lines)}] if lines else []
 
     def part_line(self, row: PictureRow, picture: str, scores: Mapping[str, Score]) -> dict[str, Any]:
         """A line that tells other processes, and a later call."""
@@ -103,9 +113,14 @@ class KnownScores:
         }
 
 
-def _rows_of(file: Path) -> Iterator[Mapping[str, Any]]:
+def scored_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows that an earlier call wrote.
+
+    Raises:
+        ConfigError: the file was not written by one.
+    """
     try:
-        for row, _ in Source(file).rows():
+        for row in csv_rows(file) if file.suffix == ".csv" else (row for row, _ in Source(file).rows()):
             if isinstance(row, DataError):
                 raise row
             if not isinstance(row.get("versions"), dict) or "picture" not in row:

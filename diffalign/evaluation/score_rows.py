@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from diffalign.data.judged import versions_in
-from diffalign.data.picture_rows import PICTURES, PictureRow
+from diffalign.data.media_files import MEDIA_FILES
+from diffalign.data.picture_rows import PictureRow
 from diffalign.data.row_files import path_from
 from diffalign.evaluation.known_scores import REFERENCE_DIGEST, Score
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards import Reward
+from diffalign.rewards import Reward, any_reward_of_text
+from diffalign.rewards.media import MEDIA
 
 _OURS = ("id", "file_name", "prompt", "picture", "versions", REFERENCE_DIGEST)
 
@@ -23,7 +25,7 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
     """Rewards by the columns that they get: their names, where none are given.
 
     Raises:
-        ConfigError: none, two of one name, a name that rows have for something else, or one that judges no single pictures.
+        ConfigError: none, two of one name, a name that rows have for something else, or one that judges no single samples.
     """
     columns = dict(rewards) if isinstance(rewards, Mapping) else {reward.spec.name: reward for reward in rewards}
     if not columns:
@@ -33,11 +35,26 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
     for column, reward in columns.items():
         if column in _OURS:
             raise ConfigError(f"rewards: a column {column!r} is something else; choose another name")
-        if (reward.spec.media, reward.spec.level) != ("image", "instance"):
+        if reward.spec.media not in MEDIA or reward.spec.level != "instance":
             raise ConfigError(
-                f"rewards: {column} judges {reward.spec.media} ({reward.spec.level}), not single pictures"
+                f"rewards: {column} judges {reward.spec.media} ({reward.spec.level}), not single pictures, sounds or videos"
             )
     return columns
+
+
+def columns_of_texts(texts: Sequence[str]) -> dict[str, Any]:
+    """Rewards, of samples or of sets, that stand on a command line: by name, or by all that was said.
+
+    The latter where one name stands twice, with different options.
+
+    Raises:
+        ConfigError: the same stands twice, or one cannot be made.
+    """
+    if len(set(texts)) < len(texts):
+        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
+    made = {text: any_reward_of_text(text) for text in texts}
+    names = [reward.spec.name for reward in made.values()]
+    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}
 
 
 def short(value: float) -> float | None:
@@ -106,7 +123,7 @@ def _reference_from(file: Path, row: PictureRow) -> dict[str, str]:
         reference = row.reference
     except DataError:
         return {}
-    if not isinstance(reference, Path) or reference.suffix.lower() not in PICTURES or not reference.is_file():
+    if not isinstance(reference, Path) or reference.suffix.lower() not in MEDIA_FILES or not reference.is_file():
         return {}  # a column of somebody else's with this name
     return {"reference": path_from(file, reference)}
 

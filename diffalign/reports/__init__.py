@@ -3,7 +3,18 @@
 from diffalign.reports.page import write_report
 from diffalign.reports.people import people_table
 from diffalign.reports.run_folder import RunReport, read_run
-from diffalign.reports.scores import score_table
+from diffalign.reports.scores import score_histogram, score_table, set_table
+from diffalign.reports.selftests import selftest_table
 from diffalign.reports.terminal import evaluation_table
 
-__all__ = ["RunReport", "evaluation_table", "people_table", "read_run", "score_table", "write_report"]
+__all__ = [
+    "RunReport",
+    "evaluation_table",
+    "people_table",
+    "read_run",
+    "score_histogram",
+    "score_table",
+    "selftest_table",
+    "set_table",
+    "write_report",
+]

@@ -1,13 +1,19 @@
-"""The terminal's table of what rewards say of a set of pictures."""
+"""The terminal's tables of what rewards say of a set of pictures, and how their values lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from rich.bar import Bar
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
+
+_BINS = 8
+_WIDTH = 40  # columns of the longest bar
 
 
 def score_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -28,3 +34,69 @@ def score_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
         unit = "" if facts["unit"] == "1" else facts["unit"]
         table.add_row(label, unit, *numbers, str(facts["scored"]), str(facts["unscored"]))
     return table
+
+
+def score_histogram(column: str, unit: str, values: Sequence[float]) -> Table:
+    """How the values of one reward lie: a bar for each of 8 equal bins, or for each value where there are no more.
+
+    Args:
+        column: of the reward.
+        unit: of its values; "1" for a pure number.
+        values: those that are finite; none: no bars.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False, title_justify="left")
+    table.title = Text(column if unit == "1" else f"{column}, {unit}", style="bold")
+    table.add_column(justify="right")
+    table.add_column(width=_WIDTH)
+    table.add_column(justify="right")
+    bins = _bins(values)
+    most = max((count for _, count in bins), default=0)
+    for label, count in bins:
+        table.add_row(label, Bar(most, 0, count, width=_WIDTH), str(count))
+    return table
+
+
+def _bins(values: Sequence[float]) -> list[tuple[str, int]]:
+    distinct = Counter(values)
+    if len(distinct) <= _BINS:
+        return [(f"{value:.4g}", count) for value, count in sorted(distinct.items())]
+    counts, edges = np.histogram(values, bins=_BINS)
+    digits = _digits(edges)
+    return [
+        (f"{low:.{digits}f} to {high:.{digits}f}", int(count))
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+
+
+def _digits(edges: np.ndarray) -> int:
+    """Decimals that tell the edges apart."""
+    return int(np.clip(1 - np.floor(np.log10(edges[1] - edges[0])), 0, 9))
+
+
+def set_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a reward of whole sets, then one a group.
+
+    Args:
+        summary: what `diffalign.evaluation.score_sets` returns.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("of the set", overflow="fold")
+    for name in ("unit", "value", "scored", "unscored"):
+        table.add_column(name, justify="right")
+    for column, facts in summary.items():
+        label = Text(column, style="bold")
+        for reason, count in facts["reasons"].items():
+            label.append(f"\n{count} left out: {reason:.120}", style="not bold yellow")
+        unit = "" if facts["unit"] == "1" else facts["unit"]
+        table.add_row(_with_reason(label, facts), unit, _number(facts), str(facts["scored"]), str(facts["unscored"]))
+        for group, own in facts.get("groups", {}).items():
+            table.add_row(_with_reason(Text(f"  {group}"), own), "", _number(own), str(own["scored"]), "")
+    return table
+
+
+def _with_reason(label: Text, facts: Mapping[str, Any]) -> Text:
+    return label.append(f"\n{facts['reason']:.120}", style="not bold yellow") if "reason" in facts else label
+
+
+def _number(facts: Mapping[str, Any]) -> str:
+    return "-" if facts["value"] is None else f"{facts['value']:.4g}"

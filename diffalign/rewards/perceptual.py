@@ -32,7 +32,7 @@ class PerceptualEncoder:
     """
 
     name = "perceptual"
-    media: Literal["image", "features"] = "image"
+    media: Literal["image", "video", "audio", "features"] = "image"
 
     def __init__(self, *, side: int = 128, device: str | None = None) -> None:
         """Load nothing yet.

@@ -129,7 +129,8 @@ class BatchReward(ABC):
         judged: list[Judged] = []
         for first in range(0, len(media), size):
             part = slice(first, first + size)
-            found = self.judge_batch(media[part], samples[part])
+            with full_precision():
+                found = self.judge_batch(media[part], samples[part])
             if len(found) != len(media[part]):
                 raise ShapeError(f"{self.spec.name}: {len(media[part])} samples got {len(found)} judgements")
             judged += found

@@ -5,8 +5,9 @@ The set is what a model is pulled to: know where it comes from and what its lice
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError, SaveError
-from diffalign.rewards.encoders import Encoder, frames_of
+from diffalign.rewards.encoders import Encoder, TextEncoder, frames_of
 from diffalign.rewards.set_functional import Gaussian, gaussian_statistics
 
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
@@ -37,11 +38,27 @@ def fit_reference(media: Iterable[Any], encoder: Encoder) -> Gaussian:
     Raises:
         DataError: fewer than 2 samples (frames), or one that the encoder cannot take.
     """
-    samples, fitted, seen = iter(media), None, 0
+    return _fit(media, lambda chunk: frames_of(encoder, chunk), _SOUNDS if encoder.media == "audio" else _CHUNK)
+
+
+def fit_text_reference(texts: Iterable[str], encoder: TextEncoder) -> Gaussian:
+    """The same of texts: what a set of media is to show, told in words.
+
+    Raises:
+        DataError: fewer than 2 texts, or one that the encoder cannot take.
+    """
+
+    def rows(chunk: list[str]) -> list[Tensor | str]:
+        return [each if isinstance(each, str) else each[None] for each in encoder.encode_texts(chunk)]
+
+    return _fit(texts, rows, _CHUNK)
+
+
+def _fit(samples: Iterable[Any], encode: Callable[[list[Any]], list[Tensor | str]], size: int) -> Gaussian:
+    coming, fitted, seen = iter(samples), None, 0
     waiting: list[Tensor] = []
-    size = _SOUNDS if encoder.media == "audio" else _CHUNK
-    while chunk := list(islice(samples, size)):
-        for place, one in enumerate(frames_of(encoder, chunk), seen):
+    while chunk := list(islice(coming, size)):
+        for place, one in enumerate(encode(chunk), seen):
             if isinstance(one, str):
                 raise DataError(f"sample {place} of the reference set: {one}")
             waiting.extend(one)
@@ -58,8 +75,18 @@ def fit_reference(media: Iterable[Any], encoder: Encoder) -> Gaussian:
     return fitted
 
 
-def save_reference(path: Path, statistics: Gaussian, encoder: Encoder) -> None:
+def save_reference(
+    path: Path, statistics: Gaussian, encoder: Encoder, *, about: Mapping[str, str] | None = None
+) -> None:
     """Write mean, covariance and size as `read_reference` reads them: a .safetensors file, whole or not at all.
+
+    The file's metadata hold the encoder, the hash of all that the file says (`sha256`), and `about`.
+
+    Args:
+        path: of the file.
+        statistics: what `fit_reference` returns.
+        encoder: that they are of.
+        about: what else there is to say of the set: `licence`, `source`, `inputs` (their hash), `of` (image, text, ...).
 
     Raises:
         SaveError: it cannot be written.
@@ -70,13 +97,31 @@ def save_reference(path: Path, statistics: Gaussian, encoder: Encoder) -> None:
         "cov": statistics.cov.contiguous(),
         "size": torch.tensor(statistics.size),
     }
+    facts = {**(about or {}), "encoder": _identity(encoder)}
     try:
-        save_file(tensors, draft, metadata={"encoder": _identity(encoder)})
+        save_file(tensors, draft, metadata=facts | {"sha256": _digest(tensors, facts)})
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:
         raise SaveError(f"{path}: cannot be written ({error})") from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+def reference_facts(path: str | Path) -> dict[str, str]:
+    """What a reference file says of itself: `encoder`, `sha256`, and what `save_reference` was told `about` it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _read_file(Path(path))[1]
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(facts.items())).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype};".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_reference(path: str | Path, encoder: Encoder, reward: str = "frechet") -> Gaussian:
@@ -103,7 +148,7 @@ def read_reference(path: str | Path, encoder: Encoder, reward: str = "frechet") 
 
 
 def _of_folder(folder: Path, encoder: Encoder, reward: str) -> Gaussian:
-    if encoder.name != "pixels":
+    if encoder.media != "image":
         raise ConfigError(
             f"{reward}.reference: {folder} is a folder of pictures, and encoder {encoder.name!r} takes none; give a "
             ".safetensors file with features [samples, ...], or what save_reference writes"
@@ -123,13 +168,23 @@ def _of_folder(folder: Path, encoder: Encoder, reward: str) -> Gaussian:
     return fit_reference(pictures(), encoder)
 
 
-def _of_file(path: Path, encoder: Encoder, reward: str) -> Gaussian:
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. What is hashed must be as it was written; features that others saved are not."""
     try:
         with safe_open(path, framework="pt") as file:
-            made_with = (file.metadata() or {}).get("encoder", _identity(encoder))
+            facts = dict(file.metadata() or {})
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: not a readable reference set ({error})") from None
+    told = {name: text for name, text in facts.items() if name != "sha256"}
+    if {"sha256", "encoder"} <= facts.keys() and facts["sha256"] != _digest(found, told):
+        raise DataError(f"{path}: is not what was written: its hash is another than it says; make it anew")
+    return found, facts
+
+
+def _of_file(path: Path, encoder: Encoder, reward: str) -> Gaussian:
+    found, facts = _read_file(path)
+    made_with = facts.get("encoder", _identity(encoder))
     if made_with != _identity(encoder):
         raise ConfigError(
             f"{reward}.reference: {path} was made with encoder {made_with!r}, and {reward}.encoder is "

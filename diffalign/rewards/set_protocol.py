@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.encoders import Encoder
+from diffalign.rewards.precision import full_precision
 from diffalign.rewards.protocol import RewardSpec, Sample
 
 _log = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ class EncodedSetReward(ABC, Generic[State]):
         Raises:
             ShapeError: samples with different numbers of features.
         """
-        found = self.encoder.encode([sample.media for sample in batch])
+        with full_precision():
+            found = self.encoder.encode([sample.media for sample in batch])
         reasons = tuple(one if isinstance(one, str) else self.refuse(one) for one in found)
         widths = sorted({len(one) for one in found if not isinstance(one, str)})
         if len(widths) > 1:

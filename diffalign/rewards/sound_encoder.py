@@ -24,7 +24,7 @@ class SoundEncoder(ABC):
     name: str
     version: str
     rate: int  # samples a second that the model takes
-    media: Literal["image", "audio", "features"] = "audio"
+    media: Literal["image", "video", "audio", "features"] = "audio"
 
     @abstractmethod
     def encode_waveforms(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames features"]:

