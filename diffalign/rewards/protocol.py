@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.media import MEDIA
+from diffalign.rewards.precision import full_precision
 
 _log = logging.getLogger(__name__)
 
