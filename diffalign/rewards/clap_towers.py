@@ -16,7 +16,7 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.mel import decibels, power_spectrum
 from diffalign.rewards.sound_encoder import SoundEncoder
-from diffalign.rewards.weights import cannot_load, fingerprint, pick_device
+from diffalign.rewards.weights import cannot_load, fingerprint, pick_device, readable
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import ClapModel
@@ -78,7 +78,9 @@ class ClapTowers:
 
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
         """Vectors of length 1; a text is cut after `tokens`."""
-        told = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
+        told = self.tokenizer(
+            list(map(readable, texts)), padding=True, truncation=True, max_length=self.tokens, return_tensors="pt"
+        )
         with torch.no_grad():
             found = self.model.get_text_features(
                 input_ids=told["input_ids"].to(self.device), attention_mask=told["attention_mask"].to(self.device)
@@ -87,7 +89,7 @@ class ClapTowers:
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(text, verbose=False)["input_ids"]) - self.tokens, 0)
+        return max(len(self.tokenizer(readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
 
 
 class ClapEncoder(SoundEncoder):

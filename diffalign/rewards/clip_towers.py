@@ -16,7 +16,7 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.squares import Fit, normalised, square_tensors, squares
-from diffalign.rewards.weights import cannot_load, fingerprint, load_tokenizer, pick_device
+from diffalign.rewards.weights import cannot_load, fingerprint, load_tokenizer, pick_device, readable
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import CLIPModel
@@ -68,7 +68,7 @@ class ClipTowers:
         if not texts:
             return torch.zeros(0, self.model.config.projection_dim)
         told = self.tokenizer(
-            list(map(_readable, texts)),
+            list(map(readable, texts)),
             padding="max_length",
             truncation=True,
             max_length=self.tokens,
@@ -82,7 +82,7 @@ class ClipTowers:
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(_readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
+        return max(len(self.tokenizer(readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
 
     def _of_squares(self, inputs: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
         return F.normalize(_projected(self.model.get_image_features(pixel_values=normalised(inputs))), dim=-1)
@@ -101,11 +101,6 @@ def load_clip(reward: str, model: str, tokenizer: str | None = None) -> tuple[CL
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{reward}.model: {cannot_load(model, error)}") from None
     return found, load_tokenizer(reward, tokenizer or model)
-
-
-def _readable(text: str) -> str:
-    """Without halves of characters, which JSON can hold and no tokenizer takes."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _projected(found: Any) -> Tensor:

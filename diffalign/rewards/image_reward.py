@@ -18,7 +18,7 @@ from diffalign.rewards.clip import NO_PROMPT
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.squares import normalised, square_tensors, squares
-from diffalign.rewards.weights import fingerprint, hub_file, load_tokenizer, pick_device, read_tensors
+from diffalign.rewards.weights import fingerprint, hub_file, load_tokenizer, pick_device, read_tensors, readable
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's numbers, by the authors
 TOKENS = 35  # of a prompt, begin and end included
@@ -87,13 +87,13 @@ class ImageReward(BatchReward):
 
     def tokens_cut(self, prompt: str) -> int:
         """How many tokens of the prompt the model does not see."""
-        return max(len(self.tokenizer(prompt, verbose=False)["input_ids"]) - TOKENS, 0)
+        return max(len(self.tokenizer(readable(prompt), verbose=False)["input_ids"]) - TOKENS, 0)
 
     def _of_squares(
         self, inputs: Float[Tensor, "batch 3 side side"], prompts: Sequence[str]
     ) -> Float[Tensor, " batch"]:
         told = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+            list(map(readable, prompts)), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(self.device)
         seen = self.blip.vision(pixel_values=normalised(inputs.to(self.device, torch.float32))).last_hidden_state
         read = self.blip.text(

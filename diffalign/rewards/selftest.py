@@ -254,7 +254,8 @@ class _Trial:
             raise TestFailure(f"of pictures on CUDA the values are on {called.device}")
         return self.same(called.cpu(), self.values, "of pictures on CUDA")
 
-    def differentiable(self) -> tuple[Differentiable, Tensor, list[str]]:
+    def differentiable(self) -> tuple[Differentiable, Tensor, list[str] | Tensor]:
+        """The reward, pictures, and what its `score_tensor` takes beside them: prompts, or references."""
         if not self.reward.spec.differentiable:
             raise NotApplicable("its spec says that it is not differentiable")
         if not isinstance(self.reward, Differentiable):
@@ -262,6 +263,8 @@ class _Trial:
         if self.reward.spec.media != "image":
             raise NotApplicable("checked of pictures only")
         pictures = torch.stack([_tensor(sample.media) for sample in self.samples])
+        if "reference" in self.reward.spec.needs:
+            return self.reward, pictures, torch.stack([_tensor(each.metadata["reference"]) for each in self.samples])
         return self.reward, pictures, [sample.prompt for sample in self.samples]
 
 

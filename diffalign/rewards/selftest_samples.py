@@ -24,6 +24,7 @@ _SIZES = ((48, 96), (96, 48), (7, 5), (1, 1), (131, 200))
 # rewards that understand only some prompts -> some that they understand
 PROMPTS: dict[str, tuple[str, ...]] = {
     "scene": ("a red circle", "two green crosses", "a red circle left of a blue square", "a blue square"),
+    "geneval": ("a red circle", "two green crosses", "a red circle left of a blue square", "a blue square"),
     "emoji": ("red heart", "ghost", "pizza", "robot face"),
     "ocr": ('a sign that says "OPEN"', 'the word "NOON" on a wall', 'a card with "LOVE"', '"EXIT" above a door'),
     "notes": ("C4", "E4 G4", "A4", "C4 E4 G4"),
@@ -76,7 +77,7 @@ def sign(seed: int) -> Pixels:
 
 
 # rewards to which random pictures are all alike -> pictures that they tell apart
-_SPECIAL: dict[str, Callable[[int], Any]] = {"scene": scene, "ocr": sign}
+_SPECIAL: dict[str, Callable[[int], Any]] = {"scene": scene, "geneval": scene, "ocr": sign}
 
 
 def other_sizes(medium: str) -> list[Callable[[int], Any]]:

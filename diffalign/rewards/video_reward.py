@@ -18,7 +18,7 @@ from diffalign.rewards.media import Video
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.video_frames import DEEP, MERGE, PATCH, frame_places, frame_size, patches_of, scaled_frames
 from diffalign.rewards.video_reward_weights import PARTS, TOKENS, VideoRewardModel, load_video_reward_model
-from diffalign.rewards.weights import pick_device
+from diffalign.rewards.weights import pick_device, readable
 
 _ASKED = Path(__file__).with_name("video_reward_prompt.txt")
 _SEEN = "<|video_pad|>"
@@ -119,7 +119,7 @@ class VideoReward(BatchReward):
     def _of_inputs(
         self, patches: Sequence[Tensor], grids: Sequence[tuple[int, int, int]], texts: Sequence[str]
     ) -> Float[Tensor, "batch 3"]:
-        rows = [torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        rows = [torch.tensor(self.tokenizer(readable(text), add_special_tokens=False)["input_ids"]) for text in texts]
         words = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0).to(self.device)
         there = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(self.device)
         # The authors' forward gives no positions, and their transformers then counts on: time, height and width of the

@@ -114,3 +114,8 @@ def cannot_load(name: str, error: Exception) -> str:
     if Path(name).is_absolute() and not Path(name).exists():  # the hub's library takes it for an id, and a bad one
         first = "no such folder."
     return f"cannot load {name!r}: {first} Give a folder in transformers' format, or a hub id where there is a network"
+
+
+def readable(text: str) -> str:
+    """Without halves of characters, which JSON can hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
