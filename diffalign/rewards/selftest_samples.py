@@ -24,7 +24,7 @@ _SIZES = ((48, 96), (96, 48), (7, 5), (1, 1), (131, 200))
 # rewards that understand only some prompts -> some that they understand
 PROMPTS: dict[str, tuple[str, ...]] = {
     "scene": ("a red circle", "two green crosses", "a red circle left of a blue square", "a blue square"),
-    "geneval": ("a red circle", "two green crosses", "a red circle left of a blue square", "a blue square"),
+    "geneval": ("a red circle", "two green crosses", "a red circle left of a blue square", "a green circle"),
     "emoji": ("red heart", "ghost", "pizza", "robot face"),
     "ocr": ('a sign that says "OPEN"', 'the word "NOON" on a wall', 'a card with "LOVE"', '"EXIT" above a door'),
     "notes": ("C4", "E4 G4", "A4", "C4 E4 G4"),
