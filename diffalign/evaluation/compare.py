@@ -26,10 +26,7 @@ from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample, build_r
 from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
 
 log = logging.getLogger(__name__)
-DIVERSITY = (
-    "mean RMS distance between the pictures of different prompts, pixels in [0, 1], of thumbnails (longest side at most "
-    "64 pixels)"
-)
+DIVERSITY = "mean RMS distance between two pictures, pixels in [0, 1], of thumbnails (longest side at most 64 pixels)"
 Progress = Callable[[int, int], None]
 
 

@@ -84,14 +84,18 @@ def reward_scale(entry: Mapping[str, Any]) -> Scale:
     return scale_for(percent, finite(entry.get("low")), finite(entry.get("high")), means)
 
 
-def sentence(row: Row, *, prompts: int | None, confidence: str) -> str:
-    """What happened to one reward, without gloss."""
+def sentence(row: Row, *, prompts: int | None, confidence: str, pictures: int | None = None) -> str:
+    """What happened to one reward, without gloss. `pictures`: how many each model drew, where it is not one a prompt."""
+    several = pictures is not None and pictures != prompts
     if math.isnan(row.base) or math.isnan(row.aligned):
         base, aligned = row.scale.level(row.base), row.scale.level(row.aligned)
         return f"{row.name} could not be compared: base {base}, aligned {aligned}."
     verb = {"rose": "rose", "fell": "fell"}.get(row.verdict, "went")
     number = prompts if row.scored is None else row.scored
     where = "" if number is None else f" on {plural(number, 'held-out prompt')}"
+    if several and prompts is not None:
+        drawn = pictures if row.scored is None else row.scored
+        where = f" on {plural(drawn, 'picture')} of {plural(prompts, 'held-out prompt')}"
     interval = row.scale.interval(row.low, row.high)
     span = f", {confidence} interval {interval}" if interval else ", no interval"
     text = f"{row.name} {verb} from {row.scale.level(row.base)} to {row.scale.level(row.aligned)}{where}"
@@ -99,7 +103,7 @@ def sentence(row: Row, *, prompts: int | None, confidence: str) -> str:
     if row.verdict == "unclear":
         text += " The interval includes zero: no clear change."
     if row.unscored:
-        text += f" {plural(row.unscored, 'prompt')} could not be scored."
+        text += f" {plural(row.unscored, 'picture' if several else 'prompt')} could not be scored."
     return text
 
 

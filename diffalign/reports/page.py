@@ -167,7 +167,11 @@ def _sentences(run: RunReport, rows: Sequence[comparison.Row]) -> list[tuple[str
     """(verdict, note, sentence) for every line of the table."""
     summary = run.summary or {}
     prompts, confidence = count(summary.get("prompts")), comparison.confidence_text(summary)
-    return [(row.verdict, row.note, comparison.sentence(row, prompts=prompts, confidence=confidence)) for row in rows]
+    pictures = count(summary.get("pictures"))
+    return [
+        (row.verdict, row.note, comparison.sentence(row, prompts=prompts, confidence=confidence, pictures=pictures))
+        for row in rows
+    ]
 
 
 def _unscored(row: comparison.Row) -> str:

@@ -197,6 +197,7 @@ def test_configs_say_what_they_are(call):
     assert rows["quickstart/diffusion_dpo.yaml"] == "Diffusion-DPO on the zoo's Stable Diffusion pipeline"
     assert rows["sd15_ddpo.yaml"].startswith("DDPO of Stable Diffusion 1.5 (Black et al. 2023")
     assert all(10 < len(what) < 200 and "  " not in what for what in rows.values()), rows
+    assert len(set(rows.values())) == len(rows)
 
 
 def test_version_is_printed(call):

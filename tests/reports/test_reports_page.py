@@ -115,6 +115,18 @@ def test_summary_says_what_happened(text):
     assert "The config names scene as what the model was trained towards; a rise" in text
 
 
+def test_several_pictures_of_a_prompt_are_not_called_prompts(tmp_path):
+    run = make_run(tmp_path)
+    file = run / "evaluation/summary.json"
+    summary = json.loads(file.read_text())
+    summary |= {"prompts": 10, "pictures": 40}
+    file.write_text(json.dumps(summary))
+    text = report_text(run)
+    assert "scene rose from 50.0 % to 60.5 % on 40 pictures of 10 held-out prompts: +10.5 points" in text
+    assert "jpeg fell from −1.500 to −1.620 on 38 pictures of 10 held-out prompts" in text
+    assert "2 pictures could not be scored" in text
+
+
 def test_unfinished_run_says_so(tmp_path):
     run = make_run(tmp_path)
     write_lines(run / "metrics.jsonl", metrics_rows()[:20])
