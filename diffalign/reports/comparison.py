@@ -93,7 +93,7 @@ def sentence(row: Row, *, prompts: int | None, confidence: str, pictures: int | 
     verb = {"rose": "rose", "fell": "fell"}.get(row.verdict, "went")
     number = prompts if row.scored is None else row.scored
     where = "" if number is None else f" on {plural(number, 'held-out prompt')}"
-    if several and prompts is not None:
+    if pictures is not None and prompts is not None and several:
         drawn = pictures if row.scored is None else row.scored
         where = f" on {plural(drawn, 'picture')} of {plural(prompts, 'held-out prompt')}"
     interval = row.scale.interval(row.low, row.high)
