@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
@@ -33,16 +35,15 @@ def selftest(
 
     if every == bool(names):
         raise ConfigError("rewards selftest: give names, as `diffalign list rewards` shows them, or --all")
-    for logger in ("diffalign.rewards.protocol", "diffalign.rewards.set_protocol"):
-        logging.getLogger(logger).setLevel(logging.ERROR)  # bad samples are what this is about
     found: dict[str, list[Check]] = {}
-    for text in names or [*REWARDS, *SET_REWARDS]:
-        try:
-            found[text] = self_test(any_reward_of_text(text))
-        except (ConfigError, DataError, MissingExtraError) as error:
-            if not every:
-                raise
-            found[text] = [Check("not run", None, str(error).splitlines()[0])]
+    with _quiet():
+        for text in names or [*REWARDS, *SET_REWARDS]:
+            try:
+                found[text] = self_test(any_reward_of_text(text))
+            except (ConfigError, DataError, MissingExtraError) as error:
+                if not every:
+                    raise
+                found[text] = [Check("not run", None, str(error).splitlines()[0])]
     fine = {text: passed(checks) for text, checks in found.items()}
     if as_json:
         rows = {text: [asdict(check) for check in checks] for text, checks in found.items()}
@@ -52,3 +53,17 @@ def selftest(
             results_console().print(selftest_table(text, [(each.name, each.passed, each.detail) for each in checks]))
     if not all(fine.values()):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a warning for every sample that cannot be scored: bad samples are what this is about."""
+    loggers = [logging.getLogger(f"diffalign.rewards.{name}") for name in ("protocol", "set_protocol")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

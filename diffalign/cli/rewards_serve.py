@@ -6,16 +6,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from diffalign.cli.rewards_app import rewards_app
 from diffalign.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from diffalign.rewards import BatchReward
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +40,9 @@ def serve(
         token = os.environ.get(token_env, "").strip()
         if not token:
             raise ConfigError(f"--token-env: the environment variable {token_env} is not set; export it first")
-    from diffalign.rewards import RewardServer
+    from diffalign.rewards import RewardServer, reward_of_text, rewards_by_name
 
-    made = _by_name(rewards)
+    made = rewards_by_name(rewards, reward_of_text)
     server = RewardServer(made, host=host, port=port, token=token, largest=megabytes * 10**6)
     print(server.url, flush=True)
     log.info("serving %s; Ctrl-C ends it", ", ".join(made))
@@ -60,14 +56,3 @@ def serve(
         server.serve_forever(poll_interval=0.2)
     finally:
         server.server_close()
-
-
-def _by_name(texts: Sequence[str]) -> dict[str, BatchReward]:
-    """Rewards by name; where one name stands twice with different options, by all that was said."""
-    from diffalign.rewards import BatchReward, reward_of_text
-
-    if len(set(texts)) < len(texts):
-        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
-    made = {text: reward for text in texts if isinstance(reward := reward_of_text(text), BatchReward)}
-    names = [reward.spec.name for reward in made.values()]
-    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}

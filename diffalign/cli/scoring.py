@@ -20,10 +20,9 @@ from diffalign.data.line_rows import save_lines
 from diffalign.data.picture_rows import is_pattern
 from diffalign.evaluation import Scored, score_in_processes, score_records, score_sets
 from diffalign.evaluation.known_scores import scored_rows
-from diffalign.evaluation.score_rows import columns_of_texts
 from diffalign.exceptions import ConfigError
 from diffalign.reports import score_histogram, score_table, set_table
-from diffalign.rewards import SET_REWARDS, options_of_text
+from diffalign.rewards import SET_REWARDS, options_of_text, rewards_by_name
 
 
 def score_pictures(
@@ -47,7 +46,7 @@ def score_pictures(
     of_sets = [text for text in rewards if options_of_text(text)[0] in SET_REWARDS]
     single = [text for text in rewards if text not in of_sets]
     _check(out, single, of_sets, by, processes, world)
-    sets = columns_of_texts(of_sets)
+    sets = rewards_by_name(of_sets)
     told: dict[str, Any] = {"file": None, "rewards": {}}
     with input_of(source) as found, _file_of(out) as file:
         settings = {"components": components, "prompt": prompt, "batch": batch}
@@ -67,9 +66,13 @@ def score_pictures(
         console = results_console()
         if single:
             console.print(score_table(told["rewards"]))
+            values: dict[str, list[float]] = {column: [] for column in told["rewards"]}
+            for row in scored_rows(done.file):
+                for column, seen in values.items():
+                    if row.get(column) is not None:
+                        seen.append(float(row[column]))
             for column, facts in told["rewards"].items():
-                values = [float(row[column]) for row in scored_rows(done.file) if row.get(column) is not None]
-                console.print(score_histogram(column, facts["unit"], values))
+                console.print(score_histogram(column, facts["unit"], values[column]))
         if sets:
             console.print(set_table(told["sets"]))
         if told["file"] is not None:
@@ -127,5 +130,5 @@ def _score(
             return score_in_processes(
                 source, file, rewards, processes, begin=quiet_libraries, progress=progress, **settings
             )
-        columns = columns_of_texts(rewards)
+        columns = rewards_by_name(rewards)
         return score_records(source, file, columns, rank=rank, world=world, progress=progress, **settings)

@@ -12,8 +12,8 @@ from typing import Any
 
 from diffalign.data.picture_rows import read_pictures
 from diffalign.evaluation.score_records import Scored, score_records
-from diffalign.evaluation.score_rows import columns_of_texts
 from diffalign.exceptions import ConfigError, DiffalignError, ProcessLostError
+from diffalign.rewards import rewards_by_name
 
 
 def score_in_processes(
@@ -122,7 +122,7 @@ def _work(
         done = score_records(
             source,
             out,
-            columns_of_texts(rewards),
+            rewards_by_name(rewards),
             rank=rank,
             world=world,
             progress=lambda seen, total: end.send(seen),

@@ -15,7 +15,7 @@ from diffalign.data.picture_rows import PictureRow
 from diffalign.data.row_files import path_from
 from diffalign.evaluation.known_scores import REFERENCE_DIGEST, Score
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards import Reward, any_reward_of_text
+from diffalign.rewards import Reward
 from diffalign.rewards.media import MEDIA
 
 _OURS = ("id", "file_name", "prompt", "picture", "versions", REFERENCE_DIGEST)
@@ -40,21 +40,6 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
                 f"rewards: {column} judges {reward.spec.media} ({reward.spec.level}), not single pictures, sounds or videos"
             )
     return columns
-
-
-def columns_of_texts(texts: Sequence[str]) -> dict[str, Any]:
-    """Rewards, of samples or of sets, that stand on a command line: by name, or by all that was said.
-
-    The latter where one name stands twice, with different options.
-
-    Raises:
-        ConfigError: the same stands twice, or one cannot be made.
-    """
-    if len(set(texts)) < len(texts):
-        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
-    made = {text: any_reward_of_text(text) for text in texts}
-    names = [reward.spec.name for reward in made.values()]
-    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}
 
 
 def short(value: float) -> float | None:

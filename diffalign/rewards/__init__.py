@@ -9,6 +9,7 @@ diversity = load_reward("vendi")(pictures)  # one number for all of them
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from pydantic import ValidationError
@@ -45,7 +46,6 @@ from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.named_options import options_of_text
-from diffalign.rewards.nested_options import nested_options
 from diffalign.rewards.notes import NotesReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.perceptual import PerceptualDistanceReward, PerceptualEncoder
@@ -149,6 +149,7 @@ __all__ = [
     "read_reference",
     "reference_facts",
     "reward_of_text",
+    "rewards_by_name",
     "save_reference",
     "self_test",
 ]
@@ -211,7 +212,24 @@ def any_reward_of_text(text: str) -> Any:
         ConfigError: an unknown name or a wrong option; says what would be right.
     """
     name, options = options_of_text(text)
-    return load_reward(name, **nested_options(text, options))
+    return load_reward(name, **options)
+
+
+def rewards_by_name(texts: Sequence[str], make: Callable[[str], Any] = any_reward_of_text) -> dict[str, Any]:
+    """Rewards as they stand on a command line, by name; one name with different options, by all that was said.
+
+    Args:
+        texts: as `make` takes them.
+        make: of one text its reward; `reward_of_text` refuses those of sets.
+
+    Raises:
+        ConfigError: the same stands twice, or one cannot be made.
+    """
+    if len(set(texts)) < len(texts):
+        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
+    made = {text: make(text) for text in texts}
+    names = [reward.spec.name for reward in made.values()]
+    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}
 
 
 def build_reward(params: Params) -> Reward:

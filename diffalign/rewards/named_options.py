@@ -1,8 +1,12 @@
-"""A name with options in one line, as commands take rewards and encoders: NAME or NAME:option=value,option=value."""
+"""A name with options in one line, as commands take rewards and encoders: NAME or NAME:option=value,option=value.
+
+Options of options have a dot: process.timeout=60.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from yaml import YAMLError
@@ -20,7 +24,7 @@ def options_of_text(text: str, what: str = "reward", between: str = ",") -> tupl
         between: the characters that options stand between.
 
     Raises:
-        ConfigError: what stands after the colon are no options.
+        ConfigError: what stands after the colon are no options, or one is given both as a whole and in parts.
 
     Example:
         `options_of_text("scene:form=graded")`
@@ -37,4 +41,18 @@ def options_of_text(text: str, what: str = "reward", between: str = ",") -> tupl
             options[key.strip()] = read_yaml(value)
         except YAMLError:
             options[key.strip()] = value
-    return name.strip(), options
+    return name.strip(), _nested(options, f"{what}: {text!r}")
+
+
+def _nested(flat: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """{"process.timeout": 60} becomes {"process": {"timeout": 60}}."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, dot, setting = key.partition(".")
+        if not dot:
+            nested[key] = value
+        elif section in flat:
+            raise ConfigError(f"{where}: {section} stands there twice, as a whole and in parts")
+        else:
+            nested.setdefault(section, {})[setting] = value
+    return nested

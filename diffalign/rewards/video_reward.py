@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -113,7 +114,7 @@ class VideoReward(BatchReward):
         for token in _READ_OFF:
             if token in prompt:
                 raise DataError(f"its prompt holds {token}, which is the model's own")
-        question = _ASKED.read_text(encoding="utf-8").split("\n-----\n", 1)[1].replace("{text_prompt}", prompt)
+        question = _question().replace("{text_prompt}", prompt)
         return f"{_BEFORE}{_SEEN * tokens}{_BETWEEN}{question}{_AFTER}"
 
     def _of_inputs(
@@ -137,6 +138,11 @@ class VideoReward(BatchReward):
         own = torch.stack([found[words == each] for each in self.tokenizer.convert_tokens_to_ids(list(TOKENS))], dim=1)
         values: Tensor = ((own.float() * self.head).sum(-1) - self.mean) / self.std
         return values
+
+
+@cache
+def _question() -> str:
+    return _ASKED.read_text(encoding="utf-8").split("\n-----\n", 1)[1]
 
 
 def video_reward_spec(params: VideoRewardParams, weights: str = "") -> RewardSpec:
