@@ -90,7 +90,7 @@ class KnownScores:
                     if name.startswith(f"{column}.")
                 }
                 reference = str(row.get(REFERENCE_DIGEST) or "")
-                key = score_key(spec, str(row.get("prompt") or ""), str(row["picture"]), reference)
+                key = score_key(spec, str(row.get("prompt") or ""), str(row["picture"]), reference, str(row["id"]))
                 self.scores[key] = Score(None if value is None else float(value), reason, parts or None)
 
     @staticmethod

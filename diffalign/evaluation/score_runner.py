@@ -51,7 +51,7 @@ class ScoreRunner:
             return {column: Score(None, str(picture)) for column in self.rewards}
         reference = self.look_at_reference(row) or ""
         found = {
-            column: self.known.scores.get(score_key(reward.spec, row.prompt, picture, reference))
+            column: self.known.scores.get(score_key(reward.spec, row.prompt, picture, reference, row.id))
             for column, reward in self.rewards.items()
         }
         if self.components:
@@ -73,7 +73,7 @@ class ScoreRunner:
         for column, reward in self.rewards.items():
             compares, medium = _compares(reward), reward.spec.media
             keys = [
-                score_key(reward.spec, row.prompt, str(picture), reference)
+                score_key(reward.spec, row.prompt, str(picture), reference, row.id)
                 for (row, picture), reference in zip(rows, references, strict=True)
             ]
             readable = []

@@ -29,9 +29,10 @@ _KEYS = 500  # in one question; SQLite takes 999 at least
 
 def score_key(spec: RewardSpec, prompt: str, media: str, reference: str = "", metadata: str = "") -> str:
     """Changes with the reward's version and the medium's digest; with the prompt and so on where the reward needs them."""
-    told: tuple[str, ...] = (spec.name, spec.version, prompt if "prompt" in spec.needs else "", media)
-    told += (reference,) if "reference" in spec.needs else ()
-    told += (metadata,) if "metadata" in spec.needs else ()
+    seen = {*spec.needs, *spec.reads}
+    told: tuple[str, ...] = (spec.name, spec.version, prompt if "prompt" in seen else "", media)
+    told += (reference,) if "reference" in seen else ()
+    told += (metadata,) if "metadata" in seen else ()
     return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -52,7 +53,8 @@ def sample_key(spec: RewardSpec, medium: Any, sample: Sample) -> str:
         DataError: the reward needs a reference that cannot be read, or metadata that are not JSON.
     """
     reference = medium_digest(reference_pixels(sample.metadata)) if "reference" in spec.needs else ""
-    metadata = json.dumps(plain_metadata(sample.metadata), sort_keys=True) if "metadata" in spec.needs else ""
+    looks = "metadata" in {*spec.needs, *spec.reads}
+    metadata = json.dumps(plain_metadata(sample.metadata), sort_keys=True) if looks else ""
     return score_key(spec, sample.prompt, medium_digest(medium), reference, metadata)
 
 

@@ -157,6 +157,7 @@ class RewardEnsemble:
             differentiable=False,
             licence=", ".join(dict.fromkeys(spec.licence for spec in specs)),
             needs=tuple(dict.fromkeys(need for spec in specs for need in spec.needs)),
+            reads=tuple(dict.fromkeys(each for spec in specs for each in spec.reads)),
             source='Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization"',
         )
 

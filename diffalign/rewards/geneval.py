@@ -75,6 +75,7 @@ class GenEvalReward(SampleReward):
             differentiable=False,
             licence="Apache-2.0" if detect is None else "Apache-2.0; the detector's own",
             needs=("prompt",) if detect is None else ("metadata",),
+            reads=("metadata",) if detect is None else (),
             source='Ghosh et al. 2023, "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment"',
         )
 

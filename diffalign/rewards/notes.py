@@ -185,5 +185,6 @@ def notes_spec(threshold: float = 0.3, shortest: float = 0.1277) -> RewardSpec:
         differentiable=False,
         licence="Apache-2.0 (basic-pitch's network too)",
         needs=(),
+        reads=("prompt", "metadata"),
         source='Bittner et al. 2022, "A Lightweight Instrument-Agnostic Model for Polyphonic Note Transcription [...]"',
     )

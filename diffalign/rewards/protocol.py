@@ -71,6 +71,7 @@ class RewardSpec:
         licence: of the code and weights that make the number.
         needs: what of a `Sample` must be there beside the media; "reference" is `metadata["reference"]`, a picture.
         source: paper or definition.
+        reads: what of a `Sample` changes the number where it is there, beside `needs`; part of cache keys.
         deterministic: whether a sample always gets the same number; else it is never cached.
     """
 
@@ -85,6 +86,7 @@ class RewardSpec:
     needs: tuple[Literal["prompt", "metadata", "reference"], ...]
     source: str
     deterministic: bool = True
+    reads: tuple[Literal["prompt", "metadata"], ...] = ()
 
 
 @runtime_checkable

@@ -270,7 +270,7 @@ def read_spec(facts: Any) -> tuple[RewardSpec, tuple[str, ...], int | None]:
         told = dict(facts["spec"])
         low, high = told["range"]
         told["range"] = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-        told["needs"] = tuple(told["needs"])
+        told["needs"], told["reads"] = tuple(told["needs"]), tuple(told["reads"])
         wrong = told.keys() ^ {field.name for field in fields(RewardSpec)}
         if wrong:
             raise DataError(f"the spec of another version of diffalign: {', '.join(sorted(wrong))}")

@@ -190,3 +190,13 @@ def test_a_file_that_breaks_costs_time_alone(tmp_path, caplog):
         cached(Counting(), tmp_path)
     with pytest.raises(ConfigError, match="cannot be used"):
         cached(Counting(), tmp_path / FILE / "below")
+
+
+def test_what_a_reward_reads_without_needing_it_counts():
+    """The notes that a sound is to hold stand in the prompt or in the metadata, where they are there."""
+    spec = load_reward("notes").spec
+    keys = [
+        score_key(spec, prompt, "0123", metadata=told)
+        for prompt, told in (("play A4", "1"), ("play C4", "1"), ("play A4", "2"))
+    ]
+    assert len(set(keys)) == 3
