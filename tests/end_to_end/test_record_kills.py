@@ -77,8 +77,14 @@ def killed_and_gone_on_with(
     draws, hits = random.Random(0), 0
     parts = [PartFiles(listing, rank, WORLD) for rank in range(WORLD)]
 
+    def size(part: PartFiles) -> int:
+        try:
+            return part.own.stat().st_size
+        except FileNotFoundError:  # not begun, or just merged: it may go between a look and the next
+            return 0
+
     def written() -> list[int]:
-        return [part.own.stat().st_size if part.own.exists() else 0 for part in parts]
+        return [size(part) for part in parts]
 
     def start(rank: int) -> BaseProcess:
         return begin(target, (out, rank, WORLD))
