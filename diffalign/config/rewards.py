@@ -71,6 +71,14 @@ class AestheticParams(_WithWeights):
     model: LocalPath = "openai/clip-vit-large-patch14"  # no other fits
 
 
+class LearnedParams(_WithWeights):
+    """What comparisons have taught a network of your own (`task: reward`): unbounded, for differences within a prompt."""
+
+    name: Literal["learned"] = "learned"
+    path: LocalPath  # the run folder, or its folder reward/
+    model: LocalPath | None = None  # the CLIP under it, where it is on this machine; None: as it was trained
+
+
 class OCRParams(Params):
     """Does a text recogniser read in the picture what stands between the prompt's double quotes (extra ocr)."""
 
@@ -102,13 +110,21 @@ class SSIMParams(Params):
 WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams)  # need a picture to compare with
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
-    *(ClipParams, PickScoreParams, HPSParams, AestheticParams),  # models, whose weights the user has
+    *(ClipParams, PickScoreParams, HPSParams, AestheticParams, LearnedParams),  # models, whose weights the user has
     *WITH_REFERENCE,
 )
 
 # of pictures that a run draws, for prompts alone
 RewardParams = Annotated[
-    SceneParams | JPEGParams | EmojiParams | OCRParams | ClipParams | PickScoreParams | HPSParams | AestheticParams,
+    SceneParams
+    | JPEGParams
+    | EmojiParams
+    | OCRParams
+    | ClipParams
+    | PickScoreParams
+    | HPSParams
+    | AestheticParams
+    | LearnedParams,
     Field(discriminator="name"),
 ]
 

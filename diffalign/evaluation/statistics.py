@@ -54,14 +54,19 @@ def win_rate(shares: NDArray[np.float64], *, confidence: float) -> Interval:
 
     Raises:
         ValueError: no prompts.
-
-    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
     count = len(shares)
     if count == 0:
         raise ValueError("no prompt was judged: there is nothing to compare")
+    return wilson(float(shares.mean()), count, confidence=confidence)
+
+
+def wilson(rate: float, count: int, *, confidence: float) -> Interval:
+    """Wilson's interval of a share of `count` (> 0) independent cases.
+
+    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    rate = float(shares.mean())
     middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return Interval(rate, max(middle - half, 0.0), min(middle + half, 1.0))

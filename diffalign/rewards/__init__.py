@@ -26,6 +26,7 @@ from diffalign.rewards.ensemble import RewardEnsemble, combine_rewards
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.learned import LearnedReward
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import BatchReward, PictureReward, Reward, RewardOutput, RewardSpec, Sample
 from diffalign.rewards.reference_set import fit_reference, read_reference, save_reference
@@ -47,6 +48,7 @@ __all__ = [
     "FrechetReward",
     "HPSReward",
     "JPEGReward",
+    "LearnedReward",
     "OCRReward",
     "PSNRReward",
     "PickScoreReward",

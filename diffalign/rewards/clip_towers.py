@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ class ClipTowers:
     """A CLIP model and its tokenizer, frozen, in float32.
 
     Attributes:
+        features: length of the vectors.
         side: of the pictures that the model takes, in pixels.
         tokens: how many of a text it reads, begin and end included; the rest is cut.
         version: changes with the weights.
@@ -52,29 +53,43 @@ class ClipTowers:
         Raises:
             ConfigError: the device is not there.
         """
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        best = next(name for name, found in there.items() if found)
-        if device is not None and not there.get(device.partition(":")[0], False):
-            raise ConfigError(f"device: {device!r} is not to be had here; leave it out, or take {best}")
-        self.device = torch.device(device or best)
+        self.device = choose_device(device)
         self.version = _fingerprint(model.float())
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer, self.fit = tokenizer, fit
         self.side: int = model.config.vision_config.image_size
+        self.features: int = model.config.projection_dim
         self.tokens: int = model.config.text_config.max_position_embeddings
         self.scale = float(model.logit_scale.detach().exp())
 
     def pictures(self, pictures: Sequence[Pixels]) -> Float[Tensor, "batch features"]:
         """Vectors of length 1, with Pillow's bicubic resize, as the models were trained."""
         if not pictures:
-            return torch.zeros(0, self.model.config.projection_dim)
+            return torch.zeros(0, self.features)
         rows = np.stack([square(pixels, self.side, self.fit) for pixels in pictures])
         inputs = torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
-            return self._of_squares(inputs.to(self.device)).cpu()
+            return self.of_squares(inputs.to(self.device)).cpu()
 
     def tensors(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """The same with gradients to the pictures, in [0, 1]. Antialiased bicubic on floats: not rounded as Pillow does."""
+        return self.of_squares(self.squares(pictures))
+
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Vectors of length 1; a text is cut after `tokens`."""
+        if not texts:
+            return torch.zeros(0, self.features)
+        with torch.no_grad():
+            return self.of_tokens(self.tokens_of(texts)).cpu()
+
+    def tokens_cut(self, text: str) -> int:
+        """How many tokens of the text the model does not see."""
+        return max(len(self.tokenizer(text, verbose=False)["input_ids"]) - self.tokens, 0)
+
+    # ------------------------------------------------------------ step by step, with gradients to the weights too
+
+    def squares(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 side side"]:
+        """Scaled and cut or padded as the model takes them."""
         height, width = pictures.shape[-2:]
         new = _size_of(height, width, self.side, self.fit)
         scaled = F.interpolate(pictures, size=new, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
@@ -84,28 +99,37 @@ class ClipTowers:
         else:
             top, left = -down // 2, -right // 2
             scaled = scaled[..., top : top + self.side, left : left + self.side]
-        return self._of_squares(scaled.to(self.device, torch.float32))
+        return scaled.to(self.device, torch.float32)
 
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
-        """Vectors of length 1; a text is cut after `tokens`."""
-        if not texts:
-            return torch.zeros(0, self.model.config.projection_dim)
+    def of_squares(self, squares: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
+        """Vectors of length 1 of pictures in [0, 1] that have the model's size."""
+        mean, std = (torch.tensor(each, device=squares.device)[:, None, None] for each in (MEAN, STD))
+        return F.normalize(_projected(self.model.get_image_features(pixel_values=(squares - mean) / std)), dim=-1)
+
+    def tokens_of(self, texts: Sequence[str]) -> Int[Tensor, "batch 2 tokens"]:
+        """Token ids, and 1 where there is a token."""
         told = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
         )
-        with torch.no_grad():
-            found = self.model.get_text_features(
-                input_ids=told["input_ids"].to(self.device), attention_mask=told["attention_mask"].to(self.device)
-            )
-        return F.normalize(_projected(found), dim=-1).cpu()
+        return torch.stack([told["input_ids"], told["attention_mask"]], dim=1)
 
-    def tokens_cut(self, text: str) -> int:
-        """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(text, verbose=False)["input_ids"]) - self.tokens, 0)
+    def of_tokens(self, tokens: Int[Tensor, "batch 2 tokens"]) -> Float[Tensor, "batch features"]:
+        """Vectors of length 1."""
+        ids, mask = tokens.to(self.device).unbind(1)
+        return F.normalize(_projected(self.model.get_text_features(input_ids=ids, attention_mask=mask)), dim=-1)
 
-    def _of_squares(self, squares: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
-        mean, std = (torch.tensor(each, device=squares.device)[:, None, None] for each in (MEAN, STD))
-        return F.normalize(_projected(self.model.get_image_features(pixel_values=(squares - mean) / std)), dim=-1)
+
+def choose_device(device: str | None) -> torch.device:
+    """The device that is asked for, or the best that there is.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    best = next(name for name, found in there.items() if found)
+    if device is not None and not there.get(device.partition(":")[0], False):
+        raise ConfigError(f"device: {device!r} is not to be had here; leave it out, or take {best}")
+    return torch.device(device or best)
 
 
 def load_clip(reward: str, model: str, tokenizer: str | None = None) -> tuple[CLIPModel, Any]:

@@ -14,6 +14,7 @@ from diffalign.config.rewards import (
     FrechetParams,
     HPSParams,
     JPEGParams,
+    LearnedParams,
     OCRParams,
     PickScoreParams,
     PSNRParams,
@@ -36,6 +37,7 @@ from diffalign.rewards.encoders import load_encoder
 from diffalign.rewards.frechet import FrechetReward
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.learned import learned_spec, load_learned
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.protocol import Reward, RewardSpec
 from diffalign.rewards.reference_set import read_reference
@@ -104,6 +106,7 @@ REWARDS: dict[str, RewardEntry] = {
     "pickscore": RewardEntry(PickScoreParams, load_pickscore, pickscore_spec(PickScoreParams())),
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
+    "learned": RewardEntry(LearnedParams, load_learned, learned_spec()),
     "psnr": RewardEntry(PSNRParams, _load_psnr, PSNRReward().spec),
     "ssim": RewardEntry(SSIMParams, _load_ssim, SSIMReward().spec),
 }
