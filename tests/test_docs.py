@@ -183,7 +183,8 @@ def test_the_pages_of_rewards_say_what_the_settings_say():
     listed = {re.sub(r"[^a-z]", "", re.sub(r"\(.*\)", "", name)): cells for name, cells in rows.items()}
     assert listed.keys() == REWARDS.keys()
     for name, entry in REWARDS.items():
-        settings = {key: field.default for key, field in entry.params.model_fields.items() if key != "name"}
+        fields = {key: field for key, field in entry.params.model_fields.items() if key != "name"}
+        settings = {key: "(required)" if field.is_required() else field.default for key, field in fields.items()}
         assert re.findall(r"`(\w+)`", listed[name][4]) == list(settings), name
         page = home / f"{'full_reference' if 'reference' in entry.spec.needs else name}.md"
         if page.is_file():

@@ -60,8 +60,9 @@ class SmallScorer(Scorer):
     """A small CLIP-like scorer to be trained from nothing: words look at the cells of a picture.
 
     A picture of side x side pixels becomes (side / 4)^2 cells by three convolutions, a text its words (of a vocabulary that
-    is given) by a block of self-attention; then in each of `depth` blocks every word looks at all cells, and the mean over
-    the words is what the heads see. It is meant for small worlds such as the zoo's: it has seen no other pictures.
+    is given) by a block of self-attention. Then, `depth` times, every word looks at all cells, and the words look at each
+    other: "left of" is decided between what two others have found. The mean over the words is what the heads see. It is
+    meant for small worlds such as the zoo's: it has seen no other pictures.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SmallScorer(Scorer):
         self.word_places = nn.Parameter(0.1 * torch.randn(1, most_words, width))
         self.reading = _Attention(width)
         self.looking = nn.ModuleList(_Attention(width) for _ in range(depth))
+        self.talking = nn.ModuleList(_Attention(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dimensions))
 
@@ -115,9 +117,10 @@ class SmallScorer(Scorer):
         pixels = pictures if pictures.is_floating_point() else pictures.float() / 255
         cells = self.cells(2 * pixels - 1).flatten(2).transpose(1, 2) + self.cell_places
         there = texts != _EMPTY
-        words = self.reading(self.word_vectors(texts) + self.word_places, None, there[:, None, None])
-        for block in self.looking:
-            words = block(words, cells, None)
+        mask = there[:, None, None]
+        words = self.reading(self.word_vectors(texts) + self.word_places, None, mask)
+        for look, talk in zip(self.looking, self.talking, strict=True):
+            words = talk(look(words, cells, None), None, mask)
         weight = there.to(words)[..., None]
         found: Tensor = self.heads((self.norm(words) * weight).sum(1) / weight.sum(1))
         return found
@@ -162,9 +165,8 @@ class TunedClip(Scorer):
 
     def pictures(self, pictures: Sequence[Pixels]) -> Tensor:
         """uint8 [batch, 3, side, side], scaled and cut as CLIP does."""
-        return torch.stack(
-            [torch.from_numpy(square(each, self.towers.side, self.towers.fit)).permute(2, 0, 1) for each in pictures]
-        )
+        rows = np.stack([square(each, self.towers.side, self.towers.fit) for each in pictures])
+        return torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
 
     def texts(self, texts: Sequence[str]) -> Int[Tensor, "batch 2 tokens"]:
         return self.towers.tokens_of(texts)

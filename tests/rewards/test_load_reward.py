@@ -12,13 +12,13 @@ from diffalign.exceptions import ConfigError
 from diffalign.rewards import REWARDS, JPEGReward, SceneReward, build_reward, load_reward
 from tests.rewards.test_protocol import MODELS
 
-NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, psnr, ssim, vendi, frechet"
+NAMES = "scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, learned, psnr, ssim, vendi, frechet"
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_table_is_consistent(name):
     entry = REWARDS[name]
-    assert entry.params().name == entry.spec.name == name
+    assert entry.params.model_fields["name"].default == entry.spec.name == name
     if name in MODELS:  # without their weights there is nothing to load
         return
     assert load_reward(name).spec == build_reward(entry.params()).spec == entry.spec

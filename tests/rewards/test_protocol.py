@@ -18,6 +18,7 @@ from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards import REWARDS, Reward, Sample, load_reward
 from diffalign.rewards.scene import parse_caption, render_scene
 from tests.rewards.tiny_clip import tiny_folder
+from tests.rewards.tiny_learned import small_folder
 from tests.rewards.tiny_open_clip import open_clip_file
 
 PROMPTS = [
@@ -28,7 +29,13 @@ PROMPTS = [
     "a red cross",
 ]
 NAMES = sorted(REWARDS)
-MODELS = ("clip", "pickscore", "hps", "aesthetic")  # of weights that people have: here small ones of the same kind
+MODELS = (
+    "clip",
+    "pickscore",
+    "hps",
+    "aesthetic",
+    "learned",
+)  # of weights that people have: here small ones of the same kind
 EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
 WORDS = ["red", "blue", "green", "white", "cross"]
 
@@ -37,6 +44,8 @@ WORDS = ["red", "blue", "green", "white", "cross"]
 def load(name: str) -> Reward:
     if name not in MODELS:
         return load_reward(name)
+    if name == "learned":
+        return load_reward(name, path=small_folder())
     folder = tiny_folder(features=768 if name == "aesthetic" else 16)
     options = {"hps": {"weights": open_clip_file()}}.get(name, {"model": folder})
     return load_reward(name, **options, **({"tokenizer": folder} if name in ("hps", "pickscore") else {}))
@@ -44,7 +53,7 @@ def load(name: str) -> Reward:
 
 def close(name: str) -> float:
     """What the size of a batch may change: the order in which a network's sums are taken."""
-    return 1e-6 * max(map(abs, load(name).spec.range)) if name in MODELS else 0.0
+    return 1e-6 * min(100.0, *map(abs, load(name).spec.range)) if name in MODELS else 0.0
 
 
 def pictures(name: str = "scene") -> list[Image.Image]:
