@@ -81,8 +81,10 @@ class ComparisonDataConfig(Params):
 class RewardTrainingConfig(Params):
     steps: PositiveInt  # optimizer steps
     records: PositiveInt  # in one step, with all their pictures
-    # also: the best picture of a record wins more under its own prompt than under another's of the step (0: no such term)
+    # weight of a term beside the loss: a record's best picture wins more under its own prompt than under others'
     contrast: NonNegativeFloat = 0.0
+    contrast_others: PositiveInt = 2  # prompts of each record's neighbours in the step that it is shown under
+    contrast_near: NonNegativeInt = 0  # and drawn from the prompts that share most words with its own: hard ones
     contrast_dimension: str | None = None  # which head learns that; None: the first
     shift: NonNegativeInt = 0  # pixels by which a record's pictures are moved at most, all alike, anew each epoch
     evaluate_every: PositiveInt | None = None  # steps between measures on the held-out prompts; None: at the end only
@@ -123,6 +125,9 @@ class RewardRunConfig(Params):
                 yield f"reward.weights.{name}: is not in reward.dimensions ({listed})"
         if training.contrast_dimension not in (None, *dimensions):
             yield f"training.contrast_dimension: {training.contrast_dimension!r} is not in reward.dimensions ({listed})"
+        if training.contrast and training.contrast_others >= training.records:
+            most = training.records
+            yield f"training.contrast_others: must be < training.records ({most}), got {training.contrast_others}"
         if data.kind == "groups" and dimensions != (OVERALL,):
             yield f"reward.dimensions: records of data.kind: groups speak of {OVERALL} alone, got {listed}"
         if data.kind == "pairs" and data.margin:

@@ -15,6 +15,7 @@ from diffalign.exceptions import ConfigError
 
 PLOTS = (".png", ".svg")
 _SIZE, _DOTS = (5.0, 5.0), 150  # inches, dots an inch
+_WIDEST = 32  # letters of a name in a legend
 
 
 def bench_table(benched: Sequence[Mapping[str, Any]]) -> Table:
@@ -101,20 +102,24 @@ def save_calibration_plot(path: Path, benched: Sequence[Mapping[str, Any]]) -> N
         bins, total = each["calibration"]["bins"], each["comparisons"]
         across, up = [one["predicted"] for one in bins], [one["observed"] for one in bins]
         error = each["calibration"]["error"]
-        (line,) = axes.plot(across, up, linewidth=1.5, label=f"{each['name']} (error {error:.3f})")
+        (line,) = axes.plot(across, up, linewidth=1.5, label=f"{_short(each['name'])} (error {error:.3f})")
         axes.scatter(across, up, s=[20 + 300 * one["count"] / total for one in bins], color=line.get_color(), alpha=0.6)
     axes.set(
         xlabel="predicted: sigmoid(difference / temperature)",
         ylabel="observed: share of judges who agree",
         xlim=(0.48, 1.02),
     )
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right", frameon=False).set_in_layout(False)  # it stands inside, and takes no room
     draft = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         figure.savefig(draft, dpi=_DOTS, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _WIDEST else f"{name[: _WIDEST // 2 - 1]}…{name[-_WIDEST // 2 :]}"
 
 
 def _confidence(benched: Sequence[Mapping[str, Any]]) -> float:

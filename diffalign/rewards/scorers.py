@@ -23,6 +23,8 @@ from diffalign.rewards.pictures import Pixels
 
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")  # words and numbers, or one punctuation mark
 _EMPTY, _UNKNOWN = 0, 1  # rows of the vocabulary
+_SPREAD = 0.5  # of words and of their places: with a smaller one the order of the words is learned late
+_READINGS = 2  # blocks of self-attention before the words look at the picture
 
 
 class Scorer(nn.Module, ABC):
@@ -47,8 +49,16 @@ class Scorer(nn.Module, ABC):
         """What `forward` takes of pictures in [0, 1], with gradients to them."""
 
     @abstractmethod
+    def see(self, pictures: Tensor) -> Tensor:
+        """What the network makes of pictures alone [batch, ...]; for `judge`, several times over if need be."""
+
+    @abstractmethod
+    def judge(self, seen: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
+        """Score what was seen of each picture with the text beside it."""
+
     def forward(self, pictures: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
         """Score each picture with the text beside it."""
+        return self.judge(self.see(pictures), texts)
 
     @property
     def pixels_kept(self) -> bool:
@@ -60,7 +70,7 @@ class SmallScorer(Scorer):
     """A small CLIP-like scorer to be trained from nothing: words look at the cells of a picture.
 
     A picture of side x side pixels becomes (side / 4)^2 cells by three convolutions, a text its words (of a vocabulary that
-    is given) by a block of self-attention. Then, `depth` times, every word looks at all cells, and the words look at each
+    is given) by self-attention. Then, `depth` times, every word looks at all cells, and the words look at each
     other: "left of" is decided between what two others have found. The mean over the words is what the heads see. It is
     meant for small worlds such as the zoo's: it has seen no other pictures.
     """
@@ -79,11 +89,12 @@ class SmallScorer(Scorer):
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
         )
-        self.cell_places = nn.Parameter(0.1 * torch.randn(1, (side // 4) ** 2, width))
+        self.cell_norm = nn.LayerNorm(width)
+        self.cell_places = nn.Parameter(_places(side // 4, width))
         self.word_vectors = nn.Embedding(len(self.words) + 2, width)
-        nn.init.normal_(self.word_vectors.weight, std=0.3)
-        self.word_places = nn.Parameter(0.1 * torch.randn(1, most_words, width))
-        self.reading = _Attention(width)
+        nn.init.normal_(self.word_vectors.weight, std=_SPREAD)
+        self.word_places = nn.Parameter(_SPREAD * torch.randn(1, most_words, width))
+        self.reading = nn.ModuleList(_Attention(width) for _ in range(_READINGS))
         self.looking = nn.ModuleList(_Attention(width) for _ in range(depth))
         self.talking = nn.ModuleList(_Attention(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -113,14 +124,18 @@ class SmallScorer(Scorer):
             pictures, size=(self.side, self.side), mode="bilinear", antialias=True, align_corners=False
         )
 
-    def forward(self, pictures: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
+    def see(self, pictures: Tensor) -> Tensor:
         pixels = pictures if pictures.is_floating_point() else pictures.float() / 255
-        cells = self.cells(2 * pixels - 1).flatten(2).transpose(1, 2) + self.cell_places
+        return self.cell_norm(self.cells(2 * pixels - 1).flatten(2).transpose(1, 2)) + self.cell_places
+
+    def judge(self, seen: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
         there = texts != _EMPTY
         mask = there[:, None, None]
-        words = self.reading(self.word_vectors(texts) + self.word_places, None, mask)
+        words = self.word_vectors(texts) + self.word_places
+        for read in self.reading:
+            words = read(words, None, mask)
         for look, talk in zip(self.looking, self.talking, strict=True):
-            words = talk(look(words, cells, None), None, mask)
+            words = talk(look(words, seen, None), None, mask)
         weight = there.to(words)[..., None]
         found: Tensor = self.heads((self.norm(words) * weight).sum(1) / weight.sum(1))
         return found
@@ -146,8 +161,11 @@ class HeadsOnClip(Scorer):
     def of_tensors(self, pictures: Float[Tensor, "batch 3 height width"]) -> Tensor:
         return self.towers.tensors(pictures)
 
-    def forward(self, pictures: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
-        return _of_vectors(self.heads, pictures, texts)
+    def see(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def judge(self, seen: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
+        return _of_vectors(self.heads, seen, texts)
 
 
 class TunedClip(Scorer):
@@ -174,9 +192,11 @@ class TunedClip(Scorer):
     def of_tensors(self, pictures: Float[Tensor, "batch 3 height width"]) -> Tensor:
         return self.towers.squares(pictures)
 
-    def forward(self, pictures: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
-        pixels = pictures if pictures.is_floating_point() else pictures.float() / 255
-        return _of_vectors(self.heads, self.towers.of_squares(pixels), self.towers.of_tokens(texts))
+    def see(self, pictures: Tensor) -> Tensor:
+        return self.towers.of_squares(pictures if pictures.is_floating_point() else pictures.float() / 255)
+
+    def judge(self, seen: Tensor, texts: Tensor) -> Float[Tensor, "batch dimensions"]:
+        return _of_vectors(self.heads, seen, self.towers.of_tokens(texts))
 
 
 class _Attention(nn.Module):
@@ -200,6 +220,13 @@ class _Attention(nn.Module):
         found = F.scaled_dot_product_attention(asked, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
         queries = queries + self.out(found)
         return queries + self.inner(self.between(queries))
+
+
+def _places(side: int, width: int) -> Float[Tensor, "1 cells width"]:
+    """Where each cell is, as x and y along two random directions: "left of" is a difference from the start."""
+    down, right = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    directions = _SPREAD * torch.randn(2, width)
+    return (torch.stack([right.flatten(), down.flatten()], dim=1) @ directions)[None]
 
 
 def squares(pictures: Sequence[Pixels], side: int) -> Tensor:

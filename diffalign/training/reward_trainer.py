@@ -23,6 +23,7 @@ from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.comparison_source import pixels_of
 from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
+from diffalign.training.near_prompts import near_prompts
 from diffalign.training.optimizer import build_optimizer
 
 _CHUNK = 256  # pictures that are read, or scored without gradient, at a time
@@ -33,6 +34,7 @@ class Prepared:
 
     Attributes:
         records: as they were read.
+        prompts: the different ones.
         starts: the number of each record's first picture, [records + 1].
         pictures, texts: as `Scorer.pictures` and `Scorer.texts` give them; `texts` by prompt, `text_of` says which.
         said: of every comparison and dimension, the shares of first and second [comparisons, dimensions, 2]; NaN: nothing.
@@ -51,7 +53,7 @@ class Prepared:
         if waiting:
             parts.append(scorer.pictures(waiting))
         self.pictures = torch.cat(parts)
-        prompts = list(dict.fromkeys(record.prompt for record in records))
+        self.prompts = prompts = list(dict.fromkeys(record.prompt for record in records))
         rows = {prompt: row for row, prompt in enumerate(prompts)}
         self.text_of = np.array([rows[record.prompt] for record in records])
         self.texts = torch.cat([scorer.texts(prompts[at : at + _CHUNK]) for at in range(0, len(prompts), _CHUNK)])
@@ -93,6 +95,8 @@ class RewardTrainer:
         self.step, self.seconds = 0, 0.0
         self._parameters = [each for each in scorer.parameters() if each.requires_grad]
         self._optimizer = build_optimizer(config.optimizer, self._parameters)
+        near = config.training.contrast and config.training.contrast_near
+        self._nearest = near_prompts(data.prompts) if near else torch.zeros(0, 0, dtype=torch.long)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, learning_rate_factor(config))
 
     def train_step(self) -> dict[str, float]:
@@ -124,15 +128,15 @@ class RewardTrainer:
         counts = [len(data.records[number].pictures) for number in numbers]
         starts = np.cumsum([0, *counts])
         pictures = torch.cat([self._pictures(epoch, number) for epoch, number in places])
-        texts = data.texts[torch.from_numpy(np.repeat(data.text_of[numbers], counts))]
-        best, own, other = self._strangers(numbers, starts)
-        pictures, texts = torch.cat([pictures, pictures[best]]), torch.cat([texts, data.texts[other]])
-        heads = self.scorer(pictures.to(self.device), texts.to(self.device))
-        strange, heads = heads[starts[-1] :], heads[: starts[-1]]
+        own = torch.from_numpy(np.repeat(data.text_of[numbers], counts))
+        best, others = self._strangers(places, starts)
+        seen = self.scorer.see(pictures.to(self.device))
+        heads = self.scorer.judge(torch.cat([seen, seen[best]]), data.texts[torch.cat([own, others])].to(self.device))
+        strange, heads = heads[len(own) :], heads[: len(own)]
         loss, metrics = self._loss(heads, numbers, starts)
         if len(best):
             head = self.config.contrast_head
-            apart = heads[own, head] - strange[:, head]
+            apart = heads[best, head] - strange[:, head]
             one = torch.ones_like(apart)
             contrast = bradley_terry(apart, first=one, second=0 * one).mean()
             metrics |= {"contrast": contrast.item(), "contrast_accuracy": (apart > 0).float().mean().item()}
@@ -157,19 +161,28 @@ class RewardTrainer:
         columns = (torch.arange(width) + right - most).clamp(0, width - 1)
         return pictures[:, :, rows][..., columns]
 
-    def _strangers(self, numbers: Sequence[int], starts: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """For the contrast: each record's best picture (twice: as a picture, as a row of heads), and another's prompt."""
-        none = torch.zeros(0, dtype=torch.long)
-        if not self.config.training.contrast:
-            return none, none, none
-        found = []
-        for place, number in enumerate(numbers):
-            other = numbers[(place + 1) % len(numbers)]
-            best = self._best(number)
-            if best is not None and self.data.text_of[other] != self.data.text_of[number]:
-                found.append((int(starts[place]) + best, int(self.data.text_of[other])))
-        best_rows = torch.tensor([row for row, _ in found], dtype=torch.long)
-        return best_rows, best_rows, torch.tensor([text for _, text in found], dtype=torch.long)
+    def _strangers(self, places: Sequence[tuple[int, int]], starts: np.ndarray) -> tuple[Tensor, Tensor]:
+        """For the contrast: rows of best pictures in the step, and the text that each is shown under beside its own."""
+        training, rows, texts = self.config.training, [], []
+        for place, (epoch, number) in enumerate(places if training.contrast else ()):
+            best, own = self._best(number), int(self.data.text_of[number])
+            if best is None:
+                continue
+            others = [places[(place + step) % len(places)][1] for step in range(1, training.contrast_others + 1)]
+            told = [int(self.data.text_of[other]) for other in others] + self._near(epoch, number)
+            told = [text for text in told if text != own]
+            texts += told
+            rows += [int(starts[place]) + best] * len(told)
+        return torch.tensor(rows, dtype=torch.long), torch.tensor(texts, dtype=torch.long)
+
+    def _near(self, epoch: int, number: int) -> list[int]:
+        """Prompts near to a record's own, drawn anew each epoch."""
+        count = self.config.training.contrast_near
+        if not count or self._nearest.shape[1] == 0:
+            return []
+        generator = seeded(self.config.seed, epoch, self.data.records[number].id, "near prompts")
+        drawn = torch.randint(0, self._nearest.shape[1], (count,), generator=generator)
+        return self._nearest[self.data.text_of[number], drawn].tolist()
 
     def _best(self, number: int) -> int | None:
         """The picture of a record that wins most comparisons in the dimension of the contrast; None: none wins any."""
