@@ -36,6 +36,10 @@ def bench(
         float | None,
         typer.Option("--temperature", help="Differences are divided by it to be log-odds; fitted if left out."),
     ] = None,
+    held_out_of: Annotated[
+        Path | None,
+        typer.Option("--held-out-of", help="Only prompts that this run of task: reward has kept from training."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many records.")] = None,
     split: Annotated[str, typer.Option("--split", help="Of a Hugging Face dataset.")] = "train",
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the calibration plot: a .png or .svg.")] = None,
@@ -51,7 +55,7 @@ def bench(
     from diffalign.exceptions import ConfigError
     from diffalign.reports import bench_table, check_plot, save_calibration_plot
     from diffalign.rewards import reward_of_text
-    from diffalign.training.comparison_source import open_comparisons
+    from diffalign.training.comparison_source import held_out_records, open_comparisons
 
     if len(set(rewards)) < len(rewards):
         raise ConfigError(f"--reward: the same stands twice in {', '.join(rewards)}")
@@ -66,6 +70,8 @@ def bench(
     records = open_comparisons(
         source, chosen, dimensions=(dimension,), margin=margin, split=split, limit=limit, on_bad="error"
     )
+    if held_out_of is not None:
+        records = held_out_records(records, held_out_of)
     found = []
     for text, reward in made.items():
         with drawing_bar(0, "scored") as progress:

@@ -38,9 +38,12 @@ class ClipScorerParams(Params):
 
 
 class BradleyTerryParams(Params):
-    """A comparison is won with probability sigmoid(difference); ties pull the rewards together."""
+    """A comparison is won with probability sigmoid(difference)."""
 
     name: Literal["bradley_terry"] = "bradley_terry"
+    ties: Literal["half", "leave_out"] = (
+        "half"  # half a win for each, as PickScore's; or not learned from, as VideoAlign's
+    )
 
 
 class BradleyTerryTiesParams(Params):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from diffalign.config import RewardRunConfig, load_config
 from diffalign.data import ReadCounts, Source
 from diffalign.data.comparisons import OVERALL, ComparedRecord, read_comparisons
 from diffalign.data.records import decoded, picture_bytes
@@ -99,19 +100,37 @@ def pixels_of(record: ComparedRecord) -> list[np.ndarray]:
 def split_by_prompt(
     records: Sequence[ComparedRecord], held_out: float, seed: int
 ) -> tuple[list[ComparedRecord], list[ComparedRecord]]:
-    """Records to train on, and those of a share of the prompts, which training never sees; the seed alone says which.
+    """Records to train on, and those of held-out prompts, of which training sees none.
+
+    A prompt and the seed alone say where it belongs, whatever else a source holds; `held_out` is the share on average.
 
     Raises:
         ConfigError: there are too few prompts for that.
     """
-    prompts = sorted(
-        {record.prompt for record in records}, key=lambda each: hashlib.sha256(f"{seed}|{each}".encode()).digest()
-    )
-    count = round(held_out * len(prompts)) if held_out else 0
-    if held_out and not 0 < count < len(prompts):
+    apart = {prompt: _is_held_out(prompt, held_out, seed) for prompt in {record.prompt for record in records}}
+    count = sum(apart.values())
+    if held_out and not 0 < count < len(apart):
         raise ConfigError(
-            f"data.held_out: {held_out} of {len(prompts)} prompts is {'none' if not count else 'all of them'}; "
+            f"data.held_out: {held_out} of {len(apart)} prompts is {'none' if not count else 'all of them'}; "
             "set another share, or 0 to measure nothing"
         )
-    kept = set(prompts[:count])
-    return [each for each in records if each.prompt not in kept], [each for each in records if each.prompt in kept]
+    return [each for each in records if not apart[each.prompt]], [each for each in records if apart[each.prompt]]
+
+
+def held_out_records(records: Sequence[ComparedRecord], run: Path) -> list[ComparedRecord]:
+    """Those of prompts that a run of `task: reward` has kept from its training.
+
+    Raises:
+        ConfigError: it is no such run, it kept none, or none of these.
+    """
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"--held-out-of: {run} is not a run folder: it has no config.yaml")
+    config = load_config((run / "config.yaml").resolve())
+    if not isinstance(config, RewardRunConfig) or not config.data.held_out:
+        raise ConfigError(f"--held-out-of: {run} is no run of task: reward that kept prompts from its training")
+    return split_by_prompt(records, config.data.held_out, config.seed)[1]
+
+
+def _is_held_out(prompt: str, share: float, seed: int) -> bool:
+    digest = hashlib.sha256(f"{seed}|held out|{prompt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -218,7 +218,10 @@ class RewardTrainer:
             return regression(value, target=target[scored].to(value), huber_delta=settings.huber_delta).mean(), metrics
         if isinstance(settings, BradleyTerryTiesParams):
             return bradley_terry_ties(d, first=first, second=second, theta=settings.theta).mean(), metrics
-        return bradley_terry(d, first=first, second=second).mean(), metrics
+        losses = bradley_terry(d, first=first, second=second)
+        if settings.ties == "leave_out":
+            return (losses * told).sum() / told.sum().clamp(min=1), metrics
+        return losses.mean(), metrics
 
     # ------------------------------------------------------------ checkpoints
 

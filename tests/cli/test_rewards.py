@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,10 @@ def config(tmp_path):
     return tmp_path / "x.yaml"
 
 
+def told_by_run(run: str) -> int:
+    return json.loads((Path(run) / "held_out.json").read_text())["overall"]["comparisons"]
+
+
 def test_train_then_bench(call, config, tmp_path):
     done = call("train", "--config", config)
     assert done.exit_code == 0, done.exception
@@ -32,6 +37,11 @@ def test_train_then_bench(call, config, tmp_path):
     assert [each["name"] for each in found] == [f"learned:path={run}", "jpeg"]
     assert all(each["comparisons"] == 12 and each["prompts"] == 12 for each in found)
     assert plot.is_file()
+    apart = call("rewards", "bench", "-r", "jpeg", "-i", source, "--held-out-of", run, "--json")
+    assert json.loads(apart.stdout)["rewards"][0]["comparisons"] == told_by_run(run)
+    assert "is not a run folder" in str(
+        call("rewards", "bench", "-r", "jpeg", "-i", source, "--held-out-of", tmp_path).exception
+    )
     table = call("rewards", "bench", "-r", "jpeg", "-i", source)
     assert "95 % interval" in table.stdout and "12" in table.stdout
 

@@ -59,6 +59,10 @@ def settings(**sections: Any) -> dict[str, Any]:
             {"reward": {"body": {"name": "clip"}}, "training": {"shift": 2}},
             "training.shift: CLIP's vectors are made once",
         ),
+        (
+            {"training": {"contrast": 1, "contrast_others": 4}},
+            "training.contrast_others: must be < training.records (4), got 4",
+        ),
         ({"log": {"trackers": ["wandb"]}}, "log.trackers: a run of task: reward writes metrics.jsonl alone"),
     ],
 )

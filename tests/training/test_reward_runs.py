@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 import diffalign
 from diffalign.config.yaml_values import read_yaml, write_yaml
+from diffalign.data.comparisons import ComparedRecord
 from diffalign.exceptions import CheckpointError, ConfigError, DivergenceError, RunInterrupted
 from diffalign.rewards import load_reward
 from diffalign.training import RewardRun, resume, train
 from diffalign.training.checkpoint import load_checkpoint
+from diffalign.training.comparison_source import split_by_prompt
 from diffalign.training.reward_trainer import RewardTrainer
 from tests.data.pictures import groups_folder
 from tests.rewards.tiny_clip import tiny_folder
@@ -70,7 +72,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, act: Any) -> None:
 def test_it_learns_what_the_prompts_ask_for(loss, home):
     """From prompts that it has seen to those that it has not: the colour is in the words."""
     run = train(reward_config(home, loss=loss, training={"steps": 40, "records": 9}), progress=False)
-    assert run.held_out["overall"]["comparisons"] == 6
+    assert run.held_out["overall"]["comparisons"] == 5
     assert run.held_out["overall"]["accuracy"] == 1.0
     reward = diffalign.load_reward("learned", path=str(run.folder))
     shown = [noisy(colour, np.random.default_rng(7)) for colour in COLOURS]
@@ -199,9 +201,33 @@ def test_one_head_a_dimension(tmp_path):
     reward = {"dimensions": ["VQ", "TA"], "weights": {"VQ": 0.5}}
     training = {"steps": 40, "records": 8, "contrast_dimension": "TA"}
     run = train(reward_config(tmp_path, reward=reward, training=training), progress=False)
-    assert run.held_out["VQ"]["comparisons"] == 4 and run.held_out["TA"]["comparisons"] in (1, 2, 3)
+    assert run.held_out["VQ"]["comparisons"] == 3 and run.held_out["TA"]["comparisons"] in (1, 2)
     assert run.held_out["VQ"]["accuracy"] == run.held_out["TA"]["accuracy"] == 1.0
     assert run.reward.components == ("VQ", "TA") and run.reward.settings.weights == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(("ties", "least", "most"), [("half", 0.6931, 2.0), ("leave_out", 0.0, 0.0)])
+def test_ties_are_half_a_win_or_teach_nothing(ties, least, most, tmp_path):
+    colour_pairs(tmp_path / "pairs", 6, votes={"a": 1, "b": 1, "tie": 2})
+    loss = {"name": "bradley_terry", "ties": ties}
+    config = reward_config(
+        tmp_path, loss=loss, data={"held_out": 0.0}, training={"steps": 1, "contrast": 0.0, "records": 6}
+    )
+    (row,) = rows(train(config, progress=False).folder)
+    assert least <= row["loss"] <= most
+    assert (row["gradient_norm"] > 0) == (ties == "half")
+    assert "accuracy" not in row
+
+
+def test_near_prompts_are_shown_too_and_follow_from_the_seed(home):
+    near = {"contrast_near": 2, "contrast_others": 1, "steps": 3}
+    first, again = (train(reward_config(home, training=near), progress=False) for _ in range(2))
+    assert_same(first.folder, again.folder)
+    without = train(reward_config(home, training=near | {"contrast_near": 0}), progress=False)
+    assert rows(first.folder)[0]["loss"] != rows(without.folder)[0]["loss"]
+    assert (
+        rows(first.folder)[0]["accuracy"] == rows(without.folder)[0]["accuracy"]
+    )  # the same records, the same weights
 
 
 def test_regression_finds_the_numbers(tmp_path):
@@ -219,6 +245,16 @@ def test_several_processes_are_refused(home, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="task: reward trains in one process, and 2 were started"):
         train(reward_config(home), progress=False)
+
+
+def test_what_is_held_out_follows_from_the_prompt_alone():
+    """Another source with the same prompts, and others, is split alike; the share is kept on average."""
+    made = [ComparedRecord(str(number), f"prompt {number}", (), ()) for number in range(4000)]
+    train_on, held_out = split_by_prompt(made, 0.2, 3)
+    assert 700 < len(held_out) < 900 and len(train_on) + len(held_out) == 4000
+    again = split_by_prompt(made[1000:3000] * 2, 0.2, 3)[1]
+    assert {each.prompt for each in again} == {each.prompt for each in held_out if 1000 <= int(each.id) < 3000}
+    assert {each.id for each in split_by_prompt(made, 0.2, 4)[1]} != {each.id for each in held_out}
 
 
 def test_too_few_prompts_to_hold_out(home):
