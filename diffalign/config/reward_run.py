@@ -15,6 +15,7 @@ from diffalign.config.run import LogConfig, OptimizerConfig
 OVERALL = (
     "overall"  # the dimension that the records' own columns speak of: chosen and rejected, preference, votes, rewards
 )
+Word = Annotated[str, Field(pattern=r"^[^\W_]+$")]  # as a prompt's words are split, in small letters
 _NAME = r"^[A-Za-z][A-Za-z0-9_]{0,39}$"
 
 
@@ -87,7 +88,8 @@ class RewardTrainingConfig(Params):
     # weight of a term beside the loss: a record's best picture wins more under its own prompt than under others'
     contrast: NonNegativeFloat = 0.0
     contrast_others: PositiveInt = 2  # prompts of each record's neighbours in the step that it is shown under
-    contrast_near: NonNegativeInt = 0  # and drawn from the prompts that share most words with its own: hard ones
+    # and its own with these words exchanged, where it has one of them: [[left, right], [before, after]]
+    contrast_swaps: tuple[tuple[Word, Word], ...] = ()
     contrast_dimension: str | None = None  # which head learns that; None: the first
     shift: NonNegativeInt = 0  # pixels by which a record's pictures are moved at most, all alike, anew each epoch
     evaluate_every: PositiveInt | None = None  # steps between measures on the held-out prompts; None: at the end only
@@ -131,6 +133,8 @@ class RewardRunConfig(Params):
         if training.contrast and training.contrast_others >= training.records:
             most = training.records
             yield f"training.contrast_others: must be < training.records ({most}), got {training.contrast_others}"
+        if training.contrast_swaps and not training.contrast:
+            yield "training.contrast_swaps: has no effect without training.contrast; leave it out, or set that to 1"
         if data.kind == "groups" and dimensions != (OVERALL,):
             yield f"reward.dimensions: records of data.kind: groups speak of {OVERALL} alone, got {listed}"
         if data.kind == "pairs" and data.margin:

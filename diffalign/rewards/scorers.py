@@ -70,9 +70,11 @@ class SmallScorer(Scorer):
     """A small CLIP-like scorer to be trained from nothing: words look at the cells of a picture.
 
     A picture of side x side pixels becomes (side / 4)^2 cells by three convolutions, a text its words (of a vocabulary that
-    is given) by self-attention. Then, `depth` times, every word looks at all cells, and the words look at each
-    other: "left of" is decided between what two others have found. The mean over the words is what the heads see. It is
-    meant for small worlds such as the zoo's: it has seen no other pictures.
+    is given) by self-attention. Then, `depth` times, every word looks at all cells, and the words look at each other. At
+    the end words are taken two by two, as "left of" is a matter of two things, and the mean over all pairs is what the
+    heads see. It is meant for small worlds such as the zoo's: it has seen no other pictures.
+
+    Source of the pairs: Santoro et al. 2017, "A simple neural network module for relational reasoning".
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class SmallScorer(Scorer):
         self.looking = nn.ModuleList(_Attention(width) for _ in range(depth))
         self.talking = nn.ModuleList(_Attention(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.between = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.heads = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dimensions))
 
     @property
@@ -136,8 +140,10 @@ class SmallScorer(Scorer):
             words = read(words, None, mask)
         for look, talk in zip(self.looking, self.talking, strict=True):
             words = talk(look(words, seen, None), None, mask)
-        weight = there.to(words)[..., None]
-        found: Tensor = self.heads((self.norm(words) * weight).sum(1) / weight.sum(1))
+        words = self.norm(words)
+        pairs = self.between(self.first(words)[:, :, None] + self.second(words)[:, None])
+        weight = (there[:, :, None] & there[:, None]).to(words)[..., None]
+        found: Tensor = self.heads((pairs * weight).sum((1, 2)) / weight.sum((1, 2)))
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,6 @@ from diffalign.training.checkpoint import Checkpoint, Progress
 from diffalign.training.comparison_source import pixels_of
 from diffalign.training.health import check_finite
 from diffalign.training.learning_rate import learning_rate_factor
-from diffalign.training.near_prompts import near_prompts
 from diffalign.training.optimizer import build_optimizer
 
 _CHUNK = 256  # pictures that are read, or scored without gradient, at a time
@@ -95,8 +95,9 @@ class RewardTrainer:
         self.step, self.seconds = 0, 0.0
         self._parameters = [each for each in scorer.parameters() if each.requires_grad]
         self._optimizer = build_optimizer(config.optimizer, self._parameters)
-        near = config.training.contrast and config.training.contrast_near
-        self._nearest = near_prompts(data.prompts) if near else torch.zeros(0, 0, dtype=torch.long)
+        swapped = [swap_words(prompt, config.training.contrast_swaps) for prompt in data.prompts]
+        self._has_opposite = [one != other for one, other in zip(swapped, data.prompts, strict=True)]
+        self._texts = torch.cat([data.texts, scorer.texts(swapped)]) if any(self._has_opposite) else data.texts
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, learning_rate_factor(config))
 
     def train_step(self) -> dict[str, float]:
@@ -131,7 +132,7 @@ class RewardTrainer:
         own = torch.from_numpy(np.repeat(data.text_of[numbers], counts))
         best, others = self._strangers(places, starts)
         seen = self.scorer.see(pictures.to(self.device))
-        heads = self.scorer.judge(torch.cat([seen, seen[best]]), data.texts[torch.cat([own, others])].to(self.device))
+        heads = self.scorer.judge(torch.cat([seen, seen[best]]), self._texts[torch.cat([own, others])].to(self.device))
         strange, heads = heads[len(own) :], heads[: len(own)]
         loss, metrics = self._loss(heads, numbers, starts)
         if len(best):
@@ -164,25 +165,16 @@ class RewardTrainer:
     def _strangers(self, places: Sequence[tuple[int, int]], starts: np.ndarray) -> tuple[Tensor, Tensor]:
         """For the contrast: rows of best pictures in the step, and the text that each is shown under beside its own."""
         training, rows, texts = self.config.training, [], []
-        for place, (epoch, number) in enumerate(places if training.contrast else ()):
+        for place, (_, number) in enumerate(places if training.contrast else ()):
             best, own = self._best(number), int(self.data.text_of[number])
             if best is None:
                 continue
             others = [places[(place + step) % len(places)][1] for step in range(1, training.contrast_others + 1)]
-            told = [int(self.data.text_of[other]) for other in others] + self._near(epoch, number)
-            told = [text for text in told if text != own]
+            told = [text for text in map(int, self.data.text_of[others]) if text != own]
+            told += [len(self.data.texts) + own] if self._has_opposite[own] else []
             texts += told
             rows += [int(starts[place]) + best] * len(told)
         return torch.tensor(rows, dtype=torch.long), torch.tensor(texts, dtype=torch.long)
-
-    def _near(self, epoch: int, number: int) -> list[int]:
-        """Prompts near to a record's own, drawn anew each epoch."""
-        count = self.config.training.contrast_near
-        if not count or self._nearest.shape[1] == 0:
-            return []
-        generator = seeded(self.config.seed, epoch, self.data.records[number].id, "near prompts")
-        drawn = torch.randint(0, self._nearest.shape[1], (count,), generator=generator)
-        return self._nearest[self.data.text_of[number], drawn].tolist()
 
     def _best(self, number: int) -> int | None:
         """The picture of a record that wins most comparisons in the dimension of the contrast; None: none wins any."""
@@ -254,6 +246,12 @@ class RewardTrainer:
                 f"the checkpoint of step {step} does not fit the run's config.yaml: {error}"
             ) from None
         self.step, self.seconds = step, checkpoint.progress.seconds
+
+
+def swap_words(text: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """The text with each word of a pair in the other's place; as it was where it has none of them."""
+    other = {word: its for a, b in pairs for word, its in ((a, b), (b, a))}
+    return re.sub(r"[^\W_]+", lambda found: other.get(found[0].lower(), found[0]), text)
 
 
 def measure(

@@ -63,6 +63,11 @@ def settings(**sections: Any) -> dict[str, Any]:
             {"training": {"contrast": 1, "contrast_others": 4}},
             "training.contrast_others: must be < training.records (4), got 4",
         ),
+        ({"training": {"contrast_swaps": [["left", "right"]]}}, "training.contrast_swaps: has no effect without"),
+        (
+            {"training": {"contrast": 1, "contrast_swaps": [["left of", "right"]]}},
+            "training.contrast_swaps.0.0: must match",
+        ),
         ({"log": {"trackers": ["wandb"]}}, "log.trackers: a run of task: reward writes metrics.jsonl alone"),
     ],
 )

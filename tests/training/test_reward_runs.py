@@ -21,7 +21,7 @@ from diffalign.rewards import load_reward
 from diffalign.training import RewardRun, resume, train
 from diffalign.training.checkpoint import load_checkpoint
 from diffalign.training.comparison_source import split_by_prompt
-from diffalign.training.reward_trainer import RewardTrainer
+from diffalign.training.reward_trainer import RewardTrainer, swap_words
 from tests.data.pictures import groups_folder
 from tests.rewards.tiny_clip import tiny_folder
 from tests.training.reward_runs import COLOURS, colour_pairs, noisy, reward_config
@@ -69,10 +69,13 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, act: Any) -> None:
 
 
 @pytest.mark.parametrize("loss", [{"name": "bradley_terry"}, {"name": "bradley_terry_ties", "theta": 2.0}])
-def test_it_learns_what_the_prompts_ask_for(loss, home):
+def test_it_learns_what_the_prompts_ask_for(loss, tmp_path):
     """From prompts that it has seen to those that it has not: the colour is in the words."""
-    run = train(reward_config(home, loss=loss, training={"steps": 40, "records": 9}), progress=False)
-    assert run.held_out["overall"]["comparisons"] == 5
+    colour_pairs(tmp_path / "pairs", 60)
+    training = {"steps": 50, "records": 12, "shift": 0, "contrast": 1.0}
+    config = reward_config(tmp_path, loss=loss, training=training, optimizer={"learning_rate": 3e-3})
+    run = train(config, progress=False)
+    assert run.held_out["overall"]["comparisons"] == 17
     assert run.held_out["overall"]["accuracy"] == 1.0
     reward = diffalign.load_reward("learned", path=str(run.folder))
     shown = [noisy(colour, np.random.default_rng(7)) for colour in COLOURS]
@@ -219,12 +222,25 @@ def test_ties_are_half_a_win_or_teach_nothing(ties, least, most, tmp_path):
     assert "accuracy" not in row
 
 
-def test_near_prompts_are_shown_too_and_follow_from_the_seed(home):
-    near = {"contrast_near": 2, "contrast_others": 1, "steps": 3}
-    first, again = (train(reward_config(home, training=near), progress=False) for _ in range(2))
+@pytest.mark.parametrize(
+    ("text", "swapped"),
+    [
+        ("a cat left of a dog", "a cat right of a dog"),
+        ("Right, then LEFT and leftover", "left, then right and leftover"),
+        ("above the left one", "below the right one"),
+        ("a cat", "a cat"),
+    ],
+)
+def test_words_are_exchanged_whole(text, swapped):
+    assert swap_words(text, [("left", "right"), ("above", "below")]) == swapped
+
+
+def test_swapped_words_are_told_apart(home):
+    swaps = {"steps": 3, "contrast": 1.0, "contrast_others": 1, "contrast_swaps": [["red", "blue"]]}
+    first, again = (train(reward_config(home, training=swaps), progress=False) for _ in range(2))
     assert_same(first.folder, again.folder)
-    without = train(reward_config(home, training=near | {"contrast_near": 0}), progress=False)
-    assert rows(first.folder)[0]["loss"] != rows(without.folder)[0]["loss"]
+    without = train(reward_config(home, training=swaps | {"contrast_swaps": []}), progress=False)
+    assert rows(first.folder)[0]["contrast"] != rows(without.folder)[0]["contrast"]
     assert (
         rows(first.folder)[0]["accuracy"] == rows(without.folder)[0]["accuracy"]
     )  # the same records, the same weights
