@@ -31,7 +31,7 @@ def one_of(option: str, told: str, known: Sequence[str]) -> Any:
     """
     if told not in known:
         close = difflib.get_close_matches(told, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"{option}: must be one of {', '.join(known)}, got {told!r}{hint}")
     return told
 

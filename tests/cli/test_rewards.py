@@ -74,7 +74,7 @@ def test_groups_with_a_margin(call, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--kind", "pair"], "--kind: must be one of pairs, groups, got 'pair'; did you mean 'pairs'?"),
+        (["--kind", "pair"], "--kind: must be one of pairs, groups, got 'pair'; did you mean pairs?"),
         (["--temperature", "0"], "--temperature: must be > 0, got 0.0"),
         (["--margin", "0.1"], "--margin: is of --kind groups"),
         (["--plot", "x.pdf"], "--plot: must end in .png or .svg"),
