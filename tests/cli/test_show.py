@@ -118,8 +118,8 @@ def test_name_that_is_not_in_the_list(call):
     result = call("list", "rewards", "jpg")
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == (
-        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, learned, psnr, ssim, vendi, "
-        "frechet, got 'jpg'; did you mean 'jpeg'?"
+        "list rewards: must be one of scene, jpeg, emoji, ocr, clip, pickscore, hps, aesthetic, learned, psnr, ssim, "
+        "vendi, frechet, got 'jpg'; did you mean 'jpeg'?"
     )
 
 
