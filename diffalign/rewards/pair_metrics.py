@@ -80,7 +80,7 @@ def accuracy_with_ties(
     equal rewards are then no tie, and wrong.
 
     Source: Deutsch et al. 2023, "Ties Matter: Meta-Evaluating Modern Metrics with Pairwise Accuracy and Tie Calibration";
-    KwaiVGI/VideoAlign, calc_accuracy.py, which always ties at least one pair: where that helps nothing it is one pair lower.
+    KwaiVGI/VideoAlign, calc_accuracy.py, which always ties a pair: where that helps nothing it is one pair lower.
     """
     order = np.argsort(np.abs(difference), kind="stable")
     gap = np.abs(difference)[order]
