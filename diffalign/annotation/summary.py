@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import NormalDist, median
 
 from diffalign.annotation.agreement import Agreement, agreement
 from diffalign.annotation.votes import CHOICES, Choice, Vote
@@ -63,23 +63,25 @@ def summarise(votes: Sequence[Vote]) -> Summary:
     )
 
 
-def wilson(count: int, of: int, z: float = 1.959964) -> Share:
-    """A share with its score interval, which holds for few votes and near 0 and 1 too; z 1.96 is 95 %.
+def wilson(share: float, of: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a share of `of` (> 0) independent cases, which holds for few of them and near 0 and 1 too.
 
     Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
-    if of == 0:
-        return Share(0, 0, None, None, None)
-    share, room = count / of, z**2 / of
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    room = z**2 / of
     middle = (share + room / 2) / (1 + room)
-    half = z * math.sqrt(share * (1 - share) / of + z**2 / (4 * of**2)) / (1 + room)
-    return Share(count, of, share, max(0.0, middle - half), min(1.0, middle + half))
+    half = z * math.sqrt(share * (1 - share) / of + room / (4 * of)) / (1 + room)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _person(name: str, votes: Sequence[Vote]) -> Person:
     counts = Counter(vote.vote for vote in votes)
     sides = [vote.left for vote in votes if vote.left is not None]
     seconds = round(median(vote.seconds for vote in votes), 1) if votes else None
-    return Person(
-        name, len(votes), {choice: counts[choice] for choice in CHOICES}, wilson(sum(sides), len(sides)), seconds
-    )
+    left = Share(sum(sides), len(sides), *_rate(sum(sides), len(sides)))
+    return Person(name, len(votes), {choice: counts[choice] for choice in CHOICES}, left, seconds)
+
+
+def _rate(count: int, of: int) -> tuple[float | None, float | None, float | None]:
+    return (count / of, *wilson(count / of, of)) if of else (None, None, None)

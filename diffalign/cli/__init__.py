@@ -16,6 +16,7 @@ from diffalign.cli import eval_command as _eval  # noqa: F401
 from diffalign.cli import export as _export  # noqa: F401 (its command joins the app)
 from diffalign.cli import people_commands as _people  # noqa: F401
 from diffalign.cli import record_commands as _record_commands  # noqa: F401 (so do these)
+from diffalign.cli import rewards_bench as _rewards_bench  # noqa: F401
 from diffalign.cli import rewards_fetch as _rewards_fetch  # noqa: F401
 from diffalign.cli import rewards_fit as _rewards_fit  # noqa: F401
 from diffalign.cli import rewards_selftest as _rewards_selftest  # noqa: F401

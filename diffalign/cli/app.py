@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted, RunPaused
 
 if TYPE_CHECKING:
-    from diffalign.training import Run
+    from diffalign.training import RewardRun, Run
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -71,8 +72,11 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train, compare base with aligned on held-out prompts, write report.html; the run folder is printed last."""
-    from diffalign.config import load_config
+    """Train, compare base with aligned on held-out prompts, write report.html; the run folder is printed last.
+
+    A config with `task: reward` trains a reward: how it does on held-out comparisons is printed.
+    """
+    from diffalign.config import RunConfig, load_config
 
     if resume is not None and config is not None:
         raise ConfigError("--resume goes on with the run's own config; leave out --config, or start a new run")
@@ -82,7 +86,7 @@ def train(
     import diffalign.training as training
     from diffalign.evaluation import check_quality
 
-    if resume is None and settings.evaluation.prompts is not None:
+    if resume is None and isinstance(settings, RunConfig) and settings.evaluation.prompts is not None:
         check_quality(settings.evaluation)
     folders = [] if resume is None else [resume]
     try:
@@ -94,7 +98,9 @@ def train(
         if folders and is_first_process():
             _report_stopped(folders[0])
         raise
-    if is_first_process():
+    if isinstance(run, training.RewardRun):
+        print_held_out(run)
+    elif is_first_process():
         if not run.trained and (run.folder / "evaluation" / "summary.json").is_file():
             log.info("compared already; diffalign eval %s compares again", run.folder)
         elif run.config.evaluation.prompts is not None:
@@ -104,7 +110,7 @@ def train(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Rebuild report.html from what is in a run folder."""
+    """Rebuild report.html from what is in a run folder, of one that aligns a model."""
     rebuild_report(run)
 
 
@@ -122,17 +128,24 @@ def check(
 ) -> None:
     """Validate a config and print its batch arithmetic, without loading anything; with --fit, its memory too."""
     from diffalign.cli.memory import estimate_memory, parse_size, print_memory
-    from diffalign.cli.show import describe_config
-    from diffalign.config import load_config
+    from diffalign.cli.show import describe_config, describe_reward_config
+    from diffalign.config import RewardRunConfig, load_alignment, load_config
 
     limit = None if fit is None else parse_size(fit)
     settings = load_config(_need_config(config), overrides or ())
+    if isinstance(settings, RewardRunConfig):
+        if memory or limit is not None:
+            raise ConfigError(
+                f"--{'memory' if memory else 'fit'}: is for runs that align a model, not for task: reward"
+            )
+        describe_reward_config(settings, as_json=as_json)
+        return
     if limit is None and not memory:
         describe_config(settings, as_json=as_json)
         return
     quiet_libraries()
     facts = estimate_memory(
-        settings, limit, lambda more: load_config(_need_config(config), [*(overrides or ()), *more])
+        settings, limit, lambda more: load_alignment(_need_config(config), [*(overrides or ()), *more])
     )
     describe_config(settings, as_json=as_json, memory=facts)
     if not as_json:
@@ -161,6 +174,16 @@ def list_(
     from diffalign.cli.show import show_list
 
     show_list(what, name, as_json=as_json)
+
+
+def print_held_out(run: RewardRun) -> None:
+    """What a trained reward is worth on prompts that it has not seen; the run folder is printed last."""
+    from diffalign.cli.console import results_console
+    from diffalign.reports import held_out_table
+
+    if run.held_out:
+        results_console().print(held_out_table(run.held_out))
+    print(run.folder)
 
 
 def print_evaluation(run: Run, *, as_json: bool) -> None:
@@ -217,18 +240,20 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def quiet_libraries() -> None:
-    """Model libraries talk a lot while they load; their errors still come through."""
+def quiet_libraries(libraries: Sequence[str] = ("diffusers", "transformers")) -> None:
+    """Model libraries talk a lot while they load; their errors still come through.
+
+    Args:
+        libraries: those that will be used and have progress bars of their own; to import them takes seconds.
+    """
     import contextlib
     import os
     import warnings
+    from importlib import import_module
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", module=r"(?!diffalign).*")
-    with contextlib.suppress(Exception):  # a broken install is reported by whoever needs it, and by doctor
-        import diffusers
-        import transformers
-
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
+    for library in libraries:
+        with contextlib.suppress(Exception):  # a broken install is reported by whoever needs it, and by doctor
+            import_module(f"{library}.utils.logging").disable_progress_bar()

@@ -36,7 +36,7 @@ def evaluate(
     --blind takes the pictures of the run's last comparison; it compares first where there is none of what is trained now,
     or with --set. --votes adds what people said to the report.
     """
-    from diffalign.config import load_config
+    from diffalign.config import load_alignment
 
     for override in overrides or ():
         if not override.startswith("evaluation."):
@@ -61,7 +61,7 @@ def evaluate(
 
         loaded = load_run(run)
         if overrides:
-            loaded = replace(loaded, config=load_config((run / "config.yaml").resolve(), overrides))
+            loaded = replace(loaded, config=load_alignment((run / "config.yaml").resolve(), overrides))
         if loaded.config.evaluation.prompts is not None:
             check_quality(loaded.config.evaluation)
         print_evaluation(loaded, as_json=as_json)
@@ -77,11 +77,11 @@ def _is_compared(run: Path) -> bool:
 
 
 def _settings(run: Path, overrides: list[str]) -> Any:
-    from diffalign.config import load_config
+    from diffalign.config import load_alignment
 
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run} is not a run folder: it has no config.yaml; give the folder that train printed")
-    return load_config((run / "config.yaml").resolve(), overrides)
+    return load_alignment((run / "config.yaml").resolve(), overrides)
 
 
 def _export(run: Path, out: Path) -> None:

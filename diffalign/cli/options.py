@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from diffalign.config.model import Precision
 from diffalign.exceptions import ConfigError
@@ -18,11 +18,22 @@ def checked_precision(precision: str | None) -> Precision | None:
     Raises:
         ConfigError: there is no such precision.
     """
-    if precision not in (None, *get_args(Precision)):
-        close = difflib.get_close_matches(str(precision), get_args(Precision), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"--precision: must be one of {', '.join(get_args(Precision))}, got {precision!r}{hint}")
+    if precision is not None:
+        one_of("--precision", precision, get_args(Precision))
     return cast("Precision | None", precision)
+
+
+def one_of(option: str, told: str, known: Sequence[str]) -> Any:
+    """The option's value.
+
+    Raises:
+        ConfigError: it is none of those that there are.
+    """
+    if told not in known:
+        close = difflib.get_close_matches(told, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{option}: must be one of {', '.join(known)}, got {told!r}{hint}")
+    return told
 
 
 def checked_input(source: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from diffalign.cli.console import results_console
-from diffalign.cli.options import checked_input
+from diffalign.cli.options import checked_input, one_of
 from diffalign.cli.processes import process_of_all
 from diffalign.data.judged import reward_columns, weights_of
 from diffalign.data.pair import Aggregate, Paired, Pairing, RecordKind, pair_records
@@ -43,9 +42,9 @@ def make_records(
         return
     checked_input(source)
     pairing = Pairing(
-        kind=_one_of("--kind", kind, get_args(RecordKind)),
+        kind=one_of("--kind", kind, get_args(RecordKind)),
         rewards={} if settings["votes"] is not None and not rewards else _rewards(source, rewards),
-        aggregate=_one_of("--aggregate", aggregate, get_args(Aggregate)),
+        aggregate=one_of("--aggregate", aggregate, get_args(Aggregate)),
         smooth=None if smooth is None else _two_numbers(smooth),
         **settings,
     )
@@ -93,14 +92,6 @@ def _rewards(source: Path, texts: Sequence[str]) -> dict[str, float]:
         found = f"it has {', '.join(there)}" if there else "it has no scores yet: diffalign score makes them"
         raise ConfigError(f"--reward: say which column of {source} says what is better ({found})")
     return {there[0]: 1.0}
-
-
-def _one_of(option: str, told: str, known: Sequence[str]) -> Any:
-    if told not in known:
-        close = difflib.get_close_matches(told, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{option}: must be one of {', '.join(known)}, got {told!r}{hint}")
-    return told
 
 
 def _two_numbers(text: str) -> tuple[float, float]:

@@ -128,9 +128,12 @@ def score(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="A .jsonl, .parquet or .csv; scores that it holds are kept. Without it none are."
+            "--out",
+            "-o",
+            help="A .jsonl, .parquet or .csv; scores that it holds are not made again. INPUT-scores.parquet if left out.",
         ),
     ] = None,
+    no_file: Annotated[bool, typer.Option("--no-file", help="Print, and keep nothing.")] = False,
     prompt: Annotated[str, typer.Option("--prompt", help="Of what has none.")] = "",
     by: Annotated[
         str | None, typer.Option("--by", help="Of rewards of sets: a column, whose every value is a set too.")
@@ -145,7 +148,6 @@ def score(
     Rewards of sets (vendi, frechet) say one number of all together, which is printed. The same call again goes on where
     it was cut off. Under torchrun, or with RANK and WORLD_SIZE set, each process scores its share; the last one writes.
     """
-    quiet_libraries()
     from diffalign.cli.scoring import score_pictures
 
     score_pictures(
@@ -158,6 +160,7 @@ def score(
         prompt=prompt,
         by=by,
         processes=processes,
+        keep=not no_file,
     )
 
 

@@ -1,4 +1,4 @@
-"""`diffalign rewards ...`: commands about rewards themselves."""
+"""`diffalign rewards ...`: commands about rewards themselves. Each stands in a file of its own and joins here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import typer
 from diffalign.cli.app import app
 
 rewards_app = typer.Typer(
-    help="Reference sets, self-tests, weights and servers of rewards. To score media: diffalign score.",
+    help="Reference sets, self-tests, measurements, weights and servers of rewards. To score media: diffalign score.",
     no_args_is_help=True,
 )
 app.add_typer(rewards_app, name="rewards")

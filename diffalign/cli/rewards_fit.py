@@ -31,7 +31,7 @@ def fit(
     Then `--reward frechet:reference=FILE,encoder=...` says how near a set comes to it. A set of texts judges pictures too,
     where the encoder has both in one space (clip).
     """
-    quiet_libraries()
+    quiet_libraries(["transformers"])
     from diffalign.cli.progress import drawing_bar
     from diffalign.cli.scoring import input_of
     from diffalign.evaluation import fit_set

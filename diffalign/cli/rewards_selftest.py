@@ -28,7 +28,7 @@ def selftest(
 
     Exit code 1 if a check fails. Your own reward from Python: diffalign.rewards.self_test(reward).
     """
-    quiet_libraries()
+    quiet_libraries(["transformers"])
     from diffalign.cli.console import results_console
     from diffalign.reports import selftest_table
     from diffalign.rewards import REWARDS, SET_REWARDS, Check, any_reward_of_text, passed, self_test

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from diffalign.cli.console import results_console
 from diffalign.cli.options import as_options, checked_input
 from diffalign.cli.processes import process_of_all
 from diffalign.cli.progress import drawing_bar
+from diffalign.cli.score_file import default_file
+from diffalign.config.sample_rewards import ModelRewardParams
 from diffalign.data.line_rows import save_lines
 from diffalign.data.picture_rows import is_pattern
 from diffalign.evaluation import Scored, score_in_processes, score_records, score_sets
 from diffalign.evaluation.known_scores import scored_rows
 from diffalign.exceptions import ConfigError
 from diffalign.reports import score_histogram, score_table, set_table
-from diffalign.rewards import SET_REWARDS, options_of_text, rewards_by_name
+from diffalign.rewards import REWARDS, SET_REWARDS, options_of_text, rewards_by_name
 
 
 def score_pictures(
@@ -36,8 +39,11 @@ def score_pictures(
     prompt: str = "",
     by: str | None = None,
     processes: int = 1,
+    keep: bool = True,
 ) -> None:
     """Score, with a bar on stderr; the table and the file's path go to stdout, of several processes by the last one.
+
+    Without `out` the file is `default_file`'s; none is written if not `keep`.
 
     Raises:
         ConfigError, DataError: rewards, source or file cannot be used.
@@ -45,18 +51,20 @@ def score_pictures(
     rank, world = process_of_all()
     of_sets = [text for text in rewards if options_of_text(text)[0] in SET_REWARDS]
     single = [text for text in rewards if text not in of_sets]
-    _check(out, single, of_sets, by, processes, world)
+    _check(out, single, of_sets, by, processes, world, keep)
+    _quiet_models(rewards)
     sets = rewards_by_name(of_sets)
     told: dict[str, Any] = {"file": None, "rewards": {}}
-    with input_of(source) as found, _file_of(out) as file:
-        settings = {"components": components, "prompt": prompt, "batch": batch}
+    chosen = out if out is not None or not keep or not single else default_file(source)
+    with input_of(source) as found, _file_of(chosen) as file:
+        settings = {"components": components, "prompt": prompt, "batch": batch, "lose_nothing": out is None}
         if single:
             done = _score(found, file, single, processes, (rank, world), settings)
             print(f"pictures: {done.scored} scored, {done.known} known already", file=sys.stderr)
             if done.summary is None:
                 print(f"process {rank} of {world}: others are not done; the last one writes {file}", file=sys.stderr)
                 return
-            told = {"file": None if out is None else str(done.file), "rewards": done.summary}
+            told = {"file": None if chosen is None else str(done.file), "rewards": done.summary}
         if sets:
             with drawing_bar(0, "looked at") as progress:
                 told["sets"] = score_sets(found, sets, by=by, prompt=prompt, progress=progress)
@@ -106,8 +114,10 @@ def _file_of(out: Path | None) -> Iterator[Path]:
 
 
 def _check(
-    out: Path | None, single: Sequence[str], sets: Sequence[str], by: str | None, processes: int, world: int
+    out: Path | None, single: Sequence[str], sets: Sequence[str], by: str | None, processes: int, world: int, keep: bool
 ) -> None:
+    if not keep and out is not None:
+        raise ConfigError("--no-file: with --out there is one; leave out one of the two")
     if out is None and world > 1:
         raise ConfigError("--out: missing; several processes need a file that they write together")
     if processes > 1 and "RANK" in os.environ:
@@ -121,6 +131,13 @@ def _check(
         raise ConfigError(f"--by: is for rewards of sets ({', '.join(SET_REWARDS)}), and none is asked for")
 
 
+def _quiet_models(rewards: Sequence[str]) -> None:
+    """Models and encoders may be transformers'; who needs neither does not wait for it."""
+    named = [options_of_text(text)[0] for text in rewards]
+    models = any(name not in REWARDS or issubclass(REWARDS[name].params, ModelRewardParams) for name in named)
+    quiet_libraries(["transformers"] if models else [])
+
+
 def _score(
     source: Path, file: Path, rewards: Sequence[str], processes: int, place: tuple[int, int], settings: dict[str, Any]
 ) -> Scored:
@@ -128,7 +145,7 @@ def _score(
     with as_options(("out", "processes")), drawing_bar(0, "scored") as progress:
         if processes > 1:
             return score_in_processes(
-                source, file, rewards, processes, begin=quiet_libraries, progress=progress, **settings
+                source, file, rewards, processes, begin=partial(_quiet_models, rewards), progress=progress, **settings
             )
         columns = rewards_by_name(rewards)
         return score_records(source, file, columns, rank=rank, world=world, progress=progress, **settings)

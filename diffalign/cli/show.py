@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffalign.cli.console import results_console
-from diffalign.config import RunConfig
+from diffalign.config import RewardRunConfig, RunConfig
 from diffalign.config.loading import config_summary, list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
@@ -123,6 +123,35 @@ def describe_config(config: RunConfig, *, as_json: bool, memory: dict[str, Any] 
     for setting, path in paths.items():
         if path is not None and "://" not in path and not Path(path).exists():
             console.print(f"not here yet: {setting}: {path}", markup=False)
+
+
+def describe_reward_config(config: RewardRunConfig, *, as_json: bool) -> None:
+    """Print what a valid config of `task: reward` means."""
+    training, body = config.training, config.reward.body
+    facts = {
+        "name": config.name,
+        "task": config.task,
+        "body": body.name,
+        "dimensions": list(config.reward.dimensions),
+        "loss": config.loss.name,
+        "data": config.data.kind,
+        "held_out": config.data.held_out,
+        "records_per_step": training.records,
+        "steps": training.steps,
+        "records_in_all": training.records * training.steps,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    console = results_console(highlight=False, soft_wrap=True)
+    heads = ", ".join(config.reward.dimensions)
+    console.print(f"{config.name}: valid. A reward, {body.name}, by {config.loss.name}; heads: {heads}", markup=False)
+    console.print(f"one optimizer step: {training.records} records of {config.data.kind}, with all their pictures")
+    console.print(f"the run: {training.steps} steps, {facts['records_in_all']} records in all")
+    console.print(f"held out: {100 * config.data.held_out:g} % of the prompts")
+    console.print("the settings alone were looked at: the data is read by diffalign train")
+    if "://" not in config.data.path and not Path(config.data.path).exists():
+        console.print(f"not here yet: data.path: {config.data.path}", markup=False)
 
 
 def _describe_rounds(config: RunConfig, console: Console) -> None:

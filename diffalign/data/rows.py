@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from diffalign.data.hub import Remote
 from diffalign.data.records import PictureSource, Record
@@ -20,7 +20,7 @@ _WANTED = {
     "labelled": ("prompt", "item", "label"),
 }
 _LARGEST = 3.4e38  # of float32, which rewards become
-_CHOICES = {"a": 1.0, "b": 0.0, "tie": 0.5}
+_CHOICES = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.0, 0.0)}
 _GOOD, _BAD = ("good", 1), ("bad", -1, 0)  # true and false are 1 and 0 to Python
 
 
@@ -51,10 +51,28 @@ def parse_row(
     return parse(row, home, number, columns)
 
 
-def _pair(
-    row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str], dimension: str | None
-) -> Record | None:
-    """One row as a record, the preferred picture first; None for a tie."""
+class PairRow(NamedTuple):
+    """Two pictures as a row has them, and who said what of them.
+
+    Attributes:
+        shares: of those who prefer the first picture, and the second; what is left of 1 said tie.
+        preferences: the column `preferences`, whose a is the first picture.
+    """
+
+    id: str
+    prompt: str
+    pictures: tuple[PictureSource, PictureSource]
+    shares: tuple[float, float]
+    preferences: Any
+    optional: dict[str, Any]
+
+
+def pair_row(row: Mapping[str, Any], home: Path, number: int, columns: Mapping[str, str]) -> PairRow:
+    """One row of kind `pairs`, its pictures in the row's own order.
+
+    Raises:
+        DataError: as `parse_row`.
+    """
     names = {name: columns.get(name, name) for name in ("prompt", "chosen", "rejected", "preference", *_OPTIONAL)}
     pick_a_pic = not {names["chosen"], names["rejected"]} & row.keys() and row.keys() >= set(_PICK_A_PIC)
     if pick_a_pic:
@@ -62,20 +80,34 @@ def _pair(
     name = id_of(row, names, number)
     _need(row, names, _WANTED["pairs"], name)
     prompt = _prompt(row, names, name)
-    pictures = [picture_of(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected")]
+    first, second = (picture_of(row[names[column]], home, name, names[column]) for column in ("chosen", "rejected"))
     share = _label_share(row, name) if pick_a_pic else 1.0  # of those who prefer the first picture
+    shares = (0.0, 0.0) if share == 0.5 else (share, 1 - share)
     votes, preference = row.get(names["votes"]), row.get(names["preference"])
-    if dimension is not None:  # then nothing else counts
-        share = _dimension_share(row.get(names["preferences"]), dimension, names["preferences"], name)
-    elif preference is not None:
+    if preference is not None:
         share = _probability(preference, names["preference"], name)
+        shares = (share, 1 - share)
     elif votes is not None and share != 0.5:
-        share = _share(votes, name) if share == 1 else 1 - _share(votes, name)  # a is the chosen one
-    if share == 0.5:
-        return None
-    pictures, sure = (pictures, share) if share > 0.5 else (pictures[::-1], 1 - share)
+        shares = vote_shares(votes, name) if share == 1 else vote_shares(votes, name)[::-1]  # a is the chosen one
     used = {*names.values(), *(_PICK_A_PIC if pick_a_pic else ())}
-    return Record(name, prompt, tuple(pictures), preference=sure, **_optional(row, names, used))
+    optional = _optional(row, names, used)
+    return PairRow(name, prompt, (first, second), shares, row.get(names["preferences"]), optional)
+
+
+def _pair(
+    row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str], dimension: str | None
+) -> Record | None:
+    """One row as a record, the preferred picture first; None for a tie."""
+    said = pair_row(row, home, number, columns)
+    shares = said.shares
+    if dimension is not None:  # then nothing else counts
+        shares = dimension_shares(said.preferences, dimension, columns.get("preferences", "preferences"), said.id)
+    first, second = shares
+    if first == second:
+        return None
+    share = first + 0.5 * (1.0 - first - second)
+    pictures, sure = (said.pictures, share) if first > second else (said.pictures[::-1], 1 - share)
+    return Record(said.id, said.prompt, pictures, preference=sure, **said.optional)
 
 
 def _group(row: Mapping[str, Any], home: Path, number: int, columns: dict[str, str]) -> Record | None:
@@ -186,8 +218,12 @@ def _label_share(row: Mapping[str, Any], name: str) -> float:
     return float(label)
 
 
-def _dimension_share(preferences: Any, dimension: str, column: str, name: str) -> float:
-    """What a record says of one dimension: a, b, tie, or votes."""
+def dimension_shares(preferences: Any, dimension: str, column: str, name: str) -> tuple[float, float]:
+    """What a record says of one dimension (a, b, tie, or votes): the shares of those who prefer a, and b.
+
+    Raises:
+        DataError: it says nothing of it, or nothing that can be understood.
+    """
     said = preferences if isinstance(preferences, dict) else {}
     said = {key: value for key, value in said.items() if value is not None}  # a parquet struct holds all names
     value = said.get(dimension)
@@ -198,14 +234,18 @@ def _dimension_share(preferences: Any, dimension: str, column: str, name: str) -
             "data.on_bad: skip leaves such records out"
         )
     if isinstance(value, dict):
-        return _share(value, name)
+        return vote_shares(value, name)
     if not isinstance(value, str) or value not in _CHOICES:
         raise DataError(f"record {name!r}: {column}.{dimension} must be 'a', 'b' or 'tie', or votes, got {value!r}")
     return _CHOICES[value]
 
 
-def _share(votes: Any, name: str) -> float:
-    """The share of votes for a, ties counted half."""
+def vote_shares(votes: Any, name: str) -> tuple[float, float]:
+    """The shares of votes for a and for b; the rest said tie.
+
+    Raises:
+        DataError: these are no votes.
+    """
     votes = {key: value for key, value in votes.items() if value is not None} if isinstance(votes, dict) else votes
     fine = (
         isinstance(votes, dict)
@@ -215,7 +255,8 @@ def _share(votes: Any, name: str) -> float:
     )
     if not fine:
         raise DataError(f"record {name!r}: votes must look like {{'a': 7, 'b': 3, 'tie': 1}}, got {votes!r}")
-    return (votes.get("a", 0) + 0.5 * votes.get("tie", 0)) / sum(votes.values())
+    every = sum(votes.values())
+    return votes.get("a", 0) / every, votes.get("b", 0) / every
 
 
 def _probability(preference: Any, column: str, name: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from diffalign.data.file_state import FileState
 from diffalign.data.judged import versions_in
 from diffalign.data.part_files import PartFiles
-from diffalign.data.picture_rows import PictureRow
+from diffalign.data.picture_rows import PictureRow, read_pictures
 from diffalign.data.records import PictureSource, picture_bytes
 from diffalign.data.row_files import csv_rows
 from diffalign.data.sources import Source
@@ -130,6 +130,28 @@ def scored_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         raise ConfigError(
             f"out: {file} was not written by score ({error}); choose another file, it would be overwritten"
         ) from None
+
+
+def check_nothing_is_lost(file: Path, source: Path, columns: Iterable[str]) -> None:
+    """That a file which is there already is of this input and holds no score that would not be in the new one.
+
+    Raises:
+        ConfigError: it is another's, or was not written by `score`.
+    """
+    if not file.exists():
+        return
+    there = {(row.id, None if row.file is None else row.file.resolve()) for row in read_pictures(source)}
+    for row in scored_rows(file):
+        name = row.get("file_name")
+        lost = set(versions_in(row)) - set(columns)
+        if (str(row["id"]), None if name is None else (file.parent / str(name)).resolve()) not in there:
+            raise ConfigError(f"--out: {file} holds scores of another input ({row['id']!r}); say where to write")
+        if lost:
+            more = " ".join(f"--reward {column}" for column in sorted(lost))
+            raise ConfigError(
+                f"--out: {file} holds scores by {', '.join(sorted(lost))} too; keep them by {more} (what is known is not "
+                "scored again), or say where to write"
+            )
 
 
 def _digest(content: bytes) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import read_pictures
 from diffalign.data.row_files import LISTING, check_for_jsonl, make_folder, rows_file, write_rows
-from diffalign.evaluation.known_scores import KnownScores
+from diffalign.evaluation.known_scores import KnownScores, check_nothing_is_lost
 from diffalign.evaluation.score_rows import ScoreSummary, by_column, score_columns, scored_row
 from diffalign.evaluation.score_runner import ScoreRunner
 from diffalign.exceptions import ConfigError, DataError
@@ -42,6 +42,7 @@ def score_records(
     components: bool = False,
     prompt: str = "",
     batch: int = 16,
+    lose_nothing: bool = False,
     rank: int = 0,
     world: int = 1,
     progress: Callable[[int, int], object] | None = None,
@@ -69,6 +70,8 @@ def score_records(
         components: also write what each reward is made of, as columns NAME.PART.
         prompt: of the pictures that have none.
         batch: pictures at a time.
+        lose_nothing: refuse an `out` that holds rows of another source, or scores by other rewards, which this call would
+            take the place of.
         rank, world: which of how many processes this is.
         progress: called after every batch with (pictures done, pictures of this process's share).
 
@@ -84,6 +87,8 @@ def score_records(
     # the parts of a listing are generate's: they say that not all is drawn
     parts = PartFiles(file.with_name(f"{LISTING}.scores") if file.name == LISTING else file, rank, world)
     known = KnownScores()
+    if lose_nothing:
+        check_nothing_is_lost(file, source, columns)
     if file.exists():
         known.add_rows(file, {column: reward.spec for column, reward in columns.items()}, failures=False)
     known.add_parts(parts, failures=False)

@@ -10,6 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from diffalign.annotation import wilson
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -76,17 +78,12 @@ def win_rate(shares: NDArray[np.float64], *, confidence: float) -> Interval:
 
     Raises:
         ValueError: no prompts.
-
-    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
     count = len(shares)
     if count == 0:
         raise ValueError("no prompt was judged: there is nothing to compare")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate = float(shares.mean())
-    middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return Interval(rate, max(middle - half, 0.0), min(middle + half, 1.0))
+    return Interval(rate, *wilson(rate, count, confidence=confidence))
 
 
 def prompt_means(values: NDArray[np.float64], prompts: Sequence[str]) -> NDArray[np.float64]:

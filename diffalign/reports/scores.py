@@ -37,7 +37,7 @@ def score_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def score_histogram(column: str, unit: str, values: Sequence[float]) -> Table:
-    """How the values of one reward lie: a bar for each of 8 equal bins, or for each value where there are no more.
+    """How the values of one reward lie: a bar for each of a few values that come again, or for each of up to 8 equal bins.
 
     Args:
         column: of the reward.
@@ -58,9 +58,9 @@ def score_histogram(column: str, unit: str, values: Sequence[float]) -> Table:
 
 def _bins(values: Sequence[float]) -> list[tuple[str, int]]:
     distinct = Counter(values)
-    if len(distinct) <= _BINS:
+    if len(distinct) <= 2 or len(distinct) <= min(_BINS, len(values) // 2):
         return [(f"{value:.4g}", count) for value, count in sorted(distinct.items())]
-    counts, edges = np.histogram(values, bins=_BINS)
+    counts, edges = np.histogram(values, bins=min(_BINS, len(values).bit_length()))  # Sturges 1926
     digits = _digits(edges)
     return [
         (f"{low:.{digits}f} to {high:.{digits}f}", int(count))

@@ -44,6 +44,7 @@ from diffalign.rewards.http_reward import HTTPReward
 from diffalign.rewards.image_reward import ImageReward
 from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.learned import LearnedReward
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.named_options import options_of_text
 from diffalign.rewards.notes import NotesReward
@@ -103,6 +104,7 @@ __all__ = [
     "ImageReward",
     "IsolatedReward",
     "JPEGReward",
+    "LearnedReward",
     "NotesReward",
     "OCRReward",
     "PSNRReward",
@@ -287,10 +289,9 @@ def _sentence(reward: str, params: type[Params], item: ErrorDetails) -> str:
         return f"{path}: required, but missing: load_reward({reward!r}, {item['loc'][-1]}=...)"
     if item["type"] == "value_error":  # ours, which says itself what was seen
         return f"{path}: {item['msg'].removeprefix('Value error, ')}"
-    context = item.get("ctx", {})
+    context, said = item.get("ctx", {}), item["msg"].removeprefix("Input should be ")
     bounds = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    expected = next((f"{sign} {context[key]}" for key, sign in bounds.items() if key in context), "")
-    expected = expected or item["msg"].removeprefix("Input should be ")
+    expected = next((f"{sign} {context[key]}" for key, sign in bounds.items() if key in context), said)
     return f"{path}: must be {expected}, got {item['input']!r}"
 
 

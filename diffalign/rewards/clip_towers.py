@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError
@@ -26,6 +26,7 @@ class ClipTowers:
     """A CLIP model and its tokenizer, frozen, in float32.
 
     Attributes:
+        features: length of the vectors.
         side: of the pictures that the model takes, in pixels.
         tokens: how many of a text it reads, begin and end included; the rest is cut.
         version: changes with the weights.
@@ -49,24 +50,44 @@ class ClipTowers:
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer, self.fit = tokenizer, fit
         self.side: int = model.config.vision_config.image_size
+        self.features: int = model.config.projection_dim
         self.tokens: int = model.config.text_config.max_position_embeddings
         self.scale = float(model.logit_scale.detach().exp())
 
     def pictures(self, pictures: Sequence[Pixels]) -> Float[Tensor, "batch features"]:
         """Vectors of length 1, with Pillow's bicubic resize, as the models were trained."""
         if not pictures:
-            return torch.zeros(0, self.model.config.projection_dim)
+            return torch.zeros(0, self.features)
         with torch.no_grad():
-            return self._of_squares(squares(pictures, self.side, self.fit).to(self.device)).cpu()
+            return self.of_squares(squares(pictures, self.side, self.fit).to(self.device)).cpu()
 
     def tensors(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """The same with gradients to the pictures, in [0, 1]. Antialiased bicubic on floats: not rounded as Pillow does."""
-        return self._of_squares(square_tensors(pictures, self.side, self.fit).to(self.device, torch.float32))
+        return self.of_squares(self.squares(pictures))
 
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
         """Vectors of length 1; a text is cut after `tokens`."""
         if not texts:
-            return torch.zeros(0, self.model.config.projection_dim)
+            return torch.zeros(0, self.features)
+        with torch.no_grad():
+            return self.of_tokens(self.tokens_of(texts)).cpu()
+
+    def tokens_cut(self, text: str) -> int:
+        """How many tokens of the text the model does not see."""
+        return max(len(self.tokenizer(readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
+
+    # ------------------------------------------------------------ step by step, with gradients to the weights too
+
+    def squares(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 side side"]:
+        """Scaled and cut or padded as the model takes them."""
+        return square_tensors(pictures, self.side, self.fit).to(self.device, torch.float32)
+
+    def of_squares(self, inputs: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
+        """Vectors of length 1 of pictures in [0, 1] that have the model's size."""
+        return F.normalize(_projected(self.model.get_image_features(pixel_values=normalised(inputs))), dim=-1)
+
+    def tokens_of(self, texts: Sequence[str]) -> Int[Tensor, "batch 2 tokens"]:
+        """Token ids, and 1 where there is a token."""
         told = self.tokenizer(
             list(map(readable, texts)),
             padding="max_length",
@@ -74,18 +95,12 @@ class ClipTowers:
             max_length=self.tokens,
             return_tensors="pt",
         )
-        with torch.no_grad():
-            found = self.model.get_text_features(
-                input_ids=told["input_ids"].to(self.device), attention_mask=told["attention_mask"].to(self.device)
-            )
-        return F.normalize(_projected(found), dim=-1).cpu()
+        return torch.stack([told["input_ids"], told["attention_mask"]], dim=1)
 
-    def tokens_cut(self, text: str) -> int:
-        """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
-
-    def _of_squares(self, inputs: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
-        return F.normalize(_projected(self.model.get_image_features(pixel_values=normalised(inputs))), dim=-1)
+    def of_tokens(self, tokens: Int[Tensor, "batch 2 tokens"]) -> Float[Tensor, "batch features"]:
+        """Vectors of length 1."""
+        ids, mask = tokens.to(self.device).unbind(1)
+        return F.normalize(_projected(self.model.get_text_features(input_ids=ids, attention_mask=mask)), dim=-1)
 
 
 def load_clip(reward: str, model: str, tokenizer: str | None = None) -> tuple[CLIPModel, Any]:

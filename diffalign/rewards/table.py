@@ -18,6 +18,7 @@ from diffalign.config.rewards import (
     HPSParams,
     ImageRewardParams,
     JPEGParams,
+    LearnedParams,
     OCRParams,
     PerceptualDistanceParams,
     PickScoreParams,
@@ -56,6 +57,7 @@ from diffalign.rewards.geneval import GenEvalReward
 from diffalign.rewards.http_reward import HTTPReward, http_spec
 from diffalign.rewards.image_reward import image_reward_spec, load_image_reward
 from diffalign.rewards.jpeg import JPEGReward
+from diffalign.rewards.learned import learned_spec, load_learned
 from diffalign.rewards.notes import NotesReward, notes_spec
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.perceptual import PerceptualDistanceReward
@@ -182,6 +184,7 @@ REWARDS: dict[str, RewardEntry] = {
     "hps": RewardEntry(HPSParams, load_hps_reward, hps_spec(HPSParams())),
     "image_reward": RewardEntry(ImageRewardParams, load_image_reward, image_reward_spec(ImageRewardParams())),
     "aesthetic": RewardEntry(AestheticParams, load_aesthetic, aesthetic_spec(AestheticParams())),
+    "learned": RewardEntry(LearnedParams, load_learned, learned_spec()),
     "brisque": RewardEntry(BrisqueParams, _load_brisque, BrisqueReward().spec),
     "text_image": RewardEntry(TextImageParams, _load_text_image, TextImageReward().spec),
     "safety": RewardEntry(SafetyParams, _load_safety, SafetyReward().spec),

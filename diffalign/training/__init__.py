@@ -2,6 +2,8 @@
 
 from diffalign.training.export import export
 from diffalign.training.model_card import refresh_card
-from diffalign.training.run import Run, load_run, resume, train
+from diffalign.training.reward_run import RewardRun
+from diffalign.training.run import Run, load_run
+from diffalign.training.tasks import resume, train
 
-__all__ = ["Run", "export", "load_run", "refresh_card", "resume", "train"]
+__all__ = ["RewardRun", "Run", "export", "load_run", "refresh_card", "resume", "train"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffalign.config import RunConfig, load_config
+from diffalign.config import RunConfig, load_alignment
 from diffalign.exceptions import ConfigError
 
 _FREE = ("training.processes", "training.accumulation", "training.groups")  # their product is what a run depends on
@@ -27,8 +27,8 @@ def resumed_config(file: Path, overrides: Sequence[str]) -> RunConfig:
                 f"--set {override}: a run goes on with its own config; of that only {', '.join(_FREE)} may change, and the "
                 "groups of a step must stay; start a new run for anything else"
             )
-    config = load_config(file)
-    wanted = load_config(file, overrides)
+    config = load_alignment(file)
+    wanted = load_alignment(file, overrides)
     before, training = config.training, wanted.training
     if config.data.buckets is not None and training.groups != before.groups:
         raise ConfigError(

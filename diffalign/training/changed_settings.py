@@ -26,7 +26,7 @@ _FREE = {  # sections, and settings of the others
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What a step follows from, by dotted path."""
-    found = dict(_flat(with_absolute_paths(config).model_dump(mode="json"), "", _FREE - _bound(config).keys()))
+    found = dict(flat_settings(with_absolute_paths(config).model_dump(mode="json"), "", _FREE - _bound(config).keys()))
     return found | {"training.groups x accumulation x processes": config.groups_per_step}
 
 
@@ -44,6 +44,15 @@ def check_unchanged(saved: Mapping[str, Any] | None, config: RunConfig, step: in
     free = _FREE - bound.keys()
     was = {name: value for name, value in saved.items() if name not in free}
     was |= dict(_unknown(config, "", was, now, free))
+    refuse_changes(was, now, step, bound)
+
+
+def refuse_changes(was: Mapping[str, Any], now: Mapping[str, Any], step: int, bound: Mapping[str, str]) -> None:
+    """Compare settings by dotted path; `bound` says why one that is free elsewhere is not so here.
+
+    Raises:
+        ConfigError: names every one that differs, as it was and as it is.
+    """
     changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if changed:
         lines = [
@@ -90,15 +99,16 @@ def _unknown(
                 yield name, now[name]
         else:
             default = section.model_copy(update={key: field.get_default(call_default_factory=True)})
-            yield from _flat(default.model_dump(mode="json", include={key})[key], name, free)
+            yield from flat_settings(default.model_dump(mode="json", include={key})[key], name, free)
 
 
-def _flat(content: Any, path: str, free: Collection[str]) -> Iterator[tuple[str, Any]]:
+def flat_settings(content: Any, path: str, free: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Values of nested settings by dotted path, without those that are `free`."""
     if path in free:
         return
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _flat(value, f"{path}.{key}" if path else key, free)
+            yield from flat_settings(value, f"{path}.{key}" if path else key, free)
     else:
         yield path, content
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from diffalign.config import RunConfig
+from diffalign.config import AnyConfig
 
 
-def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:
+def learning_rate_factor(config: AnyConfig) -> Callable[[int], float]:
     """What the learning rate is multiplied by at each optimizer step, counted from 0."""
     optimizer, steps = config.optimizer, config.training.steps
     warmup = optimizer.warmup_steps

@@ -23,7 +23,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from diffalign.config import RunConfig, save_config, with_absolute_paths
+from diffalign.config import AnyConfig, RunConfig, save_config, with_absolute_paths
 from diffalign.exceptions import ConfigError, MissingExtraError, SaveError
 
 _PACKAGES = ("diffalign", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
@@ -42,7 +42,7 @@ _PACE = (("seconds_per_step", "s/step", "{:.2f}"),)
 _PACE_STEPS = 50  # the last ones, whose mean the time left is made of
 
 
-def make_run_folder(config: RunConfig) -> Path:
+def make_run_folder(config: AnyConfig) -> Path:
     """Make `folder/NAME-TIME` with the resolved config (local paths made absolute) and the environment in it.
 
     Raises:
@@ -71,7 +71,7 @@ def make_run_folder(config: RunConfig) -> Path:
     raise ConfigError(f"folder: {home} already has 999 runs named {config.name}-{stamp}")
 
 
-def check_folder(config: RunConfig) -> None:
+def check_folder(config: AnyConfig) -> None:
     """Find out before anything is loaded whether run folders can be made; makes nothing.
 
     Raises:

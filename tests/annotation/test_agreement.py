@@ -97,14 +97,15 @@ def test_summary_counts_sides_and_seconds():
     anna, ben = found.raters
     assert (anna.rater, anna.votes, anna.seconds) == ("anna", 4, 3.0)
     assert anna.choices == {"a": 2, "b": 1, "tie": 1, "bad": 0, "skip": 0}
-    assert (anna.left.count, anna.left.of) == (2, 3)
+    assert (anna.left.count, anna.left.of, anna.left.value) == (2, 3, 2 / 3)
+    assert (anna.left.low, anna.left.high) == wilson(2 / 3, 3)
     assert (ben.left.value, ben.left.low, ben.left.high) == (None, None, None)
     assert (found.all.votes, found.all.seconds, found.comparisons) == (5, 4.0, 4)
     assert summarise([]).all.seconds is None
 
 
 def test_wilson_interval():
-    found = wilson(10, 20)  # middle 1/2, half 1.96 sqrt(0.25/20 + 1.96²/1600) / (1 + 1.96²/20) = 0.2007
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.2993, 0.7007), abs=1e-4)
-    assert wilson(0, 5).low == 0.0 and wilson(0, 5).high == pytest.approx(0.4345, abs=1e-4)
-    assert wilson(5, 5).high == 1.0
+    # middle 1/2, half 1.96 sqrt(0.25/20 + 1.96²/1600) / (1 + 1.96²/20) = 0.2007
+    assert wilson(0.5, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+    assert wilson(0.0, 5) == pytest.approx((0.0, 0.4345), abs=1e-4)
+    assert wilson(1.0, 5)[1] == 1.0

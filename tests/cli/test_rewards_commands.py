@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from diffalign.exceptions import ConfigError
@@ -123,17 +126,19 @@ def test_score_without_a_file_from_stdin_and_of_sets(folder, tmp_path, monkeypat
 
     monkeypatch.chdir(folder)
     before = sorted(tmp_path.rglob("*"))
-    result = call("score", "-i", "-", "-r", "jpeg", "-r", "vendi", said="0.png\n1.png\n")
+    both = ("-r", "jpeg", "-r", "vendi", "--no-file")
+    result = call("score", "-i", "-", *both, said="0.png\n1.png\n")
     assert result.exit_code == 0, result.exception
     assert "2 scored" in result.stderr and "jpeg, kB" in result.stdout and "█" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
-    told = json.loads(call("score", "-i", "[0-2].png", "-r", "jpeg", "-r", "vendi", "--by", "prompt", "--json").stdout)
+    told = json.loads(call("score", "-i", "[0-2].png", *both, "--by", "prompt", "--json").stdout)
     assert told["file"] is None and told["rewards"]["jpeg"]["scored"] == 3
     assert told["sets"]["vendi"]["groups"].keys() == {""}
     out = tmp_path / "s.csv"
     for arguments, says in (
         (("--by", "prompt"), "--by: is for rewards of sets"),
         (("-o", "scores.txt"), "--out: scores.txt must end in .jsonl, .parquet or .csv"),
+        (("-o", out, "--no-file"), "--no-file: with --out there is one"),
     ):
         with pytest.raises(ConfigError, match=says.replace(".", r"\.")):
             raise call("score", "-i", ".", "-r", "jpeg", *arguments).exception
@@ -141,6 +146,47 @@ def test_score_without_a_file_from_stdin_and_of_sets(folder, tmp_path, monkeypat
     monkeypatch.setenv("WORLD_SIZE", "2")
     for arguments, says in ((("--processes", 2, "-o", out), "RANK is set already"), ((), "--out: missing; several")):
         assert says in str(call("score", "-i", ".", "-r", "jpeg", *arguments).exception)
+
+
+def test_who_scores_does_not_wait_for_what_draws(folder, tmp_path):
+    code = (
+        "import sys; from diffalign.cli import app; "
+        f"app(['score', '-i', {str(folder)!r}, '-r', 'jpeg', '--no-file'], standalone_mode=False); "
+        "print([name for name in ('diffusers', 'transformers', 'accelerate', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_score_names_its_file_by_itself(call, tmp_path, monkeypatch):
+    for folder in ("one/drawn", "other/drawn"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / folder / f"{number}.png").write_bytes(picture_file(number, (24, 24)))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "drawn-scores.parquet"
+    result = call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque")
+    assert result.stdout.splitlines()[-1] == file.name and "3 scored" in result.stderr
+    assert {row["file_name"] for row in pq.read_table(file).to_pylist()} == {f"one/drawn/{n}.png" for n in range(3)}
+    before = file.read_bytes()
+    again = call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque", "--json")
+    assert "0 scored, 3 known already" in again.stderr and json.loads(again.stdout)["file"] == file.name
+    for arguments, says in (
+        (("one/drawn", "-r", "jpeg"), "holds scores by brisque too; keep them by --reward brisque"),
+        (("other/drawn", "-r", "jpeg", "-r", "brisque"), "holds scores of another input ('0.png'); say where to write"),
+        (("one/drawn", "-r", "jpeg", "--processes", 2), "holds scores by brisque too"),
+    ):
+        told = str(call("score", "-i", *arguments).exception)
+        assert told.startswith("--out: drawn-scores.parquet ") and says in told
+    assert file.read_bytes() == before
+    (tmp_path / "one/drawn/3.png").write_bytes(picture_file(3, (24, 24)))
+    assert "1 scored, 3 known" in call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque").stderr
+    monkeypatch.chdir(tmp_path / "other/drawn")  # where a parquet file would be read in the pictures' place
+    for source in (".", "*.png"):
+        assert call("score", "-i", source, "-r", "jpeg").stdout.splitlines()[-1] == "drawn-scores.jsonl"
+    monkeypatch.chdir(tmp_path)
+    file.write_bytes(b"somebody's")
+    assert "was not written by score" in str(call("score", "-i", "one/drawn", "-r", "jpeg").exception)
 
 
 def test_a_prompt_for_those_that_have_none(call, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffalign.config import RunConfig, find_config, load_config, parse_config
+from diffalign.config import RewardRunConfig, RunConfig, find_config, load_config, parse_config
 from diffalign.config.loading import list_configs
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
@@ -93,7 +93,7 @@ def test_a_run_saves_checkpoints_without_being_told():
 
 @pytest.mark.parametrize("name", list_configs())
 def test_packaged_config_is_valid(name):
-    assert isinstance(load_config(name), RunConfig)
+    assert isinstance(load_config(name), RewardRunConfig if name.endswith("_reward.yaml") else RunConfig)
 
 
 def test_there_are_packaged_configs():

@@ -16,10 +16,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diffalign.exceptions import DataError, ShapeError
-from diffalign.rewards import REWARDS, Reward, Sample, load_reward
+from diffalign.rewards import REWARDS, Reward, RewardOutput, Sample, load_reward
 from diffalign.rewards.scene import parse_caption, render_scene
 from tests.rewards.tiny_blip import bert_folder, image_reward_file
 from tests.rewards.tiny_clip import tiny_folder
+from tests.rewards.tiny_learned import small_folder
 from tests.rewards.tiny_open_clip import open_clip_file
 
 PROMPTS = [
@@ -32,7 +33,7 @@ PROMPTS = [
 ELSEWHERE = {"http", "vlm_judge"}  # test_http_reward.py and test_vlm_judge.py have the servers that these ask
 NAMES = sorted(name for name, entry in REWARDS.items() if entry.spec.media == "image" and name not in ELSEWHERE)
 # of weights that people have: here small ones of the same kind
-MODELS = ("clip", "pickscore", "hps", "aesthetic", "image_reward", "video_reward")
+MODELS = ("clip", "pickscore", "hps", "aesthetic", "image_reward", "learned", "video_reward")
 EMOJI = ["red heart", "rocket", "onion", "tiger", "cactus"]  # what the emoji reward knows of pictures is their names
 WORDS = ["red", "blue", "green", "white", "cross"]
 
@@ -43,6 +44,8 @@ def load(name: str) -> Reward:
         return load_reward(name)
     if name == "image_reward":
         return load_reward(name, weights=image_reward_file(), tokenizer=bert_folder())
+    if name == "learned":
+        return load_reward(name, path=small_folder())
     folder = tiny_folder(features=768 if name == "aesthetic" else 16)
     options = {"hps": {"weights": open_clip_file()}}.get(name, {"model": folder})
     return load_reward(name, **options, **({"tokenizer": folder} if name in ("hps", "pickscore") else {}))
@@ -54,6 +57,7 @@ def close(name: str) -> float:
     return 1e-6 * (bound if math.isfinite(bound) else 10.0) if name in MODELS else 0.0
 
 
+@cache
 def pictures(name: str = "scene") -> list[Image.Image]:
     if name == "distortion":  # one has a shape that is none
         return [
@@ -93,10 +97,16 @@ def batch(name: str) -> list[Sample]:
     return [Sample(image, text, facts, id=f"r{index}") for index, (image, text, facts) in enumerate(rows)]
 
 
+@cache
+def scored(name: str) -> RewardOutput:
+    """What the batch gets by itself."""
+    return load(name).score(batch(name))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_permutation_equivariant(name):
-    reward, order = load(name), [3, 0, 4, 2, 1]
-    straight, mixed = reward.score(batch(name)), reward.score([batch(name)[index] for index in order])
+    order = [3, 0, 4, 2, 1]
+    straight, mixed = scored(name), load(name).score([batch(name)[index] for index in order])
     assert any(len(set(values.tolist())) > 1 for values in (straight.values, *straight.components.values()))
     torch.testing.assert_close(mixed.values, straight.values[order], rtol=0, atol=close(name))
     for part, values in straight.components.items():
@@ -105,9 +115,8 @@ def test_permutation_equivariant(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_size_does_not_matter(name):
-    reward = load(name)
-    one_by_one = torch.cat([reward.score([sample]).values for sample in batch(name)])
-    torch.testing.assert_close(one_by_one, reward.score(batch(name)).values, rtol=0, atol=close(name))
+    one_by_one = torch.cat([load(name).score([sample]).values for sample in batch(name)])
+    torch.testing.assert_close(one_by_one, scored(name).values, rtol=0, atol=close(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,38 +125,40 @@ def test_empty_batch(name):
     assert output.values.shape == (0,) and output.reasons == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (torch.full((3, 32, 32), torch.nan), "3072 of 3072 values of the picture are not finite"),
-        (torch.rand(3, 32, 32) * 2 - 1, r"must lie in \[0, 1\], got values from -"),
-        (torch.rand(1, 32, 32), r"must be \[3, height, width\], got \[1, 32, 32\]"),
-        (np.zeros((32, 32, 3), dtype=np.int64), "uint8, or float"),
-        (np.zeros((0, 4, 3), dtype=np.float32), "must have pixels"),
-        (np.zeros((0, 4, 3), dtype=np.uint8), "must have pixels"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "float in"),
-        (None, "got NoneType"),
-        ("picture.png", "got str"),
-    ],
+BAD = (
+    (torch.full((3, 32, 32), torch.nan), "3072 of 3072 values of the picture are not finite"),
+    (torch.rand(3, 32, 32) * 2 - 1, r"must lie in \[0, 1\], got values from -"),
+    (torch.rand(1, 32, 32), r"must be \[3, height, width\], got \[1, 32, 32\]"),
+    (np.zeros((32, 32, 3), dtype=np.int64), "uint8, or float"),
+    (np.zeros((0, 4, 3), dtype=np.float32), "must have pixels"),
+    (np.zeros((0, 4, 3), dtype=np.uint8), "must have pixels"),
+    (torch.zeros(3, 4, 4, dtype=torch.uint8), "float in"),
+    (None, "got NoneType"),
+    ("picture.png", "got str"),
 )
-def test_bad_sample_is_nan_with_reason_and_spares_the_rest(name, bad, reason, caplog):
-    reward, good = load(name), batch(name)
-    before = reward.score(good)
-    after = reward.score([*good[:2], Sample(bad, "a red circle", id="broken"), *good[2:]])
-    assert after.values[2].isnan()
-    torch.testing.assert_close(torch.cat([after.values[:2], after.values[3:]]), before.values, rtol=0, atol=close(name))
-    assert re.search(reason, after.reasons[2])
-    assert after.reasons[:2] == (None, None) and after.reasons[3:] == (None,) * 3
-    assert all(values[2].isnan() for values in after.components.values())
-    assert "broken" in caplog.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_samples_are_nan_with_reasons_and_spare_the_rest(name, caplog):
+    good = batch(name)
+    broken = [Sample(media, "a red circle", id=f"broken-{place}") for place, (media, _) in enumerate(BAD)]
+    after = load(name).score([*good[:2], *broken, *good[2:]])
+    apart = slice(2, 2 + len(BAD))
+    assert after.values[apart].isnan().all()
+    spared = torch.cat([after.values[:2], after.values[apart.stop :]])
+    torch.testing.assert_close(spared, scored(name).values, rtol=0, atol=close(name))
+    for (_, reason), told in zip(BAD, after.reasons[apart], strict=True):
+        assert re.search(reason, told), told
+    assert after.reasons[:2] == (None, None) and after.reasons[apart.stop :] == (None,) * 3
+    assert all(values[apart].isnan().all() for values in after.components.values())
+    assert "broken-0" in caplog.text
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_lie_in_the_declared_range(name):
     reward = load(name)
     low, high = reward.spec.range
-    assert ((reward.score(batch(name)).values >= low) & (reward.score(batch(name)).values <= high)).all()
+    assert ((scored(name).values >= low) & (scored(name).values <= high)).all()
     assert reward.spec == load(name).spec
     told, listed = reward.spec, REWARDS[name].spec
     if name in MODELS:  # the version of a loaded one has its weights
@@ -170,13 +181,8 @@ def test_values_lie_in_the_declared_range(name):
     ],
 )
 def test_forms_of_pictures_agree(name, form):
-    reward = load(name)
-    torch.testing.assert_close(
-        reward(form(pictures(name)), prompts(name), metadata(name)),
-        reward(pictures(name), prompts(name), metadata(name)),
-        rtol=0,
-        atol=0,
-    )
+    found = load(name)(form(pictures(name)), prompts(name), metadata(name))
+    torch.testing.assert_close(found, scored(name).values, rtol=0, atol=0)
 
 
 def test_one_picture():

@@ -101,6 +101,16 @@ def test_a_relative_path_is_the_absolute_one_of_the_run_folder(tmp_path, monkeyp
     check_unchanged(settings_of(config), absolute, 1)
 
 
+def test_rewards_of_a_run_find_their_files_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    rewards = ({"name": "clip", "model": "clip", "cache": "kept"}, {"name": "learned", "path": "runs/nowhere"})
+    config = tiny(tmp_path, evaluation={"prompts": None, "rewards": rewards})
+    clip, learned = with_absolute_paths(config).evaluation.rewards
+    assert (clip.model, clip.cache) == (str(tmp_path / "clip"), str(tmp_path / "kept"))
+    assert learned.path == "runs/nowhere"  # so that the message says what was given
+
+
 def test_a_bank_decides_the_draws(tmp_path):
     before, after = tiny(tmp_path), tiny(tmp_path, training={"steps": 4, "groups": 1, "reference_bank": 1})
     assert "training.reference_bank: was None, is 1" in refused(before, after)

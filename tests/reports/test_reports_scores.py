@@ -1,0 +1,42 @@
+"""The histogram of scores in the terminal: what is a bar, and what its label says."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from diffalign.reports import score_histogram
+
+
+def bars(values: list[float]) -> list[tuple[str, int]]:
+    """Labels and counts, of lines as `label ███ count`."""
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        console.print(score_histogram("scene", "1", values))
+    lines = [re.fullmatch(r"\s*(.+?)\s+[█-▏]*\s*(\d+)\s*", line) for line in capture.get().splitlines()[1:]]
+    return [(line[1], int(line[2])) for line in lines if line]
+
+
+def test_values_that_come_again_have_a_bar_each():
+    assert bars([0.0, 1.0, 1.0]) == [("0", 1), ("1", 2)]
+    assert bars([0.25] * 3 + [0.5] * 4 + [1.0]) == [("0.25", 3), ("0.5", 4), ("1", 1)]
+
+
+def test_a_few_values_of_their_own_are_put_together():
+    found = bars([-0.683, -0.682, -0.681, -0.679])
+    assert found == [("-0.6830 to -0.6817", 2), ("-0.6817 to -0.6803", 1), ("-0.6803 to -0.6790", 1)]
+
+
+@pytest.mark.parametrize("count", [9, 100, 10_000])
+def test_many_are_eight_bins_at_most_and_all_are_counted(count):
+    found = bars(np.random.default_rng(0).normal(size=count).tolist())
+    assert sum(number for _, number in found) == count
+    assert len(found) <= 8
+
+
+def test_none_and_one():
+    assert bars([]) == []
+    assert bars([2.5]) == [("2.5", 1)]
