@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("DIFFALIGN_WHEELS", str(Path(__file__).parents[1] / ".venv" / "wheels"))  # where make puts them
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several test processes would fight for the cores
 # Command output is compared as text: rich must neither colour it (it does on CI hosts) nor fold it at 80 columns.
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "200"

@@ -59,13 +59,15 @@ def jackknife(value: float, without: NDArray[np.float64], *, confidence: float) 
         confidence: for example 0.95.
 
     Raises:
-        ValueError: fewer than two.
+        ValueError: fewer than two, or one that is not finite.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11.
     """
     count = len(without)
     if count < 2:
         raise ValueError(f"the jackknife needs 2 samples or more, got {count}")
+    if not (math.isfinite(value) and np.isfinite(without).all()):
+        raise ValueError("the jackknife needs finite figures; leave out what could not be scored")
     half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((count - 1) * float(without.var()))
     return Interval(value, value - half, value + half)
 

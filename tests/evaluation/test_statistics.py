@@ -126,3 +126,8 @@ def test_jackknife_covers_a_diversity():
 def test_jackknife_of_one_is_refused():
     with pytest.raises(ValueError, match="2 samples or more, got 1"):
         jackknife(1.0, np.zeros(1), confidence=0.9)
+
+
+def test_jackknife_of_what_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        jackknife(1.0, np.array([1.0, np.nan]), confidence=0.9)

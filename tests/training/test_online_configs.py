@@ -15,6 +15,7 @@ GRPO = {"name": "flow_grpo"}
 AWM = {"name": "awm"}
 DRAGON = {"name": "dragon", "contrast": "dpo", "beta": 500.0}
 SDE = {"name": "flow_sde", "steps": 6}
+CPS = SDE | {"form": "cps"}
 VENDI = {"rewards": [], "set_reward": {"name": "vendi"}}
 TWO = {"rewards": [{"name": "scene"}, {"name": "jpeg"}], "combine": "standardised"}
 
@@ -56,7 +57,10 @@ BAD = {
             {"online": {"sampler": SDE | {"window": {"length": 2, "leave_last": 9, "schedule": "progressive"}}}},
             GRPO,
             "sd3",
-        )
+        ),
+        # its last step adds no noise
+        ({"online": {"sampler": CPS | {"window": {"length": 2, "first": 4}}}}, GRPO, "sd3"),
+        ({"online": {"sampler": CPS | {"window": {"length": 2, "schedule": "random"}}}}, GRPO, "sd3"),
     ],
     "online.sampler.window.leave_last": [
         ({"online": {"sampler": SDE | {"window": {"length": 1, "leave_last": 1}}}}, GRPO, "sd3"),
@@ -108,6 +112,16 @@ def test_what_does_not_fit_is_said_with_its_path(tmp_path, case):
     with pytest.raises(ConfigError) as found:
         online(tmp_path, objective, *family, **sections)
     assert any(line.strip().startswith(f"{path}") for line in str(found.value).splitlines()), found.value
+
+
+@pytest.mark.parametrize(
+    "window",
+    [{"length": 2, "first": 3}, {"length": 2, "schedule": "random", "leave_last": 1}, {"length": 2, "shift": 0}],
+)
+def test_a_window_of_cps_that_stays_before_the_last_step(tmp_path, window):
+    if "shift" in window:
+        window = window | {"schedule": "progressive"}
+    online(tmp_path, GRPO, "sd3", online={"sampler": CPS | {"window": window}})
 
 
 def test_every_reward_that_judges_is_one_that_was_trained_on(tmp_path):
