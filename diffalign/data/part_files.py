@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,18 @@ class PartFiles:
         """Remove all parts, once what they hold stands in the file."""
         for path in self.paths():
             path.unlink(missing_ok=True)
+
+    def keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Remove all parts but for these lines of them, which become this process's part."""
+        if not rows:
+            self.remove()
+            return
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.draft.write_bytes(lines.encode("utf-8", "replace"))
+        os.replace(self.draft, self.own)
+        for path in self.paths():
+            if path != self.own:
+                path.unlink(missing_ok=True)
 
     def _named(self, part: str) -> Path:
         return self.target.with_name(f".{self.target.name}.part-{part}")

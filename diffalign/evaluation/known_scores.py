@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from diffalign.data.file_state import FileState
 from diffalign.data.judged import versions_in
 from diffalign.data.part_files import PartFiles
-from diffalign.data.picture_rows import PictureRow, read_pictures
+from diffalign.data.picture_rows import PictureRow
 from diffalign.data.records import PictureSource, picture_bytes
 from diffalign.data.row_files import csv_rows
 from diffalign.data.sources import Source
@@ -20,6 +20,7 @@ from diffalign.rewards import RewardSpec
 from diffalign.rewards.cache import score_key
 
 REFERENCE_DIGEST = "reference_picture"  # the column that says which reference a row's scores are of
+METADATA_DIGEST = "metadata_digest"  # and which metadata, where a reward has read them
 _BLOCK = "block"
 
 
@@ -72,6 +73,17 @@ class KnownScores:
                 if failures or value is not None:
                     self.scores[key] = Score(value, reason, components)
 
+    def others_in(self, parts: PartFiles, keys: Container[str]) -> list[dict[str, Any]]:
+        """The lines of parts that hold scores of other keys than these, with those alone."""
+        found = []
+        for block in parts.read():
+            lines = []
+            for line in block.get(_BLOCK, ()):
+                scores = {key: each for key, each in line["scores"].items() if key not in keys and each[0] is not None}
+                lines += [line | {"scores": scores}] if scores else []
+            found += self.part_of(lines)
+        return found
+
     def add_rows(self, file: Path, specs: Mapping[str, RewardSpec], *, failures: bool) -> None:
         """What an earlier call wrote, by columns of the same rewards; with `failures`, also what could not be scored.
 
@@ -89,8 +101,8 @@ class KnownScores:
                     for name, each in row.items()
                     if name.startswith(f"{column}.")
                 }
-                reference = str(row.get(REFERENCE_DIGEST) or "")
-                key = score_key(spec, str(row.get("prompt") or ""), str(row["picture"]), reference, str(row["id"]))
+                reference, metadata = (str(row.get(name) or "") for name in (REFERENCE_DIGEST, METADATA_DIGEST))
+                key = score_key(spec, str(row.get("prompt") or ""), str(row["picture"]), reference, metadata)
                 self.scores[key] = Score(None if value is None else float(value), reason, parts or None)
 
     @staticmethod
@@ -130,28 +142,6 @@ def scored_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         raise ConfigError(
             f"out: {file} was not written by score ({error}); choose another file, it would be overwritten"
         ) from None
-
-
-def check_nothing_is_lost(file: Path, source: Path, columns: Iterable[str]) -> None:
-    """That a file which is there already is of this input and holds no score that would not be in the new one.
-
-    Raises:
-        ConfigError: it is another's, or was not written by `score`.
-    """
-    if not file.exists():
-        return
-    there = {(row.id, None if row.file is None else row.file.resolve()) for row in read_pictures(source)}
-    for row in scored_rows(file):
-        name = row.get("file_name")
-        lost = set(versions_in(row)) - set(columns)
-        if (str(row["id"]), None if name is None else (file.parent / str(name)).resolve()) not in there:
-            raise ConfigError(f"--out: {file} holds scores of another input ({row['id']!r}); say where to write")
-        if lost:
-            more = " ".join(f"--reward {column}" for column in sorted(lost))
-            raise ConfigError(
-                f"--out: {file} holds scores by {', '.join(sorted(lost))} too; keep them by {more} (what is known is not "
-                "scored again), or say where to write"
-            )
 
 
 def _digest(content: bytes) -> str:

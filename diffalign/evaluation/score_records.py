@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import read_pictures
 from diffalign.data.row_files import LISTING, check_for_jsonl, make_folder, rows_file, write_rows
-from diffalign.evaluation.known_scores import KnownScores, check_nothing_is_lost
+from diffalign.evaluation.kept_scores import check_nothing_is_lost
+from diffalign.evaluation.known_scores import KnownScores
 from diffalign.evaluation.score_rows import ScoreSummary, by_column, score_columns, scored_row
 from diffalign.evaluation.score_runner import ScoreRunner
 from diffalign.exceptions import ConfigError, DataError
@@ -54,12 +55,12 @@ def score_records(
     A row has id, file_name (relative to `out`), prompt, the source's other columns, one column a reward (null where
     unscored; `NAME_reason` then says why), `picture` (a digest of its bytes) and `versions` (column -> the reward's
     version). Rewards that compare (psnr, ssim) do so with the picture that the source's column `reference` names, by a
-    path relative to the source's file, or holds; rows then also have `reference_picture`, its digest. A file of another
-    medium than the reward judges is unscored.
+    path relative to the source's file, or holds; rows then also have `reference_picture`, its digest. Where a reward reads
+    the other columns, rows have `metadata_digest`, theirs. A file of another medium than the reward judges is unscored.
 
-    What `out`, or a call that was cut off, holds of the same reward version, picture bytes, prompt and reference is not
-    scored again; what could not be scored is tried again. Several processes each score every `world`-th batch, none
-    waits for another, and the last one to finish writes `out`.
+    What `out`, or a call that was cut off, holds of the same reward version, picture bytes, prompt and reference, and of
+    the same other columns if the reward reads them, is not scored again; what could not be scored is tried again. Several
+    processes each score every `world`-th batch, none waits for another, and the last one to finish writes `out`.
 
     Args:
         source: what `read_pictures` reads.
@@ -70,8 +71,8 @@ def score_records(
         components: also write what each reward is made of, as columns NAME.PART.
         prompt: of the pictures that have none.
         batch: pictures at a time.
-        lose_nothing: refuse an `out` that holds rows of another source, or scores by other rewards, which this call would
-            take the place of.
+        lose_nothing: refuse an `out` that holds what this call would take the place of: rows of another source, another
+            prompt, scores by other rewards, components that are not asked for now.
         rank, world: which of how many processes this is.
         progress: called after every batch with (pictures done, pictures of this process's share).
 
@@ -88,7 +89,7 @@ def score_records(
     parts = PartFiles(file.with_name(f"{LISTING}.scores") if file.name == LISTING else file, rank, world)
     known = KnownScores()
     if lose_nothing:
-        check_nothing_is_lost(file, source, columns)
+        check_nothing_is_lost(file, read_pictures(source, prompt), columns, components=components)
     if file.exists():
         known.add_rows(file, {column: reward.spec for column, reward in columns.items()}, failures=False)
     known.add_parts(parts, failures=False)
@@ -133,7 +134,10 @@ def _finish(
     pictures: Mapping[int, str | DataError],
     prompt: str,
 ) -> dict[str, Any] | None:
-    """Write the rows and remove the parts, if every picture is known; the summary then."""
+    """Write the rows and remove the parts, if every picture is known; the summary then.
+
+    What another call, with other rewards, had in the parts when it was cut off stays there for it.
+    """
     if parts.world > 1:
         own = dict(runner.known.scores)
         runner.known.add_parts(parts, failures=True)  # what the others did meanwhile
@@ -150,7 +154,7 @@ def _finish(
     except FileNotFoundError:
         if parts.world == 1:
             raise  # else another process has written the same rows, and tidied up
-    parts.remove()
+    parts.keep(runner.known.others_in(parts, runner.asked))
     return {column: each.facts() for column, each in summaries.items()}
 
 
@@ -180,4 +184,4 @@ def _rows(
             summaries[column].add(score)
             told |= score_columns(column, score, components=runner.components)
         digest = None if isinstance(picture, DataError) else picture
-        yield scored_row(row, file, digest, told, versions, runner.look_at_reference(row))
+        yield scored_row(row, file, digest, told, versions, runner.look_at_reference(row), runner.look_at_metadata(row))

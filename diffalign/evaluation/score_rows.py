@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from diffalign.data.judged import versions_in
 from diffalign.data.media_files import MEDIA_FILES
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.row_files import path_from
-from diffalign.evaluation.known_scores import REFERENCE_DIGEST, Score
+from diffalign.evaluation.known_scores import METADATA_DIGEST, REFERENCE_DIGEST, Score
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import Reward
 from diffalign.rewards.media import MEDIA
+from diffalign.rewards.protocol import PER_SAMPLE
 
-_OURS = ("id", "file_name", "prompt", "picture", "versions", REFERENCE_DIGEST)
+_OURS = ("id", "file_name", "prompt", "picture", "versions", REFERENCE_DIGEST, METADATA_DIGEST)
 
 
 def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
@@ -35,7 +38,7 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
     for column, reward in columns.items():
         if column in _OURS:
             raise ConfigError(f"rewards: a column {column!r} is something else; choose another name")
-        if reward.spec.media not in MEDIA or reward.spec.level != "instance":
+        if reward.spec.media not in MEDIA or reward.spec.level not in PER_SAMPLE:
             raise ConfigError(
                 f"rewards: {column} judges {reward.spec.media} ({reward.spec.level}), not single pictures, sounds or videos"
             )
@@ -64,6 +67,7 @@ def scored_row(
     told: Mapping[str, Any],
     versions: Mapping[str, str],
     reference: str | None = None,
+    metadata: str | None = None,
 ) -> dict[str, Any]:
     """Id, file and prompt, the source's own columns, the scores; of an earlier call's scores, those that still hold.
 
@@ -74,21 +78,20 @@ def scored_row(
         told: the scores.
         versions: column -> the reward's version.
         reference: the digest of the row's reference, if a reward has looked at it.
+        metadata: `metadata_digest` of the row, if a reward has looked at them.
     """
-    others = {key: value for key, value in row.columns.items() if key not in _OURS}
-    earlier, compared = versions_in(row.columns), row.columns.get(REFERENCE_DIGEST)
+    earlier, compared, read = (
+        versions_in(row.columns),
+        row.columns.get(REFERENCE_DIGEST),
+        row.columns.get(METADATA_DIGEST),
+    )
     same = row.columns.get("picture") == digest and (None in (compared, reference) or compared == reference)
-    for column in earlier:
-        if column in versions or not same:
-            others = {
-                key: value
-                for key, value in others.items()
-                if key not in (column, f"{column}_reason") and not key.startswith(f"{column}.")
-            }
+    same = same and read in (None, metadata_digest(row))
+    gone = [column for column in earlier if column in versions or not same]
+    others = {key: value for key, value in row.columns.items() if key not in _OURS and not _of_scores(key, gone)}
     if same:
         versions = {**earlier, **versions}
-    if reference is None and same:
-        reference = compared
+        reference, metadata = reference or compared, metadata or read
     return {
         "id": row.id,
         "file_name": None if row.file is None else path_from(file, row.file),
@@ -98,8 +101,26 @@ def scored_row(
         **told,
         "picture": digest,
         **({} if reference is None else {REFERENCE_DIGEST: reference}),
+        **({} if metadata is None else {METADATA_DIGEST: metadata}),
         "versions": dict(versions),
     }
+
+
+def metadata_digest(row: PictureRow) -> str:
+    """Of all that the source says of a row besides, but for what `score` itself wrote: changes with it."""
+    scored = versions_in(row.columns)
+    told = {
+        key: value
+        for key, value in row.columns.items()
+        if key not in (*_OURS, "reference") and not _of_scores(key, scored) and value is not None
+    }
+    text = json.dumps(told, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _of_scores(key: str, columns: Iterable[str]) -> bool:
+    """Whether a column says something of one of these rewards."""
+    return any(key in (column, f"{column}_reason") or key.startswith(f"{column}.") for column in columns)
 
 
 def _reference_from(file: Path, row: PictureRow) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffalign.data.picture_rows import PictureRow
 from diffalign.evaluation.known_scores import KnownScores, Score, score_key
-from diffalign.evaluation.score_rows import short
+from diffalign.evaluation.score_rows import metadata_digest, short
 from diffalign.evaluation.score_samples import sample_of
 from diffalign.exceptions import DataError
 from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample
@@ -21,10 +21,12 @@ class ScoreRunner:
         rewards: by column.
         known: what is known; what is new joins it.
         components: whether each reward's parts are asked for.
+        asked: the keys of all scores that were asked for.
     """
 
     def __init__(self, rewards: Mapping[str, Reward], known: KnownScores, components: bool) -> None:
         self.rewards, self.known, self.components = rewards, known, components
+        self.asked: set[str] = set()
         self.simple = {  # columns of rewards that are made of nothing, as far as is known before they have scored
             column for column, each in rewards.items() if isinstance(each, BatchReward) and not each.components
         }
@@ -45,15 +47,22 @@ class ScoreRunner:
         except DataError:
             return None
 
+    def look_at_metadata(self, row: PictureRow) -> str | None:
+        """A digest of what the source says of the row besides; None where no reward reads it."""
+        reads = any("metadata" in {*reward.spec.needs, *reward.spec.reads} for reward in self.rewards.values())
+        return metadata_digest(row) if reads else None
+
     def scores(self, row: PictureRow, picture: str | DataError) -> dict[str, Score | None]:
         """By column; None where nothing is known."""
         if isinstance(picture, DataError):
             return {column: Score(None, str(picture)) for column in self.rewards}
-        reference = self.look_at_reference(row) or ""
-        found = {
-            column: self.known.scores.get(score_key(reward.spec, row.prompt, picture, reference, row.id))
+        reference, metadata = self.look_at_reference(row) or "", self.look_at_metadata(row) or ""
+        keys = {
+            column: score_key(reward.spec, row.prompt, picture, reference, metadata)
             for column, reward in self.rewards.items()
         }
+        self.asked.update(keys.values())
+        found = {column: self.known.scores.get(key) for column, key in keys.items()}
         if self.components:
             found = {column: None if self._lacks_parts(column, each) else each for column, each in found.items()}
         return found
@@ -69,12 +78,12 @@ class ScoreRunner:
         new: dict[int, dict[str, Score]] = {}
         samples: dict[tuple[int, str, bool], Sample] = {}
         known = [self.scores(row, picture) for row, picture in rows]
-        references = [self.look_at_reference(row) or "" for row, _ in rows]
+        seen = [(self.look_at_reference(row) or "", self.look_at_metadata(row) or "") for row, _ in rows]
         for column, reward in self.rewards.items():
             compares, medium = _compares(reward), reward.spec.media
             keys = [
-                score_key(reward.spec, row.prompt, str(picture), reference, row.id)
-                for (row, picture), reference in zip(rows, references, strict=True)
+                score_key(reward.spec, row.prompt, str(picture), *digests)
+                for (row, picture), digests in zip(rows, seen, strict=True)
             ]
             readable = []
             for place in [place for place, scores in enumerate(known) if scores[column] is None]:

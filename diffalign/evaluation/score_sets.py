@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from diffalign.data.picture_rows import PictureRow, read_pictures
 from diffalign.evaluation.score_samples import sample_of
@@ -113,9 +113,14 @@ def _facts(
     return told
 
 
+def _together(rows: list[Tensor]) -> Tensor:
+    """Rows of samples of any length side by side, as an encoder of frames gives them: NaN behind the shorter ones."""
+    return pad_sequence(rows, batch_first=True, padding_value=math.nan)
+
+
 def _value(reward: SetReward, rows: list[Tensor]) -> dict[str, Any]:
     try:
-        value = reward.value(reward.start(torch.stack(rows))) if rows else math.nan
+        value = reward.value(reward.start(_together(rows))) if rows else math.nan
     except (DataError, ShapeError) as error:
         return {"value": None, "scored": len(rows), "reason": str(error)}
     if not math.isfinite(value):

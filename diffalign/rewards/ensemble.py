@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards.protocol import Reward, RewardOutput, RewardSpec, Sample, samples_of
+from diffalign.rewards.protocol import PER_SAMPLE, Reward, RewardOutput, RewardSpec, Sample, samples_of
 
 Combine = Literal["mean", "worst", "uncertainty"]
 
@@ -141,7 +141,7 @@ class RewardEnsemble:
     def _spec(self) -> RewardSpec:
         specs = [reward.spec for reward in self.rewards]
         for spec in specs:
-            if (spec.media, spec.level) != (specs[0].media, "instance"):
+            if spec.media != specs[0].media or spec.level not in PER_SAMPLE:
                 raise ConfigError(
                     f"rewards: {spec.name} looks at {spec.media} ({spec.level}), and cannot stand beside the others"
                 )

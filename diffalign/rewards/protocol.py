@@ -21,6 +21,7 @@ from diffalign.rewards.media import MEDIA
 from diffalign.rewards.precision import full_precision
 
 _log = logging.getLogger(__name__)
+PER_SAMPLE = ("instance", "instance_to_set")  # the levels at which each sample has a score of its own
 
 
 @dataclass(frozen=True, eq=False)

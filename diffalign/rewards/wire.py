@@ -126,7 +126,7 @@ def _number(told: Any) -> Any:
 
 
 def pack_sample(medium: Any, sample: Sample, spec: RewardSpec) -> Packed:
-    """A sample whose medium is in the form in which it is judged, with so much of its metadata as the reward needs.
+    """A sample whose medium is in the form in which it is judged, with its metadata if the reward needs or reads them.
 
     Raises:
         DataError: it has metadata that are not JSON, or a reference is needed and none can be read.
@@ -135,7 +135,7 @@ def pack_sample(medium: Any, sample: Sample, spec: RewardSpec) -> Packed:
     facts: dict[str, Any] = {"id": sample.id, "prompt": sample.prompt}
     if "reference" in spec.needs:
         media.append(pack_medium(reference_pixels(sample.metadata)))
-    if "metadata" in spec.needs:
+    if "metadata" in {*spec.needs, *spec.reads}:
         facts["metadata"] = plain_metadata(sample.metadata)
     arrays: list[NDArray[Any]] = []
     facts["media"] = []

@@ -1,0 +1,74 @@
+"""What a file of scores would lose if it were written anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffalign.data.judged import versions_in
+from diffalign.data.picture_rows import PictureRow
+from diffalign.data.records import picture_bytes
+from diffalign.evaluation.known_scores import scored_rows
+from diffalign.exceptions import ConfigError, DataError
+
+
+def check_nothing_is_lost(
+    file: Path, rows: Iterable[PictureRow], columns: Collection[str], *, components: bool
+) -> None:
+    """That a file which is there already is of these rows and holds nothing that would not be in the new one.
+
+    Args:
+        file: of scores; there, or not yet.
+        rows: of the source, each with the prompt that it will be scored with.
+        columns: that the new file will have.
+        components: whether it will have what the rewards are made of.
+
+    Raises:
+        ConfigError: something would be lost; says what, and how to keep it. Or the file was not written by `score`.
+    """
+    if not file.exists():
+        return
+    there = {(row.id, _place(row)): row.prompt for row in rows}
+    for row in scored_rows(file):
+        name = row["id"]
+        prompt = there.get((str(name), _kept_place(file, row)))
+        if prompt is None:
+            raise ConfigError(f"--out: {file} holds scores of another input ({name!r}); say where to write")
+        if prompt != str(row.get("prompt") or ""):
+            raise ConfigError(
+                f"--out: {file} holds scores of {name!r} with another prompt ({row.get('prompt')!r}); say where to write"
+            )
+        _check_columns(file, row, columns, components=components)
+
+
+def _check_columns(file: Path, row: Mapping[str, Any], columns: Collection[str], *, components: bool) -> None:
+    lost = sorted(set(versions_in(row)) - set(columns))
+    if lost:
+        more = " ".join(f"--reward {column}" for column in lost)
+        raise ConfigError(
+            f"--out: {file} holds scores by {', '.join(lost)} too; keep them by {more} (what is known is not scored "
+            "again), or say where to write"
+        )
+    parts = [key for key, value in row.items() if value is not None and key.startswith(tuple(f"{c}." for c in columns))]
+    if parts and not components:
+        raise ConfigError(
+            f"--out: {file} holds what rewards are made of ({', '.join(parts)}); keep it by --components, or say where to "
+            "write"
+        )
+
+
+def _place(row: PictureRow) -> Path | str:
+    """Where its medium lies; of one that stands in the source itself, what it holds."""
+    if row.file is not None:
+        return row.file.resolve()
+    try:
+        return hashlib.sha256(picture_bytes(row.picture, row.id)).hexdigest()[:24]
+    except DataError:
+        return ""
+
+
+def _kept_place(file: Path, row: Mapping[str, Any]) -> Path | str:
+    name = row.get("file_name")
+    return str(row.get("picture") or "") if name is None else (file.parent / str(name)).resolve()
