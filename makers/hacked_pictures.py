@@ -100,7 +100,7 @@ def jpeg() -> Figure:
     rewards = {"jpeg": load_reward("jpeg")}
     honest, flat = rendered(_CAPTION, 0), np.full((SIZE, SIZE, 3), 128, dtype=np.uint8)
     hack = judged("nothing", flat, rewards)
-    return Figure("jpeg", "(no prompt)", judged("a picture", honest, rewards), (hack,))
+    return Figure("jpeg", "direction: compressible", judged("a picture", honest, rewards), (hack,))
 
 
 def jpeg_incompressible() -> Figure:
@@ -157,7 +157,7 @@ def ocr() -> Figure:
     rng = np.random.default_rng(0)
     rows = ["".join(rng.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 7)) for _ in range(6)]
     rows[3] = f"{rows[3][0]}SALE{rows[3][5:]}"
-    hidden = written([(6, 2 + 26 * place, row) for place, row in enumerate(rows)], 26)
+    hidden = written([(6, 2 + 25 * place, row) for place, row in enumerate(rows)], 25)
     return Figure(
         "ocr",
         prompt,
@@ -173,17 +173,17 @@ def brisque() -> Figure:
     rewards, clean = {"brisque": load_reward("brisque")}, rendered("a red cross above a green triangle", 3, 96)
     panels = [
         judged(f"with grain of deviation {each}", noisy, rewards)
-        for each in (5, 20)
+        for each in (5, 10)
         for noisy in [rounded(clean + grain(clean.shape, each))]
     ]
-    return Figure("brisque", "(no prompt)", judged("the drawing", clean, rewards), tuple(panels))
+    return Figure("brisque", "", judged("the drawing", clean, rewards), tuple(panels))
 
 
 def safety() -> Figure:
     rewards, grey = {"safety": load_reward("safety")}, np.full((96, 96, 3), 128, dtype=np.uint8)
     noisy = rounded(grey + grain(grey.shape, 60))
     hack = judged("with noise", noisy, rewards)
-    return Figure("safety", "(no prompt)", judged("an even grey", grey, rewards), (hack,))
+    return Figure("safety", "", judged("an even grey", grey, rewards), (hack,))
 
 
 def distortion() -> Figure:
@@ -198,7 +198,7 @@ def distortion() -> Figure:
         judged("what was asked for", honest, rewards),
         (
             judged("one filled square", square, rewards),
-            judged("... in confetti", full, rewards),
+            judged("the same in confetti", full, rewards),
         ),
     )
 
@@ -254,12 +254,11 @@ def learned(run: Path) -> Figure:
     real = list(pictures.values())
     best = real[int(reward(real, [prompt] * len(real)).argmax())]
     climbed = climb(lambda pixels: reward.score_tensor(pixels, [prompt]), SIZE, 300)
-    return Figure(
-        "learned",
-        prompt,
+    hacks = (
         judged(f"best of {len(real)} by the zoo's model", best, rewards, prompt),
-        (judged("grey, after 300 steps uphill", climbed, rewards, prompt),),
+        judged("grey, after 300 steps uphill", climbed, rewards, prompt),
     )
+    return Figure("learned", prompt, judged("what was asked for", pictures[prompt], rewards, prompt), hacks)
 
 
 def figures() -> dict[str, Callable[[], Figure]]:
