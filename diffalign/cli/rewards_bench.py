@@ -43,7 +43,7 @@ def bench(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many records.")] = None,
     split: Annotated[str, typer.Option("--split", help="Of a Hugging Face dataset.")] = "train",
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the calibration plot: a .png or .svg.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples at a time.")] = 16,
     as_json: JsonOption = False,
 ) -> None:
     """Compare rewards with what people, or another reward, said of pairs: accuracy with and without ties, calibration."""

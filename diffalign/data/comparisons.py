@@ -39,9 +39,12 @@ class ComparedRecord:
     Attributes:
         id: names the record in messages.
         prompt: what the pictures were made for.
-        pictures: files, their bytes, or uint8 arrays [height, width, 3]; of kind `groups` the best first.
+        pictures: files, of sounds or videos too, their bytes, or uint8 arrays [height, width, 3]; of kind `groups` the
+            best first.
         comparisons: which of them were compared.
         rewards: of kind `groups`, one a picture, NaN where unscored.
+        columns: what else the record says, of all its pictures.
+        home: where relative paths in `columns` start.
     """
 
     id: str
@@ -49,6 +52,8 @@ class ComparedRecord:
     pictures: tuple[Any, ...]
     comparisons: tuple[Comparison, ...] = field(repr=False)
     rewards: tuple[float, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    home: Path = Path()
 
 
 def read_comparisons(
@@ -128,7 +133,10 @@ def _record(
         compared = compared_by_reward(group.rewards, margin)
         if not compared:
             raise DataError(f"record {group.id!r}: has fewer than two scored items, so there is nothing to compare")
-        return ComparedRecord(group.id, group.prompt, group.items, compared, group.rewards)
+        told = {"source": group.source, "condition": group.condition}
+        return ComparedRecord(
+            group.id, group.prompt, group.items, compared, group.rewards, _columns(told, group.metadata), home
+        )
     pair = pair_row(row, home, number, columns)
     column, said = columns.get("preferences", "preferences"), {}
     for name in dimensions:
@@ -141,4 +149,13 @@ def _record(
             f"record {pair.id!r}: column {column!r} says nothing of {', '.join(dimensions)}, got {pair.preferences!r:.80}; "
             "data.on_bad: skip leaves such records out"
         )
-    return ComparedRecord(pair.id, pair.prompt, pair.pictures, (Comparison(0, 1, said),))
+    told = {name: pair.optional[name] for name in ("source", "condition")}
+    compared = (Comparison(0, 1, said),)
+    return ComparedRecord(
+        pair.id, pair.prompt, pair.pictures, compared, None, _columns(told, pair.optional["metadata"]), home
+    )
+
+
+def _columns(told: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not of the comparison itself: a reward does not see what it is measured by."""
+    return {**others, **{name: value for name, value in told.items() if value is not None}}

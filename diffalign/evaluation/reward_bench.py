@@ -1,9 +1,12 @@
-"""How well rewards agree with comparisons: every picture scored once, then pair by pair against what the judges said."""
+"""How well rewards agree with comparisons: every picture scored once, then pair by pair against what the judges said.
+
+Sounds and videos stand in the place of pictures where a reward judges them.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +14,12 @@ import numpy as np
 
 from diffalign.annotation import wilson
 from diffalign.data.comparisons import OVERALL, ComparedRecord
-from diffalign.data.records import decoded, picture_bytes
+from diffalign.data.picture_rows import PictureRow
+from diffalign.evaluation.score_samples import sample_of
 from diffalign.evaluation.statistics import Interval
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import Reward, Sample
+from diffalign.rewards.media import MEDIA
 from diffalign.rewards.pair_metrics import (
     Calibration,
     accuracy_with_ties,
@@ -74,6 +79,9 @@ def bench_reward(
 ) -> Benched:
     """Score all pictures and compare.
 
+    A sample is what `diffalign score` makes of a record: read as the reward's medium, with the record's other columns as
+    metadata and the reference that it compares with. What cannot be read is unscored.
+
     Args:
         name: of the reward, for people.
         reward: of single samples. A component of it that is named like the dimension is taken in the place of its value.
@@ -86,7 +94,8 @@ def bench_reward(
 
     Raises:
         ConfigError: no record speaks of the dimension.
-        DataError: no comparison has two scored pictures, or a picture cannot be read.
+        DataError: no comparison has two scored pictures.
+        MissingExtraError: the library that reads the sounds or videos is not installed.
     """
     told = [each for each in records if any(dimension in one.said for one in each.comparisons)]
     if not told:
@@ -111,7 +120,8 @@ def bench_reward(
             prompts.append(record.prompt)
         start += len(record.pictures)
     if not difference:
-        raise DataError(f"{name}: no comparison has two scored pictures; the first reason: {next(iter(unscored))}")
+        several = MEDIA[reward.spec.media].several
+        raise DataError(f"{name}: no comparison has two scored {several}; the first reason: {next(iter(unscored))}")
     gaps, shares = np.array(difference), (np.array(first), np.array(second))
     verdict = verdicts(*shares)
     plain, count = accuracy_without_ties(gaps, verdict)
@@ -137,29 +147,30 @@ def _scored(
     reward: Reward, records: Sequence[ComparedRecord], dimension: str, batch: int, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, dict[int, str]]:
     """The values of all pictures in order, NaN where unscored, and why, by place."""
-    total = sum(len(each.pictures) for each in records)
-    values: list[float] = []
+    places = [(record, number) for record in records for number in range(len(record.pictures))]
+    values = np.full(len(places), np.nan)
     reasons: dict[int, str] = {}
-    for samples in _batches(records, batch):
-        output = reward.score(samples)
-        for place, reason in enumerate(output.reasons):
-            if reason is not None:
-                reasons[len(values) + place] = reason
-        values += output.components.get(dimension, output.values).double().tolist()
-        progress(len(values), total)
-    return np.array(values), reasons
+    for start in range(0, len(places), batch):
+        part = places[start : start + batch]
+        readable: dict[int, Sample] = {}
+        for place, (record, number) in enumerate(part, start):
+            try:
+                readable[place] = _sample(record, number, reward)
+            except DataError as error:
+                reasons[place] = str(error)
+        if readable:
+            output = reward.score(list(readable.values()))
+            values[list(readable)] = output.components.get(dimension, output.values).double().tolist()
+            reasons |= {
+                place: reason for place, reason in zip(readable, output.reasons, strict=True) if reason is not None
+            }
+        progress(start + len(part), len(places))
+    return values, reasons
 
 
-def _batches(records: Sequence[ComparedRecord], batch: int) -> Iterator[list[Sample]]:
-    waiting: list[Sample] = []
-    for record in records:
-        for number, picture in enumerate(record.pictures):
-            media = picture
-            if not isinstance(picture, np.ndarray):
-                media = decoded(picture_bytes(picture, record.id), record.id)
-            waiting.append(Sample(media, record.prompt, id=f"{record.id}/{number}"))
-            if len(waiting) == batch:
-                yield waiting
-                waiting = []
-    if waiting:
-        yield waiting
+def _sample(record: ComparedRecord, number: int, reward: Reward) -> Sample:
+    name, picture, spec = f"{record.id}/{number}", record.pictures[number], reward.spec
+    if isinstance(picture, np.ndarray):
+        return Sample(picture, record.prompt, record.columns, name)
+    row = PictureRow(name, record.prompt, picture, record.columns, record.home)
+    return sample_of(row, spec.media, spec.name, compares="reference" in spec.needs)

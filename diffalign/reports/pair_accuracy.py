@@ -16,6 +16,7 @@ from diffalign.exceptions import ConfigError
 PLOTS = (".png", ".svg")
 _SIZE, _DOTS = (5.0, 5.0), 150  # inches, dots an inch
 _WIDEST = 32  # letters of a name in a legend
+_REASONS = 3  # that are shown
 
 
 def bench_table(benched: Sequence[Mapping[str, Any]]) -> Table:
@@ -38,8 +39,13 @@ def bench_table(benched: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for each in benched:
         label = Text(each["name"], style="bold")
-        for reason, count in each["unscored"].items():
+        reasons = list(each["unscored"].items())
+        for reason, count in reasons[:_REASONS]:
             label.append(f"\n{count} not scored: {reason:.120}", style="not bold yellow")
+        if rest := reasons[_REASONS:]:  # of files that cannot be read, each has its own
+            label.append(
+                f"\n{sum(count for _, count in rest)} more not scored; --json has the reasons", "not bold yellow"
+            )
         if each["equal"]:
             label.append(f"\n{each['equal']} of equal reward", style="not bold dim")
         accuracy, fit = each["accuracy"], each["calibration"]

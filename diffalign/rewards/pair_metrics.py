@@ -22,7 +22,7 @@ class Bin:
 
     Attributes:
         predicted: mean probability that the reward gives to the picture which it prefers, in [0.5, 1].
-        observed: mean share of the judges who prefer that picture; a tie counts half.
+        observed: mean share of the judges who prefer that picture; a tie of theirs, or of the reward's, counts half.
         count: comparisons.
     """
 
@@ -102,7 +102,8 @@ def calibrate(
 ) -> Calibration:
     """Compare sigmoid(difference / temperature) with the shares of the judges.
 
-    A comparison counts from the side of the picture that the reward prefers, so that it does not matter which stands first.
+    A comparison counts from the side of the picture that the reward prefers; where it prefers none, half of the judges
+    agree, whatever they said. So it does not matter which stands first.
 
     Args:
         difference, first, second: see the module.
@@ -115,7 +116,7 @@ def calibrate(
     scale = _fitted(difference, share) if temperature is None else temperature
     logit = difference / scale
     sure = 1.0 / (1.0 + np.exp(-np.minimum(np.abs(logit), 500.0)))
-    agreed = np.where(difference >= 0, share, 1.0 - share)
+    agreed = np.where(difference == 0, 0.5, np.where(difference > 0, share, 1.0 - share))
     place = np.minimum(((sure - 0.5) * 2 * _BINS).astype(int), _BINS - 1)
     bins = tuple(
         Bin(float(sure[there].mean()), float(agreed[there].mean()), int(there.sum()))

@@ -111,7 +111,7 @@ class SmallScorer(Scorer):
 
     def pictures(self, pictures: Sequence[Pixels]) -> Tensor:
         """uint8 [batch, 3, side, side]; a picture of another size is scaled (bilinear), its sides apart from each other."""
-        return squares(pictures, self.side)
+        return stretched(pictures, self.side)
 
     def texts(self, texts: Sequence[str]) -> Int[Tensor, "batch words"]:
         """Rows of the vocabulary; words that training has not seen are all one, and those beyond the last place are cut."""
@@ -236,8 +236,8 @@ def _places(side: int, width: int) -> Float[Tensor, "1 cells width"]:
     return (torch.stack([right.flatten(), down.flatten()], dim=1) @ directions)[None]
 
 
-def squares(pictures: Sequence[Pixels], side: int) -> Tensor:
-    """uint8 [batch, 3, side, side], scaled where they have another size (bilinear; antialiased when made smaller)."""
+def stretched(pictures: Sequence[Pixels], side: int) -> Tensor:
+    """uint8 [batch, 3, side, side], scaled where they have another size, sides apart (bilinear; antialiased if smaller)."""
     rows = np.zeros((len(pictures), side, side, 3), dtype=np.uint8)
     for place, pixels in enumerate(pictures):
         if pixels.shape[:2] != (side, side):

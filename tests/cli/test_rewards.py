@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from diffalign.config.yaml_values import write_yaml
 from diffalign.exceptions import ConfigError
 from tests.cli.conftest import run_process
-from tests.data.pictures import groups_folder, pairs_folder
+from tests.data.pictures import groups_folder, pairs_folder, write_rows
+from tests.rewards.sounds import note
 from tests.training.reward_runs import colour_pairs, reward_settings
 
 
@@ -69,6 +71,23 @@ def test_groups_with_a_margin(call, tmp_path):
     told = call("rewards", "bench", "-r", "jpeg", "-i", source, "-k", "groups", "--margin", "0.3", "--json")
     (found,) = json.loads(told.stdout)["rewards"]
     assert (found["comparisons"], found["ties"]) == (4, 2)
+
+
+def test_sounds_and_references_are_read_as_score_reads_them(call, tmp_path):
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for pitch in (69, 76):
+        soundfile.write(sounds / f"{pitch}.wav", note(pitch, 1.0), 22050)
+    pair = {"prompt": "a note", "chosen": "69.wav", "rejected": "76.wav", "notes": [69]}
+    write_rows(sounds / "metadata.jsonl", [pair])
+    told = call("rewards", "bench", "-r", "notes", "-i", sounds, "--json")
+    assert told.exit_code == 0, told.exception
+    (found,) = json.loads(told.stdout)["rewards"]
+    assert (found["comparisons"], found["unscored"], found["accuracy"]["value"]) == (1, {}, 1.0)
+    pictures = pairs_folder(tmp_path / "pictures", 2, reference="0a.png")
+    told = call("rewards", "bench", "-r", "psnr", "-i", pictures, "--json")
+    (found,) = json.loads(told.stdout)["rewards"]
+    assert (found["comparisons"], found["unscored"], found["accuracy"]["value"]) == (2, {}, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_groups_are_all_their_pairs(tmp_path):
     assert [(each.first, each.second, each.said[OVERALL]) for each in record.comparisons] == [(0, 1, (1.0, 0.0))]
 
 
+def test_other_columns_are_kept_and_what_was_said_is_not(tmp_path):
+    columns = {"notes": [69], "source": "x", "votes": {"a": 2}, "preferences": {"VQ": "a"}}
+    home = pairs_folder(tmp_path / "pairs", 1, **columns)
+    (pair,) = read_comparisons(Source(home))
+    assert pair.columns == {"notes": [69], "source": "x"} and pair.home == home
+    (group,) = read_comparisons(Source(groups_folder(tmp_path / "groups", [[0.3, 0.9]], reference="r.png")), "groups")
+    assert group.columns == {"reference": "r.png"} and group.home == tmp_path / "groups"
+
+
 def test_margin_ties_what_is_near():
     found = compared_by_reward([2.0, 1.9, 0.0], 0.2)
     assert [each.said[OVERALL] for each in found] == [(0.0, 0.0), (1.0, 0.0), (1.0, 0.0)]

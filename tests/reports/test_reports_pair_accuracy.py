@@ -36,6 +36,12 @@ def test_table_says_all():
     assert "2 of equal reward" in text and "0.25 (given)" in text
 
 
+def test_table_names_a_few_reasons_and_counts_the_rest():
+    text = printed(bench_table([BENCHED | {"unscored": {f"reason {each}": 2 for each in range(5)}}]))
+    assert "2 not scored: reason 2" in text and "reason 3" not in text
+    assert "4 more not scored" in text
+
+
 def test_held_out_table():
     row = {"accuracy": 0.9, "accuracy_with_ties": 0.8, "comparisons": 7, "ties": 1, "calibration_error": 0.1}
     assert all(part in printed(held_out_table({"VQ": row})) for part in ("VQ", "90.0 %", "80.0 %", "0.100"))

@@ -78,6 +78,28 @@ def test_swapping_pictures_changes_nothing():
     assert after.error == pytest.approx(before.error) and after.loss == pytest.approx(before.loss)
 
 
+@pytest.mark.parametrize("temperature", [None, 0.7])
+def test_swapping_changes_nothing_where_the_reward_ties(temperature):
+    """Rewards of few values tie often, and the chosen picture stands first in most data."""
+    rng = np.random.default_rng(3)
+    difference = rng.integers(-1, 2, size=60).astype(float)
+    chosen, other, flip = np.ones(60), np.zeros(60), rng.choice([-1, 1], size=60)
+    before = calibrate(difference, chosen, other, temperature=temperature)
+    swapped = (np.where(flip > 0, chosen, other), np.where(flip > 0, other, chosen))
+    after = calibrate(difference * flip, *swapped, temperature=temperature)
+    assert (difference == 0).sum() > 10
+    assert after.temperature == pytest.approx(before.temperature) and after.error == pytest.approx(before.error)
+    assert [each.observed for each in after.bins] == pytest.approx([each.observed for each in before.bins])
+
+
+@pytest.mark.parametrize("chosen", [np.ones(8), np.zeros(8), np.arange(8) % 2.0, np.full(8, 0.7)])
+def test_a_constant_reward_says_that_it_does_not_know_and_is_right(chosen):
+    found = calibrate(np.zeros(8), chosen, 1.0 - chosen)
+    (only,) = found.bins
+    assert (only.predicted, only.observed, only.count) == (0.5, 0.5, 8)
+    assert found.error == 0.0 and found.loss == pytest.approx(np.log(2))
+
+
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 25.0])
 def test_temperature_of_drawn_judges_is_found(temperature):
     rng = np.random.default_rng(1)
