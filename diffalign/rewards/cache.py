@@ -68,15 +68,12 @@ class CachedReward(BatchReward):
 
     def __init__(self, reward: BatchReward, folder: Path | str) -> None:
         """Open the folder; arguments as in `cached`."""
-        if not reward.spec.deterministic:
-            raise ConfigError(
-                f"{reward.spec.name}.cache: the same sample may get another score each time, and a kept one would hide "
-                "that; leave cache out"
-            )
         self.reward, self.components = reward, reward.components
         self.spec = without_gradients(reward.spec)
         self._scores = _Scores(Path(folder), reward.spec.name)
         self._counts: Counter[str] = Counter()
+        if not reward.spec.deterministic:
+            _log.info("%s may score a sample otherwise the next time; %s keeps the first", reward.spec.name, folder)
         weakref.finalize(self, _tell, reward.spec.name, self._counts)
 
     @property
@@ -175,15 +172,18 @@ def _tell(name: str, counts: Counter[str]) -> None:
 def cached(reward: BatchReward, folder: Path | str) -> CachedReward:
     """The same reward with a memory: values and components are equal with and without it.
 
+    Of a reward that is not deterministic, such as a judge behind an endpoint, the first score of a sample is kept, and is
+    its score as long as the folder lasts: what is paid for is paid once. To see how its scores scatter, leave it out.
+
     The key is the reward's name and version, the medium's numbers and shape, and the prompt, the reference and the metadata
     where the reward needs them. What could not be scored is not kept. Several processes may share a folder, and several
     rewards; the file in it, scores.sqlite, may be deleted at any time.
 
     Args:
-        reward: of single samples, and deterministic.
+        reward: of single samples.
         folder: made where it is not there.
 
     Raises:
-        ConfigError: the reward is not deterministic, or the folder cannot be used.
+        ConfigError: the folder cannot be used.
     """
     return CachedReward(reward, folder)

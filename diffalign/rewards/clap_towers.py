@@ -16,7 +16,7 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.mel import decibels, power_spectrum
 from diffalign.rewards.sound_encoder import SoundEncoder
-from diffalign.rewards.weights import cannot_load, fingerprint, pick_device, readable
+from diffalign.rewards.weights import cannot_load, model_version, pick_device, readable
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import ClapModel
@@ -29,7 +29,7 @@ class ClapTowers:
         rate: samples a second that the model takes, 48000.
         window: samples that it sees at once, 10 s of them.
         tokens: how many of a text it reads, begin and end included; the rest is cut.
-        version: changes with the weights.
+        version: changes with the weights, the model's settings, the tokenizer, and how spectra are made.
     """
 
     def __init__(self, model: ClapModel, processor: Any, *, device: str | None = None, batch: int = 8) -> None:
@@ -44,8 +44,7 @@ class ClapTowers:
             ConfigError: the device is not there.
         """
         self.device = pick_device(device)
-        self.version = fingerprint(model.float().state_dict())
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.model = model.float().to(self.device).eval().requires_grad_(False)
         self.batch, self.tokenizer = batch, processor.tokenizer
         extractor = processor.feature_extractor
         self.rate, self.window = int(extractor.sampling_rate), int(extractor.nb_max_samples)
@@ -55,6 +54,15 @@ class ClapTowers:
         self._copies = 4 if model.config.audio_config.enable_fusion else 1
         text = model.config.text_config
         self.tokens = int(text.max_position_embeddings) - int(text.pad_token_id) - 1
+        spectra = {
+            "rate": self.rate,
+            "window": self.window,
+            "padding": self._padding,
+            "size": self._size,
+            "hop": self._hop,
+        }
+        tensors = {**self.model.state_dict(), "mel filters": self._filters}
+        self.version = model_version(tensors, [model.config], self.tokenizer, spectra)
 
     def windows(self, waveforms: Float[Tensor, "windows samples"]) -> Float[Tensor, "windows features"]:
         """Vectors of length 1 of mono sound at `rate`, each of `window` samples at most, with the gradient to them."""

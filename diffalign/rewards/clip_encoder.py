@@ -40,7 +40,7 @@ class ClipEncoder:
 
     @property
     def version(self) -> str:
-        """Changes with the weights."""
+        """Changes with the weights, the model's settings and the tokenizer."""
         return self.towers.version
 
     def split(self, media: Any) -> list[Any]:

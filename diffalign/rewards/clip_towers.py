@@ -16,7 +16,7 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.squares import Fit, normalised, square_tensors, squares
-from diffalign.rewards.weights import cannot_load, fingerprint, load_tokenizer, pick_device, readable
+from diffalign.rewards.weights import cannot_load, load_tokenizer, model_version, pick_device, readable
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import CLIPModel
@@ -29,7 +29,7 @@ class ClipTowers:
         features: length of the vectors.
         side: of the pictures that the model takes, in pixels.
         tokens: how many of a text it reads, begin and end included; the rest is cut.
-        version: changes with the weights.
+        version: changes with the weights, the model's settings, the tokenizer and `fit`.
         scale: exp(logit_scale), about 100.
     """
 
@@ -46,7 +46,7 @@ class ClipTowers:
             ConfigError: the device is not there.
         """
         self.device = pick_device(device)
-        self.version = fingerprint(model.float().state_dict())
+        self.version = model_version(model.float().state_dict(), [model.config], tokenizer, {"fit": fit})
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer, self.fit = tokenizer, fit
         self.side: int = model.config.vision_config.image_size

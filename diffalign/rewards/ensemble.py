@@ -159,6 +159,7 @@ class RewardEnsemble:
             needs=tuple(dict.fromkeys(need for spec in specs for need in spec.needs)),
             reads=tuple(dict.fromkeys(each for spec in specs for each in spec.reads)),
             source='Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization"',
+            deterministic=all(spec.deterministic for spec in specs),
         )
 
 

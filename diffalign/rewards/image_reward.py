@@ -18,7 +18,7 @@ from diffalign.rewards.clip import NO_PROMPT
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.squares import normalised, square_tensors, squares
-from diffalign.rewards.weights import fingerprint, hub_file, load_tokenizer, pick_device, read_tensors, readable
+from diffalign.rewards.weights import hub_file, load_tokenizer, model_version, pick_device, read_tensors, readable
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's numbers, by the authors
 TOKENS = 35  # of a prompt, begin and end included
@@ -61,7 +61,8 @@ class ImageReward(BatchReward):
         parts = {
             f"{name}.{key}": each for name, part in blip._asdict().items() for key, each in part.state_dict().items()
         }
-        self.spec = image_reward_spec(ImageRewardParams(), fingerprint(parts))
+        version = model_version(parts, [blip.vision.config, blip.text.config], tokenizer)
+        self.spec = image_reward_spec(ImageRewardParams(), version)
         self.blip = Blip(*(part.to(self.device).eval().requires_grad_(False) for part in blip))
         self.side: int = blip.vision.config.image_size
 

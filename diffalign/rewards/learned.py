@@ -26,7 +26,7 @@ from diffalign.rewards.clip_towers import ClipTowers, load_clip
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.scorers import HeadsOnClip, Scorer, SmallScorer, TunedClip
-from diffalign.rewards.weights import fingerprint, pick_device
+from diffalign.rewards.weights import fingerprint, model_version, pick_device
 
 SETTINGS, WEIGHTS, CLIP = "config.json", "scorer.safetensors", "clip"
 RESULT = "reward"  # the folder of a run that holds it
@@ -202,5 +202,9 @@ def learned_spec(weights: str = "") -> RewardSpec:
 
 def _digest(scorer: Scorer, settings: ScorerSettings) -> str:
     told = repr((settings.name, sorted(settings.options.items()), settings.weights)).encode()
-    under = scorer.towers.version.encode() if isinstance(scorer, HeadsOnClip) else b""
+    under = b""
+    if isinstance(scorer, HeadsOnClip):
+        under = scorer.towers.version.encode()
+    elif isinstance(scorer, TunedClip):  # its tensors are among the scorer's own
+        under = model_version({}, [scorer.towers.model.config], scorer.towers.tokenizer).encode()
     return hashlib.sha256(told + under + fingerprint(scorer.state_dict()).encode()).hexdigest()[:12]

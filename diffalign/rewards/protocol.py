@@ -73,7 +73,7 @@ class RewardSpec:
         needs: what of a `Sample` must be there beside the media; "reference" is `metadata["reference"]`, a picture.
         source: paper or definition.
         reads: what of a `Sample` changes the number where it is there, beside `needs`; part of cache keys.
-        deterministic: whether a sample always gets the same number; else it is never cached.
+        deterministic: whether a sample always gets the same number; else a cache keeps the first that it gets.
     """
 
     name: str

@@ -93,6 +93,8 @@ class _Trial:
             raise TestFailure(f"{what}: {list(seen.shape)} values for {list(wanted.shape)}")
         if not torch.equal(seen.isnan(), wanted.isnan()):
             raise TestFailure(f"{what}: other samples are unscored")
+        if not self.reward.spec.deterministic:
+            return "not compared: its spec says that it is not deterministic"
         apart = (seen - wanted).abs().nan_to_num(0).max().item() if len(seen) else 0.0
         limit = self.tolerance * max(1.0, float(wanted.nan_to_num(0).abs().max()))
         if not apart <= limit:
@@ -133,6 +135,8 @@ class _Trial:
         return f"{least:.4g} to {greatest:.4g} in {low:g} to {high:g}"
 
     def determinism(self) -> str:
+        if not self.reward.spec.deterministic:
+            raise NotApplicable("its spec says that it is not deterministic")
         again = self.reward.score(self.samples).values
         if not torch.equal(again.nan_to_num(0), self.values.nan_to_num(0)):
             raise TestFailure(

@@ -94,6 +94,7 @@ class SRAttributeReward(BatchReward):
             licence="; ".join(dict.fromkeys(["Apache-2.0", *(each.spec.licence for each in quality)])),
             needs=("reference", "metadata"),
             source='"GDPO-SR: Group Direct Preference Optimization for One-Step Generative Image Super-Resolution", 2026',
+            deterministic=all(each.spec.deterministic for each in quality),
         )
 
     def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffalign.config.rewards import VideoRewardParams
 from diffalign.exceptions import ConfigError
-from diffalign.rewards.weights import cannot_load, fingerprint, read_tensors
+from diffalign.rewards.weights import cannot_load, model_version, read_tensors
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a reward without weights does not need it
     from transformers import Qwen2VLConfig, Qwen2VLModel
@@ -62,7 +62,7 @@ class VideoRewardModel(NamedTuple):
         head: [1, width], the same for the three tokens, as published; or [3, width], one row each.
         tokenizer: with the three tokens.
         config: as published.
-        version: twelve digits that change with the weights and with mean and std.
+        version: twelve digits that change with the weights, mean and std, the model's settings and the tokenizer.
     """
 
     model: Qwen2VLModel
@@ -104,7 +104,7 @@ def load_video_reward_model(params: VideoRewardParams) -> VideoRewardModel:
             "not fit"
         )
     scale = {"mean": torch.tensor(config.mean), "std": torch.tensor(config.std)}
-    version = fingerprint(tensors | {"head": head} | scale)
+    version = model_version(tensors | {"head": head} | scale, [sizes], tokenizer)
     dtype = torch.bfloat16 if params.precision == "bf16" else torch.float32
     model = Qwen2VLModel.from_pretrained(None, config=sizes, state_dict=tensors, dtype=dtype)
     round_frequencies(model)

@@ -47,6 +47,7 @@ def vlm_judge_spec(params: VLMJudgeParams) -> RewardSpec:
         source='Wang et al. 2025, "Unified Reward Model for Multimodal Understanding and Generation"'
         if params.style.startswith("unified")
         else "diffalign's own question",
+        deterministic=False,
     )
 
 
@@ -57,7 +58,8 @@ class VLMJudge(BatchReward):
     told, and unified_reward_2 has its three as `alignment`, `coherence` and `style`. Style yes_no: the probability of yes
     among yes and no as first word; component `mass` is how probable the two are together.
 
-    Range: [0, 1]. Higher is better. Differentiable: no. Temperature 0. An answer that cannot be read, or none, leaves the
+    Range: [0, 1]. Higher is better. Differentiable: no. Temperature 0, which makes no endpoint repeatable
+    that batches questions: the spec says so (`deterministic`). An answer that cannot be read, or none, leaves the
     sample unscored, with the reason.
     Source of unified_reward and unified_reward_2: Wang et al. 2025, "Unified Reward Model for Multimodal Understanding and
     Generation", and its code. Of yes_no: as in Flow-Factory's vllm_evaluate.py.

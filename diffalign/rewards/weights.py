@@ -1,9 +1,10 @@
-"""What rewards share that are models: the device, files of tensors, tokenizers, and a hash of the weights."""
+"""What rewards share that are models: the device, files of tensors, tokenizers, and a hash of what makes their numbers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  the error that torch raises, nothing else
 from typing import Any
@@ -14,6 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffalign.exceptions import ConfigError
+
+# A text in which tokenizers differ that have the same words: case, accents, scripts, blanks, digits, marks, joined emoji.
+_PROBE = (
+    "A photo of THE quick brown foxes, jumping over 2 lazy dogs' 1,024 unbelievable tokenizations!  \tNaïve café;\n"
+    "Straße Ελλάδα Съешь ещё العربية हिन्दी 漢字かな 한국어 ﬁ ½ 👩🏽‍🚀 <|endoftext|> [SEP] don't un_der-score"
+)
+# Of what every config of transformers has, this changes numbers; the rest is names, versions and what is given back.
+_SHARED_SETTINGS = {"eos_token_id", "pad_token_id", "bos_token_id", "is_decoder", "add_cross_attention"}
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -36,6 +45,61 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
+
+
+def model_version(
+    tensors: Mapping[str, Tensor],
+    configs: Sequence[Any],
+    tokenizer: Any = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Twelve digits that change with whatever makes a model's numbers, and not with the place that it was loaded from.
+
+    Args:
+        tensors: of the model, by name.
+        configs: transformers' configs of its parts: two models of the same tensors may have other activations.
+        tokenizer: transformers' tokenizer, where the model reads texts: its words, special ids, and what it makes of a
+            fixed text of several scripts.
+        settings: what else is done to what goes in, as JSON has it.
+    """
+    told = {
+        "tensors": fingerprint(tensors),
+        "configs": [_config_facts(config.to_dict()) for config in configs],
+        "tokenizer": None if tokenizer is None else _tokenizer_facts(tokenizer),
+        "settings": dict(settings or {}),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _config_facts(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings of a config that change numbers.
+
+    Without what training alone uses (beginnings, dropout), and without what is off, of which a newer transformers has more.
+    """
+    from transformers import PretrainedConfig
+
+    shared = PretrainedConfig().to_dict().keys() - _SHARED_SETTINGS
+    facts: dict[str, Any] = {}
+    for name, value in told.items():
+        if name in shared or name.startswith("_") or "init" in name or "drop" in name:
+            continue
+        kept = _config_facts(value) if isinstance(value, Mapping) else value
+        if not (kept is None or kept is False or kept == {} or kept == []):
+            facts[str(name)] = kept
+    return facts
+
+
+def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    padding = tokenizer.pad_token is not None
+    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return {
+        "words": hashlib.sha256(words).hexdigest(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+        "ids": sorted(tokenizer.all_special_ids),
+        "probe": list(tokenizer([_PROBE, "a"], padding=padding, verbose=False)["input_ids"]),
+        # a long text and a short one, cut and filled
+        "cut": tokenizer([_PROBE], truncation=True, max_length=8, verbose=False)["input_ids"],
+    }
 
 
 def read_tensors(setting: str, file: str | Path) -> dict[str, Tensor]:

@@ -64,7 +64,10 @@ def unpack(message: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
             raise DataError(
                 f"its arrays should have more bytes than the {len(message) - _START - length} that are there"
             )
-        arrays.append(np.frombuffer(message, dtype, count, place).reshape(shape))
+        try:
+            arrays.append(np.frombuffer(message, dtype, count, place).reshape(shape))
+        except (ValueError, OverflowError) as error:  # nothing of it is there, and a side is larger than numpy counts
+            raise DataError(f"an array cannot have the shape {str(list(shape))[:100]}: {error}") from None
         place += arrays[-1].nbytes
     if place != len(message):
         raise DataError(f"{len(message) - place} bytes stand behind its last array")

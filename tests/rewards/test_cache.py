@@ -140,9 +140,20 @@ def test_the_option_of_every_reward(tmp_path):
     assert strict.known == 0
 
 
-def test_what_is_not_deterministic_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"counting\.cache: the same sample may get another score"):
-        cached(Counting(deterministic=False), tmp_path)
+def test_of_what_is_not_deterministic_the_first_score_is_kept(tmp_path, caplog):
+    class Drifting(Counting):
+        """One more each time."""
+
+        def judge(self, medium, sample):
+            value, parts = super().judge(medium, sample)
+            return value + len(self.asked), parts
+
+    caplog.set_level(logging.INFO)
+    reward = cached(Drifting(deterministic=False), tmp_path)
+    first = reward.score(samples())
+    equal(reward.score(samples()), first)
+    equal(cached(Drifting(deterministic=False), tmp_path).score(samples()), first)
+    assert not reward.spec.deterministic and "counting may score a sample otherwise the next time" in caplog.text
 
 
 def test_an_error_of_the_reward_is_passed_on_and_nothing_is_kept(tmp_path):

@@ -19,7 +19,7 @@ from diffalign.exceptions import ConfigError
 from diffalign.rewards import HTTPReward, RewardServer, Sample, load_reward
 from diffalign.rewards.http_reward import KIND
 from diffalign.rewards.scene import parse_caption, render_scene
-from diffalign.rewards.wire import pack_sample, pack_samples, read_judged
+from diffalign.rewards.wire import MAGIC, pack_sample, pack_samples, read_judged
 from tests.rewards.chat_server import ChatServer
 from tests.rewards.troublemakers import make
 
@@ -69,6 +69,12 @@ def message(**facts) -> bytes:
     return pack_samples([pack_sample(np.asarray(sample.media), sample, plain.spec)], **facts)
 
 
+def of_no_size() -> bytes:
+    """A message of an array with nothing in it, whose other side no computer counts to."""
+    head = json.dumps({"facts": {}, "arrays": [{"dtype": "uint8", "shape": [0, 10**30]}]}).encode()
+    return MAGIC + len(head).to_bytes(8, "little") + head
+
+
 def test_scores_reasons_and_spec_are_those_of_the_served_reward(server):
     plain, reward = load_reward("scene", form="graded"), client(server, batch=3)
     batch = [*scenes(), Sample(torch.full((3, 4, 4), torch.nan), "x"), Sample(scenes()[0].media, "no such scene")]
@@ -114,6 +120,7 @@ def test_several_rewards_in_one_request(server):
         ("POST", "/spec", b"", {"Content_Type": KIND}, 404, "there are"),
         ("POST", "/score", b"{}", {"Content_Type": "text/plain"}, 415, f"must be of kind {KIND}"),
         ("POST", "/score", b"hello", {"Content_Type": KIND}, 400, "not a message of diffalign"),
+        ("POST", "/score", of_no_size(), {"Content_Type": KIND}, 400, "an array cannot have the shape [0, 1000"),
         ("POST", "/score", message(), {"Content_Type": KIND}, 400, "rewards must be a list of names"),
         (
             "POST",
@@ -142,6 +149,14 @@ def test_requests_and_refusals(server, method, path, body, headers, status, text
         return
     assert found[0] == status and text in found[1].decode()
     assert "Traceback" not in found[1].decode()
+
+
+def test_an_answer_that_is_none_is_a_reason(server, monkeypatch):
+    reward = client(server)
+    monkeypatch.setattr("diffalign.rewards.server.pack_judged", lambda *_: of_no_size())
+    output = reward.score(scenes())
+    assert output.values.isnan().all()
+    assert all("gave an answer that cannot be read: an array cannot have the shape" in each for each in output.reasons)
 
 
 def test_a_request_that_ends_before_its_end(server):

@@ -46,6 +46,15 @@ def test_scores_in_text(server):
         reward([PIXELS])
 
 
+def test_the_first_answer_is_kept(server, tmp_path):
+    """Endpoints are not repeatable, and each answer is paid for."""
+    reward = judge(server)
+    assert not reward.spec.deterministic
+    for _ in range(2):
+        assert cached(reward, tmp_path).score(samples("<good>", "<twice>")).values.tolist() == [1.0, 0.25]
+    assert len(server.asked) == 2
+
+
 def test_unified_reward(server):
     first = judge(server, style="unified_reward", side=4).score(samples("<unified>"))
     assert first.values.tolist() == pytest.approx([(2.33 - 1) / 4]) and set(first.components) == {"answer"}

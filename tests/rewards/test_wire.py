@@ -114,6 +114,8 @@ def test_what_is_no_spec(facts):
         (changed(arrays=[{"dtype": "object", "shape": [1]}]), "KeyError: 'object'"),
         (changed(arrays=[{"dtype": "uint8", "shape": [-24]}]), "a shape must be a list of sizes"),
         (changed(arrays=[{"dtype": "uint8", "shape": [10**12, 10**12]}]), "its arrays should have more bytes"),
+        (changed(arrays=[{"dtype": "uint8", "shape": [0, 10**30]}]), "an array cannot have the shape [0, 1000"),
+        (changed(arrays=[{"dtype": "float64", "shape": [2**62, 0, 2**62]}]), "an array cannot have the shape"),
         (changed(arrays=[{"dtype": "uint8", "shape": [2, 4, True]}]), "a shape must be a list of sizes"),
         (changed(arrays=[{"dtype": "uint8", "shape": [1] * 7}]), "a shape must be a list of sizes"),
         (changed(arrays=[{"dtype": "uint8", "shape": [24]}]), "a picture array must be"),
