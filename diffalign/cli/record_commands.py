@@ -134,6 +134,9 @@ def score(
         ),
     ] = None,
     no_file: Annotated[bool, typer.Option("--no-file", help="Print, and keep nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let go of what the file holds beside: other inputs, rewards, prompts.")
+    ] = False,
     prompt: Annotated[str, typer.Option("--prompt", help="Of what has none.")] = "",
     by: Annotated[
         str | None, typer.Option("--by", help="Of rewards of sets: a column, whose every value is a set too.")
@@ -161,6 +164,7 @@ def score(
         by=by,
         processes=processes,
         keep=not no_file,
+        overwrite=overwrite,
     )
 
 

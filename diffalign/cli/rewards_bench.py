@@ -51,6 +51,7 @@ def bench(
     from diffalign.cli.console import results_console
     from diffalign.cli.options import one_of
     from diffalign.cli.progress import drawing_bar
+    from diffalign.data.row_files import make_folder
     from diffalign.evaluation import bench_reward
     from diffalign.exceptions import ConfigError
     from diffalign.reports import bench_table, check_plot, save_calibration_plot
@@ -63,15 +64,22 @@ def bench(
         raise ConfigError(f"--temperature: must be > 0, got {temperature}")
     if plot is not None:
         check_plot(plot)
+        make_folder(plot.parent, "--plot")
     chosen = one_of("--kind", kind, ("pairs", "groups"))
     if margin and chosen == "pairs":
         raise ConfigError("--margin: is of --kind groups, whose items have rewards; leave it out")
     made = {text: reward_of_text(text) for text in rewards}
     records = open_comparisons(
-        source, chosen, dimensions=(dimension,), margin=margin, split=split, limit=limit, on_bad="error"
+        source,
+        chosen,
+        dimensions=(dimension,),
+        margin=margin,
+        split=split,
+        limit=limit if held_out_of is None else None,
+        on_bad="error",
     )
     if held_out_of is not None:
-        records = held_out_records(records, held_out_of)
+        records = held_out_records(records, held_out_of)[:limit]
     found = []
     for text, reward in made.items():
         with drawing_bar(0, "scored") as progress:

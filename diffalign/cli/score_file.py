@@ -14,6 +14,8 @@ from diffalign.data.row_files import LISTING
 def default_file(source: Path) -> Path:
     """NAME-scores.parquet in the folder at hand; a .jsonl where media lie there, which a .parquet would hide from readers.
 
+    One that is there already is gone on with, whichever it is.
+
     Args:
         source: as on the command line; - is stdin.
     """
@@ -25,4 +27,6 @@ def default_file(source: Path) -> Path:
         whole = source.resolve()
         name = whole.parent.name if whole.name == LISTING else whole.name if whole.is_dir() else whole.stem
     here = any(each.suffix.lower() in MEDIA_FILES for each in Path().iterdir())
-    return Path("-".join(filter(None, (name.lstrip("."), "scores"))) + (".jsonl" if here else ".parquet"))
+    stem = "-".join(filter(None, (name.lstrip("."), "scores")))
+    there = [ending for ending in (".parquet", ".jsonl") if Path(stem + ending).exists()]
+    return Path(stem + (there[0] if there else ".jsonl" if here else ".parquet"))

@@ -40,10 +40,12 @@ def score_pictures(
     by: str | None = None,
     processes: int = 1,
     keep: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """Score, with a bar on stderr; the table and the file's path go to stdout, of several processes by the last one.
 
-    Without `out` the file is `default_file`'s; none is written if not `keep`.
+    Without `out` the file is `default_file`'s; none is written if not `keep`. What a file holds beside is only lost if
+    `overwrite`.
 
     Raises:
         ConfigError, DataError: rewards, source or file cannot be used.
@@ -57,9 +59,14 @@ def score_pictures(
     told: dict[str, Any] = {"file": None, "rewards": {}}
     chosen = out if out is not None or not keep or not single else default_file(source)
     with input_of(source) as found, _file_of(chosen) as file:
-        settings = {"components": components, "prompt": prompt, "batch": batch, "lose_nothing": out is None}
+        settings = {"components": components, "prompt": prompt, "batch": batch, "lose_nothing": not overwrite}
         if single:
-            done = _score(found, file, single, processes, (rank, world), settings)
+            try:
+                done = _score(found, file, single, processes, (rank, world), settings)
+            except KeyboardInterrupt:
+                if chosen is not None:
+                    print("stopped; what was scored is kept: the same call goes on", file=sys.stderr)
+                raise
             print(f"pictures: {done.scored} scored, {done.known} known already", file=sys.stderr)
             if done.summary is None:
                 print(f"process {rank} of {world}: others are not done; the last one writes {file}", file=sys.stderr)
@@ -80,6 +87,8 @@ def score_pictures(
                     if row.get(column) is not None:
                         seen.append(float(row[column]))
             for column, facts in told["rewards"].items():
+                if not values[column]:
+                    continue  # the table says why
                 console.print(score_histogram(column, facts["unit"], values[column]))
         if sets:
             console.print(set_table(told["sets"]))

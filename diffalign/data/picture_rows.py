@@ -65,7 +65,8 @@ def read_pictures(path: Path, prompt: str = "") -> Iterator[PictureRow]:
     Args:
         path: what `diffalign generate` wrote; any folder, .jsonl or .parquet of records (file_name, item, items, or chosen
             and rejected, paths relative to the file that names them); a folder of media files, those of the folders in it
-            too, with captions in NAME.txt; or a pattern as of a shell (`drawn/*.png`, `drawn/**/*.wav`) of such files.
+            too, with captions in NAME.txt; or a pattern as of a shell (`drawn/*.png`,
+            `drawn/**/*.wav`) of such files; or one such file.
         prompt: of those that have none.
 
     Raises:
@@ -115,6 +116,8 @@ def _rows_of(path: Path) -> Iterator[PictureRow]:
         first = next(place for place, part in enumerate(path.parts) if glob.has_magic(part))
         root = Path(*path.parts[:first])
         return _bare_pictures(map(Path, glob.glob(str(path), recursive=True)), root)
+    if path.is_file() and path.suffix.lower() in MEDIA_FILES:
+        return _bare_pictures([path], path.parent)
     if path.is_dir() and PartFiles(path / LISTING).paths():
         raise DataError(f"{path}: generate has not finished there; start it again, with all of its processes")
     if path.is_dir() and not (path / LISTING).exists() and not any(path.glob("*.parquet")):

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,21 @@ def rows_file(out: Path, also: Sequence[str] = ()) -> Path:
     return out / LISTING
 
 
-def make_folder(folder: Path) -> None:
-    """Make it and those that it lies in, if need be.
+def make_folder(folder: Path, option: str = "--out") -> None:
+    """Make it and those that it lies in, if need be, and see whether a file can be written there.
 
     Raises:
-        ConfigError: a file is in its way, or the system has no folders there.
+        ConfigError: a file is in its way, or the system has no folders or takes no files there; names the option.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"--out: cannot make {folder}: {error.strerror}") from None
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise ConfigError(f"{option}: cannot make {folder}: {error.strerror}") from None
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot write in {folder}: {error.strerror}; give another path") from None
 
 
 def check_for_jsonl(record: str, columns: Mapping[str, Any]) -> None:

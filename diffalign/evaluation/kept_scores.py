@@ -35,10 +35,13 @@ def check_nothing_is_lost(
         name = row["id"]
         prompt = there.get((str(name), _kept_place(file, row)))
         if prompt is None:
-            raise ConfigError(f"--out: {file} holds scores of another input ({name!r}); say where to write")
+            raise ConfigError(
+                f"--out: {file} holds scores of another input ({name!r}); write elsewhere, or say --overwrite"
+            )
         if prompt != str(row.get("prompt") or ""):
             raise ConfigError(
-                f"--out: {file} holds scores of {name!r} with another prompt ({row.get('prompt')!r}); say where to write"
+                f"--out: {file} holds scores of {name!r} with another prompt ({row.get('prompt')!r}); write elsewhere, "
+                "or say --overwrite"
             )
         _check_columns(file, row, columns, components=components)
 
@@ -49,13 +52,13 @@ def _check_columns(file: Path, row: Mapping[str, Any], columns: Collection[str],
         more = " ".join(f"--reward {column}" for column in lost)
         raise ConfigError(
             f"--out: {file} holds scores by {', '.join(lost)} too; keep them by {more} (what is known is not scored "
-            "again), or say where to write"
+            "again), write elsewhere, or say --overwrite"
         )
     parts = [key for key, value in row.items() if value is not None and key.startswith(tuple(f"{c}." for c in columns))]
     if parts and not components:
         raise ConfigError(
-            f"--out: {file} holds what rewards are made of ({', '.join(parts)}); keep it by --components, or say where to "
-            "write"
+            f"--out: {file} holds what rewards are made of ({', '.join(parts)}); keep it by --components, "
+            "write elsewhere, or say --overwrite"
         )
 
 

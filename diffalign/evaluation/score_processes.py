@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ def score_in_processes(
             here, there = context.Pipe()
             told = (there, source, out, tuple(rewards), rank, processes, begin, settings)
             workers.append(context.Process(target=_work, args=told, daemon=True))
-            workers[-1].start()
+            with _deaf():
+                workers[-1].start()
             there.close()
             ends[here] = rank
         return _watched(ends, workers, total, progress)
@@ -64,6 +67,19 @@ def score_in_processes(
             worker.join()
         for here in ends:
             here.close()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started meanwhile takes no Ctrl-C, which every process of a terminal gets: the parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _watched(

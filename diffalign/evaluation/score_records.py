@@ -88,7 +88,7 @@ def score_records(
     # the parts of a listing are generate's: they say that not all is drawn
     parts = PartFiles(file.with_name(f"{LISTING}.scores") if file.name == LISTING else file, rank, world)
     known = KnownScores()
-    if lose_nothing:
+    if lose_nothing and file.resolve() not in (source.resolve(), source.resolve() / LISTING):  # whose columns are kept
         check_nothing_is_lost(file, read_pictures(source, prompt), columns, components=components)
     if file.exists():
         known.add_rows(file, {column: reward.spec for column, reward in columns.items()}, failures=False)

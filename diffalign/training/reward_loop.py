@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from diffalign.training.reward_trainer import Prepared, RewardTrainer, measure
 from diffalign.training.run_log import MetricsLog, ProgressReport, write_json
 from diffalign.training.signals import StopRequest
 
+_log = logging.getLogger(__name__)
 _FREE = {  # what no step follows from
     "name", "folder", "device", "log", "data.cache", "data.on_bad", "training.steps", "training.evaluate_every",
     "training.checkpoint_every", "training.keep_checkpoints", "training.log_every", "training.threads",
@@ -123,6 +125,7 @@ class RewardLoop:
         if self.test is not None and (last or (every and trainer.step % every == 0)):
             self._measures = measure(trainer.scorer, self.test, self.config.reward.dimensions, trainer.device)
             metrics.write("held_out", trainer.step, dimensions=self._measures)
+            _log.info("step %d: right on held-out prompts: %s", trainer.step, _shares(self._measures))
 
     def _save(self) -> None:
         checkpoint = self.trainer.checkpoint()
@@ -159,3 +162,8 @@ class RewardLoop:
     def finished(self, *, trained: bool) -> RewardRun:
         reward = LearnedReward(self.trainer.scorer, self._told())
         return RewardRun(self.folder, self.config, reward, self._held_out(), self.trainer.step, trained)
+
+
+def _shares(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    told = {name: each["accuracy"] for name, each in measures.items()}
+    return ", ".join(f"{name} {'nothing to say' if one is None else f'{one:.1%}'}" for name, one in told.items())

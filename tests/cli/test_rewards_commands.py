@@ -173,7 +173,10 @@ def test_score_names_its_file_by_itself(call, tmp_path, monkeypatch):
     assert "0 scored, 3 known already" in again.stderr and json.loads(again.stdout)["file"] == file.name
     for arguments, says in (
         (("one/drawn", "-r", "jpeg"), "holds scores by brisque too; keep them by --reward brisque"),
-        (("other/drawn", "-r", "jpeg", "-r", "brisque"), "holds scores of another input ('0.png'); say where to write"),
+        (
+            ("other/drawn", "-r", "jpeg", "-r", "brisque"),
+            "holds scores of another input ('0.png'); write elsewhere, or say --overwrite",
+        ),
         (("one/drawn", "-r", "jpeg", "--processes", 2), "holds scores by brisque too"),
     ):
         told = str(call("score", "-i", *arguments).exception)
@@ -187,6 +190,38 @@ def test_score_names_its_file_by_itself(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file.write_bytes(b"somebody's")
     assert "was not written by score" in str(call("score", "-i", "one/drawn", "-r", "jpeg").exception)
+
+
+def test_a_file_that_is_named_loses_nothing_either(call, folder, tmp_path):
+    out = tmp_path / "s.jsonl"
+    assert call("score", "-i", folder, "-o", out, "-r", "jpeg", "-r", "jpeg:quality=50").exit_code == 0
+    before = out.read_bytes()
+    told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg").exception)
+    assert "holds scores by jpeg:quality=50 too; keep them by" in told and "or say --overwrite" in told
+    assert out.read_bytes() == before
+    assert call("score", "-i", folder, "-o", out, "-r", "jpeg", "--overwrite").exit_code == 0
+    assert "jpeg:quality=50" not in json.loads(out.read_text().splitlines()[0])["versions"]
+    assert (
+        call("score", "-i", out, "-o", out, "-r", "jpeg:quality=50").exit_code == 0
+    )  # its own source: columns are kept
+    assert {"jpeg", "jpeg:quality=50"} <= json.loads(out.read_text().splitlines()[0]).keys()
+
+
+def test_one_picture_and_one_that_has_no_score(call, folder):
+    one = call("score", "-i", folder / "1.png", "-r", "jpeg", "--no-file")
+    assert one.exit_code == 0 and "1 scored" in one.stderr and "█" in one.stdout
+    none = call("score", "-i", folder / "1.png", "-r", "psnr", "--no-file")
+    assert none.exit_code == 0 and "█" not in none.stdout and len(none.stdout) < 2000
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(call, folder, tmp_path):
+    for arguments in (
+        ("score", "-i", folder, "-r", "jpeg", "-o"),
+        ("score", "-i", folder, "-r", "vendi", "-r", "jpeg", "-o"),
+    ):
+        assert "--out: cannot " in refusal(call, *arguments, Path("/proc/x.parquet"))
+    told = call("rewards", "bench", "-r", "jpeg", "-i", folder, "--plot", "/proc/x.png")
+    assert str(told.exception).startswith("--plot: cannot ")
 
 
 def test_a_prompt_for_those_that_have_none(call, tmp_path):
