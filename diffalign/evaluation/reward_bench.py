@@ -79,8 +79,8 @@ def bench_reward(
 ) -> Benched:
     """Score all pictures and compare.
 
-    A sample is what `diffalign score` makes of a record: read as the reward's medium, with the record's other columns as
-    metadata and the reference that it compares with. What cannot be read is unscored.
+    A sample is made as `diffalign score` makes it: read as the reward's medium, with the record's other columns as metadata
+    and the reference that it compares with. What cannot be read is unscored.
 
     Args:
         name: of the reward, for people.
