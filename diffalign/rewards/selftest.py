@@ -25,6 +25,7 @@ from diffalign.rewards.selftest_checks import Check, NotApplicable, TestFailure,
 from diffalign.rewards.selftest_gradient import Differentiable, check_gradient, check_tensor
 from diffalign.rewards.selftest_samples import MAKERS, examples_for, other_sizes
 from diffalign.rewards.selftest_sets import set_checks
+from diffalign.rewards.selftest_wire import check_wired
 from diffalign.rewards.set_protocol import SetReward
 
 _UNICODE = ("Ж 漢字 العربية", "👩🏽‍🚀 \u200f\u0000", "é" * 2000, "a\ud800b")
@@ -44,8 +45,8 @@ def self_test(
 
     Returns:
         One check after the other, none of which raises. Of the instance level: examples, range, determinism, batch order,
-        batch size, call, forms, sizes, empty prompt, unicode prompt, not finite, wrong medium, precision, device, gradient,
-        score_tensor. Of sets: see `selftest_sets`.
+        batch size, call, forms, sizes, empty prompt, unicode prompt, not finite, wrong medium, in a process, precision,
+        device, gradient, score_tensor. Of sets: see `selftest_sets`.
 
     Raises:
         ConfigError: it needs what nobody can guess (metadata, features), and no samples were given.
@@ -75,6 +76,7 @@ class _Trial:
             ("unicode prompt", lambda: self.prompts(_UNICODE)),
             ("not finite", self.not_finite),
             ("wrong medium", self.wrong_medium),
+            ("in a process", lambda: check_wired(self.reward, self.samples, self.same)),
             ("precision", self.precision),
             ("device", self.device),
             ("gradient", lambda: check_gradient(*self.differentiable())),

