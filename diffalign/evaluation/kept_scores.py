@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from diffalign.exceptions import ConfigError, DataError
 
 
 def check_nothing_is_lost(
-    file: Path, rows: Iterable[PictureRow], columns: Collection[str], *, components: bool
+    file: Path, rows: Iterable[PictureRow], columns: Mapping[str, str], *, components: bool
 ) -> None:
     """That a file which is there already is of these rows and holds nothing that would not be in the new one.
 
     Args:
         file: of scores; there, or not yet.
         rows: of the source, each with the prompt that it will be scored with.
-        columns: that the new file will have.
+        columns: that the new file will have, and the version of the reward of each.
         components: whether it will have what the rewards are made of.
 
     Raises:
@@ -46,8 +46,15 @@ def check_nothing_is_lost(
         _check_columns(file, row, columns, components=components)
 
 
-def _check_columns(file: Path, row: Mapping[str, Any], columns: Collection[str], *, components: bool) -> None:
-    lost = sorted(set(versions_in(row)) - set(columns))
+def _check_columns(file: Path, row: Mapping[str, Any], columns: Mapping[str, str], *, components: bool) -> None:
+    there = versions_in(row)
+    other = sorted(column for column in columns if there.get(column, columns[column]) != columns[column])
+    if other:
+        raise ConfigError(
+            f"--out: {file} holds scores by {', '.join(other)} with other settings, or of an earlier version; write "
+            "elsewhere, or say --overwrite"
+        )
+    lost = sorted(there.keys() - columns.keys())
     if lost:
         more = " ".join(f"--reward {column}" for column in lost)
         raise ConfigError(

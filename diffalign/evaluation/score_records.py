@@ -89,7 +89,8 @@ def score_records(
     parts = PartFiles(file.with_name(f"{LISTING}.scores") if file.name == LISTING else file, rank, world)
     known = KnownScores()
     if lose_nothing and file.resolve() not in (source.resolve(), source.resolve() / LISTING):  # whose columns are kept
-        check_nothing_is_lost(file, read_pictures(source, prompt), columns, components=components)
+        versions = {column: reward.spec.version for column, reward in columns.items()}
+        check_nothing_is_lost(file, read_pictures(source, prompt), versions, components=components)
     if file.exists():
         known.add_rows(file, {column: reward.spec for column, reward in columns.items()}, failures=False)
     known.add_parts(parts, failures=False)

@@ -201,10 +201,10 @@ def test_a_file_that_is_named_loses_nothing_either(call, folder, tmp_path):
     assert out.read_bytes() == before
     assert call("score", "-i", folder, "-o", out, "-r", "jpeg", "--overwrite").exit_code == 0
     assert "jpeg:quality=50" not in json.loads(out.read_text().splitlines()[0])["versions"]
-    assert (
-        call("score", "-i", out, "-o", out, "-r", "jpeg:quality=50").exit_code == 0
-    )  # its own source: columns are kept
-    assert {"jpeg", "jpeg:quality=50"} <= json.loads(out.read_text().splitlines()[0]).keys()
+    told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg:quality=50").exception)
+    assert "holds scores by jpeg with other settings, or of an earlier version" in told
+    assert call("score", "-i", out, "-o", out, "-r", "scene").exit_code == 0  # its own source, whose columns are kept
+    assert {"jpeg", "scene"} <= json.loads(out.read_text().splitlines()[0])["versions"].keys()
 
 
 def test_one_picture_and_one_that_has_no_score(call, folder):
