@@ -73,13 +73,13 @@ def reference(width: int) -> Gaussian:
     return Gaussian(torch.zeros(width).double(), torch.eye(width).double() / 12, 100)
 
 
-SLOW = {"speech_quality"}  # a window of sound costs it a third of a second
+LONG = {"speech_quality"}  # half a second for each of the windows that it hears
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        pytest.param(name, marks=pytest.mark.long if name in LONG else ())
         for name, entry in REWARDS.items()
         if entry.spec.media == "audio"
     ],
