@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffalign.cli.console import results_console
+from diffalign.cli.reward_facts import reward_facts, reward_rows
 from diffalign.config import RewardRunConfig, RunConfig
 from diffalign.config.loading import config_summary, list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
@@ -49,7 +50,7 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
         names = [row["name"] for row in rows]
         if name not in names:
             raise ConfigError(f"list {what}: must be one of {', '.join(names)}, got {name!r}{_hint(name, names)}")
-        rows = [row for row in rows if row["name"] == name]
+        rows = [row | (reward_facts(name) if what == "rewards" else {}) for row in rows if row["name"] == name]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif name is not None:
@@ -243,14 +244,10 @@ def _settings(params: Any) -> str:
 
 
 def _rewards() -> Rows:
-    return [
-        {
-            "name": params.model_fields["name"].default,
-            "settings": _settings(params),
-            "what": (params.__doc__ or "").split("\n")[0],
-        }
-        for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
-    ]
+    settings = {
+        params.model_fields["name"].default: _settings(params) for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
+    }
+    return [{"name": row["name"], "settings": settings[row["name"]], "what": row["what"]} for row in reward_rows()]
 
 
 def _families() -> Rows:

@@ -7,10 +7,12 @@ import re
 
 import pytest
 
+from diffalign.cli.reward_facts import reward_facts
 from diffalign.config.objectives import OBJECTIVE_PARAMS
 from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
 from diffalign.exceptions import ConfigError
-from tests.cli.conftest import run_process
+from diffalign.rewards import REWARDS, SET_REWARDS
+from tests.cli.conftest import CHECKOUT, run_process
 
 NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
 
@@ -120,6 +122,19 @@ def test_name_that_is_not_in_the_list(call):
     assert isinstance(result.exception, ConfigError)
     names = ", ".join(params.model_fields["name"].default for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS))
     assert str(result.exception) == f"list rewards: must be one of {names}, got 'jpg'; did you mean 'jpeg'?"
+
+
+def test_one_reward_in_full(call):
+    told = dict(line.split(": ", 1) for line in call("list", "rewards", "psnr").stdout.splitlines()[:-1])
+    assert (told["range"], told["unit"], told["needs"]) == ("0 to 100", "dB", "reference")
+    assert told["page"] == "docs/rewards/full_reference.md" and told["judges"] == "image, instance"
+    (row,) = json.loads(call("list", "rewards", "fad", "--json").stdout)
+    assert row["judges"] == "a whole set" and row["page"] == "docs/rewards/fad.md"
+
+
+@pytest.mark.parametrize("name", [*REWARDS, *SET_REWARDS])
+def test_the_page_of_a_reward_is_there(name):
+    assert (CHECKOUT / reward_facts(name)["page"]).is_file()
 
 
 def test_what_all_rewards_of_single_samples_take_is_said_once(call):
