@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from diffalign.cli.app import quiet_libraries
 from diffalign.cli.console import results_console
 from diffalign.cli.options import as_options, checked_input
@@ -24,7 +26,7 @@ from diffalign.data.picture_rows import is_pattern
 from diffalign.evaluation import Scored, score_in_processes, score_records, score_sets
 from diffalign.evaluation.known_scores import scored_rows
 from diffalign.exceptions import ConfigError
-from diffalign.reports import score_histogram, score_table, set_table
+from diffalign.reports import score_histogram, score_table, set_table, unscored_lines
 from diffalign.rewards import REWARDS, SET_REWARDS, options_of_text, rewards_by_name
 
 
@@ -81,6 +83,8 @@ def score_pictures(
         console = results_console()
         if single:
             console.print(score_table(told["rewards"]))
+            for line in unscored_lines(told["rewards"]):
+                console.print(Text(line, style="yellow"))
             values: dict[str, list[float]] = {column: [] for column in told["rewards"]}
             for row in scored_rows(done.file):
                 for column, seen in values.items():

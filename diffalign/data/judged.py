@@ -110,7 +110,8 @@ def _number(row: PictureRow, column: str) -> float:
     if column not in row.columns:
         there = [name for name, value in row.columns.items() if _is_number(value) and name not in _OF_GENERATE]
         known = ", ".join(there) or "none"
-        close = difflib.get_close_matches(column, there, n=1)
+        bare = column.partition(":")[0]  # one reward with options has the column of its name
+        close = [bare] if bare in there else difflib.get_close_matches(column, there, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "diffalign score makes such columns"
         raise DataError(f"record {row.id!r}: no column {column!r}; columns of numbers: {known}; {hint}")
     value = row.columns[column]

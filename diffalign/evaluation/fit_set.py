@@ -90,7 +90,11 @@ def _media(
     source: Path, encoder: Encoder, digest: Any, progress: Callable[[int, int], object] | None, total: int
 ) -> Iterator[Any]:
     for number, row in enumerate(read_pictures(source), start=1):
-        digest.update(hashlib.sha256(picture_bytes(row.picture, row.id)).digest())
-        yield sample_of(row, encoder.media, f"encoder {encoder.name}").media
+        try:
+            digest.update(hashlib.sha256(picture_bytes(row.picture, row.id)).digest())
+            medium = sample_of(row, encoder.media, f"encoder {encoder.name}").media
+        except DataError as error:
+            raise DataError(f"{error}; every sample counts in a reference set: mend it, or move it away") from None
+        yield medium
         if progress is not None:
             progress(number, total)

@@ -102,7 +102,7 @@ def score_records(
     make_folder(file.parent)
     runner = ScoreRunner(columns, known, components)
     pictures: dict[int, str | DataError] = {}  # of this process's share
-    scored = done = 0
+    scored = done = unreadable = 0
     for block, numbered in groupby(enumerate(read_pictures(source, prompt)), key=lambda each: each[0] // batch):
         if not parts.has(block):
             continue
@@ -113,11 +113,12 @@ def score_records(
         unread = [row for (_, row), each in zip(rows, found, strict=True) if isinstance(each, DataError)]
         parts.add(known.part_of([*lines, *(known.part_line(row, "", {}) for row in unread)]))
         scored += len(lines)
+        unreadable += len(unread)
         done += len(rows)
         if progress is not None:
             progress(done, total)
     summary = _finish(source, file, parts, runner, pictures, prompt)
-    return Scored(file, scored, total - scored, summary)
+    return Scored(file, scored, total - scored - unreadable, summary)
 
 
 def _refuse_to_hide(source: Path, file: Path) -> None:

@@ -115,7 +115,8 @@ def save_calibration_plot(path: Path, benched: Sequence[Mapping[str, Any]]) -> N
         ylabel="observed: share of judges who agree",
         xlim=(0.48, 1.02),
     )
-    axes.legend(loc="lower right", frameon=False).set_in_layout(False)  # it stands inside, and takes no room
+    axes.set_title(f"{benched[0]['comparisons']} comparisons; a dot's area: how many of them" if benched else "")
+    figure.legend(loc="outside lower center", frameon=False)
     draft = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         figure.savefig(draft, dpi=_DOTS, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)

@@ -23,17 +23,32 @@ def score_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
         summary: what `diffalign.evaluation.score_records` returns as `summary`.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("reward", overflow="fold")
+    table.add_column("reward", no_wrap=True)
     for name in ("unit", "mean", "std", "least", "greatest", "scored", "unscored"):
         table.add_column(name, justify="right")
     for column, facts in summary.items():
         label = Text(column, style="bold")
-        for reason, count in facts["reasons"].items():
-            label.append(f"\n{count} unscored: {reason:.120}", style="not bold yellow")
         numbers = [f"{facts[name]:.4g}" if name in facts else "-" for name in ("mean", "std", "least", "greatest")]
         unit = "" if facts["unit"] == "1" else facts["unit"]
         table.add_row(label, unit, *numbers, str(facts["scored"]), str(facts["unscored"]))
     return table
+
+
+def unscored_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why samples have no score, a line a reason; what all rewards say alike stands there once.
+
+    Args:
+        summary: as of `score_table`.
+    """
+    reasons = [facts["reasons"] for facts in summary.values()]
+    alike = [reason for reason in reasons[0] if all(reason in each for each in reasons)] if len(reasons) > 1 else []
+    lines = [f"{reasons[0][reason]} unscored by all: {reason:.160}" for reason in alike]
+    for column, facts in summary.items():
+        own = {reason: count for reason, count in facts["reasons"].items() if reason not in alike}
+        lines += [f"{column}: {count} unscored: {reason:.160}" for reason, count in own.items()]
+        rest = facts["unscored"] - sum(facts["reasons"].values())
+        lines += [f"{column}: {rest} unscored for other reasons, which stand in the rows"] if rest else []
+    return lines
 
 
 def score_histogram(column: str, unit: str, values: Sequence[float]) -> Table:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diffalign.reports import score_histogram
+from diffalign.reports import score_histogram, unscored_lines
 
 
 def bars(values: list[float]) -> list[tuple[str, int]]:
@@ -40,3 +40,18 @@ def test_many_are_eight_bins_at_most_and_all_are_counted(count):
 def test_none_and_one():
     assert bars([]) == []
     assert bars([2.5]) == [("2.5", 1)]
+
+
+def test_why_there_is_no_score_is_said_once_if_all_say_it():
+    broken, small = "not a readable picture", "needs 16 pixels"
+    summary = {
+        "jpeg": {"unscored": 3, "reasons": {broken: 3}},
+        "brisque": {"unscored": 9, "reasons": {broken: 3, small: 5}},
+    }
+    assert unscored_lines(summary) == [
+        "3 unscored by all: not a readable picture",
+        "brisque: 5 unscored: needs 16 pixels",
+        "brisque: 1 unscored for other reasons, which stand in the rows",
+    ]
+    assert unscored_lines({"jpeg": summary["jpeg"]}) == ["jpeg: 3 unscored: not a readable picture"]
+    assert unscored_lines({"jpeg": {"unscored": 0, "reasons": {}}}) == []
