@@ -16,6 +16,8 @@ DiffalignError
 
 from __future__ import annotations
 
+import re
+
 
 class DiffalignError(Exception):
     """Any error that diffalign raises on purpose: its text is written for the user.
@@ -77,3 +79,11 @@ class RunPaused(DiffalignError, RuntimeError):
 
 class ProcessLostError(DiffalignError, RuntimeError):
     """Another process of the run has ended, so that this one cannot go on."""
+
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a GPU's, or the CPU's, of which torch tells by a RuntimeError."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

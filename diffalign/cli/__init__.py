@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import sys
 import time
 
@@ -30,13 +29,13 @@ from diffalign.exceptions import (
     MissingExtraError,
     RunInterrupted,
     RunPaused,
+    is_out_of_memory,
 )
 
 __all__ = ["app", "main"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
-_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 _LESS_MEMORY = (
     "take fewer training.groups with more training.accumulation, training.max_batch: 1, training.two_pass or "
     "model.gradient_checkpointing (docs/training.md); of pictures, a smaller evaluation.batch"
@@ -74,8 +73,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError, and so is the CPU's
-        if not isinstance(error, MemoryError) and not _MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         told = str(error).partition("\n")[0]
         _say(f"error: out of memory ({told[:200]}); {_LESS_MEMORY}", error)

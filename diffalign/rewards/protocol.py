@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffalign.exceptions import DataError, ShapeError
+from diffalign.exceptions import DataError, ShapeError, is_out_of_memory
 from diffalign.rewards.media import MEDIA
 from diffalign.rewards.precision import full_precision
 
@@ -128,17 +128,32 @@ class BatchReward(ABC):
         """The value and the components of each sample, or the reason why it has none."""
 
     def judge_all(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
-        """As `judge_batch`, of any number: `batch` at a time."""
-        size = self.batch or max(len(media), 1)
+        """As `judge_batch`, of any number: `batch` at a time, and half as many from where memory does not hold them."""
         judged: list[Judged] = []
-        for first in range(0, len(media), size):
-            part = slice(first, first + size)
-            with full_precision():
-                found = self.judge_batch(media[part], samples[part])
+        while len(judged) < len(media):
+            size = self.batch or len(media)
+            part = slice(len(judged), len(judged) + size)
+            found = self._judge_part(media[part], samples[part])
+            if found is None:
+                self.batch = max(1, len(media[part]) // 2)
+                _log.warning("%s: memory holds no %d at a time; going on with %d", self.spec.name, size, self.batch)
+                if torch.cuda.is_initialized():
+                    torch.cuda.empty_cache()
+                continue
             if len(found) != len(media[part]):
                 raise ShapeError(f"{self.spec.name}: {len(media[part])} samples got {len(found)} judgements")
             judged += found
         return judged
+
+    def _judge_part(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged] | None:
+        """None where memory does not hold them; a single one that it does not hold has no score."""
+        try:
+            with full_precision():
+                return self.judge_batch(media, samples)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return ["memory does not hold it"] if len(media) == 1 else None
 
     def score(self, batch: Sequence[Sample]) -> RewardOutput:
         """Score every sample; a bad one becomes NaN with a reason and leaves the others as they were."""
