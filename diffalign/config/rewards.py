@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from diffalign.config.fields import LocalPath, Share
@@ -40,7 +40,17 @@ class ClipParams(ModelRewardParams):
 
     name: Literal["clip"] = "clip"
     model: LocalPath = "openai/clip-vit-large-patch14"  # a folder or hub id in transformers' format
+    weights: LocalPath | None = (
+        None  # a file of open_clip's, in the place of the model's; then model is its tokenizer's
+    )
+    activation: Literal["gelu", "quick_gelu"] = "gelu"  # of weights; open_clip's "-quickgelu" and OpenAI's: quick_gelu
     form: Literal["cosine", "clipscore"] = "cosine"
+
+    @model_validator(mode="after")
+    def _activation_of_weights(self) -> ClipParams:
+        if self.weights is None and self.activation != "gelu":
+            raise ValueError("activation: is of weights; a model in transformers' format has its own; leave it out")
+        return self
 
 
 class PickScoreParams(ModelRewardParams):

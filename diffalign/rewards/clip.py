@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffalign.config.rewards import ClipParams, HPSParams, PickScoreParams
 from diffalign.rewards.clip_towers import ClipTowers, load_clip
-from diffalign.rewards.open_clip_weights import load_hps
+from diffalign.rewards.open_clip_weights import load_hps, load_open_clip
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 
@@ -164,7 +164,11 @@ def _spec(name: str, version: Sequence[str], bounds: tuple[float, float], *, lic
 
 def load_clip_reward(params: ClipParams) -> CLIPReward:
     """With the weights that the settings name."""
-    towers = ClipTowers(*load_clip(params.name, params.model), device=params.device)
+    if params.weights is None:
+        towers = ClipTowers(*load_clip(params.name, params.model), device=params.device)
+    else:  # open_clip cuts as torchvision does
+        loaded = load_open_clip(params.name, params.weights, params.model, activation=params.activation)
+        towers = ClipTowers(*loaded, fit="centre", device=params.device)
     return CLIPReward(towers, form=params.form, batch=params.batch)
 
 

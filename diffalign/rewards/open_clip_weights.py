@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,9 +90,21 @@ def load_hps(params: HPSParams) -> tuple[CLIPModel, Any]:
     """
     repository, files = _HPS
     setting = f"{params.name}.weights"
-    state = read_tensors(setting, params.weights or hub_file(setting, repository, files[params.release]))
-    tokenizer = load_tokenizer(params.name, params.tokenizer)
-    return clip_of_open_clip(state, end_token=tokenizer.eos_token_id), tokenizer
+    file = params.weights or hub_file(setting, repository, files[params.release])
+    return load_open_clip(params.name, file, params.tokenizer)
+
+
+def load_open_clip(
+    reward: str, weights: str | Path, tokenizer: str, *, activation: str = "gelu"
+) -> tuple[CLIPModel, Any]:
+    """A CLIP model of a file in open_clip's layout, and a tokenizer, a folder or hub id in transformers' format.
+
+    Raises:
+        ConfigError: one of them cannot be loaded.
+    """
+    state = read_tensors(f"{reward}.weights", weights)
+    words = load_tokenizer(reward, tokenizer)
+    return clip_of_open_clip(state, end_token=words.eos_token_id, activation=activation), words
 
 
 def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from diffalign.rewards.clip_towers import ClipTowers
 from diffalign.rewards.open_clip_weights import clip_of_open_clip
 from tests.rewards.test_clip import pictures
 from tests.rewards.tiny_clip import SIDE, TOKENS, tiny_folder, tiny_tokenizer
-from tests.rewards.tiny_open_clip import END, OpenClip, tiny_open_clip
+from tests.rewards.tiny_open_clip import END, OpenClip, open_clip_file, tiny_open_clip
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,20 @@ def test_hps_scores_with_the_authors_file(theirs, form, tmp_path):
     )
     assert reward(pictures()[:1], prompts[:1]).item() == pytest.approx(direct.item(), abs=1e-4)
     assert "2.1" in reward.spec.version
+
+
+def test_clip_scores_with_a_file_of_open_clip_s(theirs):
+    file, prompt = open_clip_file(), "a red cat"
+    reward = load_reward("clip", weights=file, model=tiny_folder())
+    words = tiny_tokenizer()(prompt, padding="max_length", max_length=TOKENS)["input_ids"]
+    seen = theirs.visual(normalised(pictures()[0]))
+    cosine = F.cosine_similarity(seen, theirs.encode_text(torch.tensor([words])))
+    assert reward(pictures()[:1], [prompt]).item() == pytest.approx(cosine.item(), abs=1e-4)
+    quick = load_reward("clip", weights=file, model=tiny_folder(), activation="quick_gelu")
+    assert quick.spec.version != reward.spec.version
+    assert abs(quick(pictures()[:1], [prompt]).item() - cosine.item()) > 1e-4
+    with pytest.raises(ConfigError, match="activation: is of weights"):
+        load_reward("clip", model=tiny_folder(), activation="quick_gelu")
 
 
 def normalised(picture) -> Tensor:
