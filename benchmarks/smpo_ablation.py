@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of runs and figures")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--groups", type=int, default=32)
-    parser.add_argument("--levels", type=int, default=9, help="steps of the inversion's grid")
+    parser.add_argument("--levels", type=int, default=5, help="steps of the inversion's grid")
     parser.add_argument("--beta", type=float, default=1200.0, help="of the rows with hard labels")
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)

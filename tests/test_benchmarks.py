@@ -77,3 +77,18 @@ def test_a_benchmark_prints_its_figure(command, line, tmp_path):
     assert done.returncode in (0, 1), done.stderr  # 1: above the limit that it promises
     assert re.search(line, done.stdout), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_online_step_needs_no_more_memory_for_more_steps_of_sampling():
+    """One of forty steps may keep eight times the trajectories of one of five, which are a hundredth of the peak."""
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "benchmarks" / "online_memory.py"), "--steps", "5", "40"],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=True,
+    )
+    few, many = (float(peak) for peak in re.findall(r"peak +(\d+) MB", done.stdout))
+    assert many < 1.3 * few

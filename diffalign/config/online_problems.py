@@ -78,7 +78,10 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
     if online.set_reward is not None:
         takes = {"reward", "advantage", "preference"} & set(config.objective.inputs())
         if config.objective.on_trajectories or takes or config.objective.name == "sft":
-            yield "online.set_reward: makes winners and losers, for dragon and methods on pairs; leave it out, or take one"
+            yield (
+                "online.set_reward: makes winners and losers, for dragon and methods on pairs that take neither "
+                "preferences nor trajectories, such as diffusion_dpo; leave it out, or take one of these"
+            )
         if online.members != 2:
             yield f"online.members: with online.set_reward the winner is one of two, got {online.members}; set it to 2"
         if config.training.pair_weight is not None:

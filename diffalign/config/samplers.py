@@ -121,15 +121,19 @@ class FlowSDEParams(SamplerFacts):
                 f"{path}.window: {window.length} steps from number {window.first} on do not lie within {path}.steps "
                 f"({self.steps}{less})"
             )
-        elif self.form == "cps" and self._reaches_the_end(window):
+        elif self.form == "cps" and path.startswith("online") and self._reaches_the_end(window):
             yield (
                 f"{path}.window: comes to the last step, which adds no noise with {path}.form: cps; "
                 + ("end it a step earlier" if window.schedule == "fixed" else "set leave_last to 1 or more")
             )
 
     def _reaches_the_end(self, window: WindowParams) -> bool:
-        moves = window.schedule != "fixed" and window.shift > 0
-        return not window.leave_last if moves else window.first + window.length == self.steps
+        if window.schedule == "fixed":
+            return window.first + window.length == self.steps
+        last = self.steps - window.length  # where a window stands that ends with the last step
+        if window.leave_last or window.schedule == "random":
+            return not window.leave_last
+        return last % window.shift == 0 if window.shift else last == 0
 
 
 SAMPLER_PARAMS: tuple[type[SamplerFacts], ...] = (

@@ -125,17 +125,19 @@ def contrast_of_sets(
 ) -> SwapResult:
     """DRAGON's D+ and D- of a round by the reward of a set, held to the mean of the other rewards where asked.
 
-    Raises:
-        DataError: no prompt has two pictures that the reward can take.
+    Where no prompt has two pictures that the rewards can take, nobody is in either.
     """
     online = config.online
     assert online is not None
-    if not online.quality_weight:
-        return greedy_swap(reward, features, passes=online.swap_passes)
-    weights = [1.0] * len(rewards) if online.weights is None else list(online.weights)
-    quality = combined(rewards, weights, online.combine)[..., None].to(features.dtype)
-    held = WithMean(reward, online.quality_weight)
-    return greedy_swap(held, torch.cat([features, quality], -1), passes=online.swap_passes)
+    held: SetReward | WithMean = reward
+    if online.quality_weight:
+        weights = [1.0] * len(rewards) if online.weights is None else list(online.weights)
+        quality = combined(rewards, weights, online.combine)[..., None].to(features.dtype)
+        held, features = WithMean(reward, online.quality_weight), torch.cat([features, quality], -1)
+    if not bool((features.isfinite().all(2).sum(1) >= 2).any()):
+        nobody = torch.full((len(features),), -1)
+        return SwapResult(Contrast(nobody, nobody, nobody >= 0), math.nan, math.nan, math.nan, math.nan, 0)
+    return greedy_swap(held, features, passes=online.swap_passes)
 
 
 def _paired(reward: Tensor, contrast: Contrast) -> Lesson:

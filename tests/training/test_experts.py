@@ -77,8 +77,8 @@ def test_times_are_moved_by_one_share_of_a_step(tmp_path):
     assert torch.equal(times[-1], plain[-1].expand(40))
 
 
-def test_gradient_is_that_of_supervised_training_where_the_hinge_is_open(tmp_path):
-    """In sync, with a margin that keeps every group's hinge open, the step is `sft` on the experts."""
+def test_loss_is_the_margin_and_both_gaps_where_the_hinge_is_open(tmp_path):
+    """In sync the policy's error on its own sample is what it is, and a large margin keeps every group's hinge open."""
     trainer = build_trainer(experts(tmp_path, objective={"margin": 100.0}))
     metrics = trainer.train_step().metrics
     assert metrics["active"] == 1.0

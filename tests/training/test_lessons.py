@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffalign.training.lessons import Lesson, combined, lesson_of, round_figures
+from diffalign.rewards import load_reward
+from diffalign.training.lessons import Lesson, combined, contrast_of_sets, lesson_of, round_figures
 from diffalign.training.step_metrics import reward_sums, with_reward_spread
 from diffalign.types import Condition, GroupBatch
 from tests.training.online import online
@@ -108,3 +109,15 @@ def test_several_rewards_make_advantages_each_on_its_own_scale(tmp_path, combine
 def test_members_stand_by_falling_reward_with_the_unscored_last(tmp_path):
     lesson = lesson_of(online(tmp_path, NFT, family="sd3", online={"members": 3}), torch.tensor([[[0.1, NAN, 0.8]]]))
     assert lesson.order.tolist() == [[2, 0, 1]] and lesson.advantage[0, 1] == 0
+
+
+def test_a_round_of_which_no_sets_can_be_made_teaches_nothing(tmp_path):
+    """Neither the features of a prompt's two pictures nor their quality are all there: no error, and nobody learns."""
+    judged = {"set_reward": {"name": "vendi"}, "quality_weight": 1.0}
+    config = online(tmp_path, DPO, online=judged)
+    features, quality = torch.zeros(3, 2, 4, dtype=torch.float64), torch.full((1, 3, 2), torch.nan)
+    features[0, 1] = torch.nan
+    found = contrast_of_sets(config, load_reward("vendi"), features, quality)
+    lesson = lesson_of(config, quality, found.contrast)
+    assert not lesson.valid.any() and found.swaps == 0
+    assert "positive_set" not in round_figures(lesson, quality, ["scene"], found)

@@ -205,6 +205,7 @@ def test_the_network_that_draws_may_lag_behind(tmp_path):
     assert same == [True, False]
 
 
+MOVING = {"length": 2, "schedule": "progressive", "every": 1}
 RESUMED = {
     "trajectories in mid-round": (D3PO, "sd", {"passes": 2}, {}),
     "kept rounds": (DPO, "sd", {"passes": 2, "keep_rounds": 2}, {}),
@@ -214,6 +215,13 @@ RESUMED = {
         {"passes": 2, "policy_decay": {"largest": 0.5}, "reference_every": 1},
         {"ema_decay": 0.9},
     ),
+    "window that moves": (
+        {"name": "flow_grpo"},
+        "sd3",
+        {"sampler": {"name": "flow_sde", "steps": 4, "window": MOVING}},
+        {},
+    ),
+    "set reward": (DPO, "sd", {"passes": 2, "set_reward": {"name": "vendi"}}, {}),
     "average": ({"name": "awm"}, "sd", {"passes": 2, "average_decay": {"slope": 0.1, "largest": 0.3}}, {}),
 }
 

@@ -60,7 +60,8 @@ BAD = {
         ),
         # its last step adds no noise
         ({"online": {"sampler": CPS | {"window": {"length": 2, "first": 4}}}}, GRPO, "sd3"),
-        ({"online": {"sampler": CPS | {"window": {"length": 2, "schedule": "random"}}}}, GRPO, "sd3"),
+        ({"online": {"sampler": CPS | {"window": {"length": 2, "schedule": "random", "shift": 0}}}}, GRPO, "sd3"),
+        ({"online": {"sampler": CPS | {"window": {"length": 2, "schedule": "progressive", "shift": 4}}}}, GRPO, "sd3"),
     ],
     "online.sampler.window.leave_last": [
         ({"online": {"sampler": SDE | {"window": {"length": 1, "leave_last": 1}}}}, GRPO, "sd3"),
@@ -116,11 +117,14 @@ def test_what_does_not_fit_is_said_with_its_path(tmp_path, case):
 
 @pytest.mark.parametrize(
     "window",
-    [{"length": 2, "first": 3}, {"length": 2, "schedule": "random", "leave_last": 1}, {"length": 2, "shift": 0}],
+    [
+        {"length": 2, "first": 3},
+        {"length": 2, "schedule": "random", "leave_last": 1},
+        {"length": 2, "schedule": "progressive", "shift": 0},
+        {"length": 2, "schedule": "progressive", "shift": 3},  # at 0 and 3 of 6
+    ],
 )
 def test_a_window_of_cps_that_stays_before_the_last_step(tmp_path, window):
-    if "shift" in window:
-        window = window | {"schedule": "progressive"}
     online(tmp_path, GRPO, "sd3", online={"sampler": CPS | {"window": window}})
 
 
