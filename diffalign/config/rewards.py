@@ -40,9 +40,7 @@ class ClipParams(ModelRewardParams):
 
     name: Literal["clip"] = "clip"
     model: LocalPath = "openai/clip-vit-large-patch14"  # a folder or hub id in transformers' format
-    weights: LocalPath | None = (
-        None  # a file of open_clip's, in the place of the model's; then model is its tokenizer's
-    )
+    weights: LocalPath | None = None  # a file of open_clip's in the place of the model's; model then has the tokenizer
     activation: Literal["gelu", "quick_gelu"] = "gelu"  # of weights; open_clip's "-quickgelu" and OpenAI's: quick_gelu
     form: Literal["cosine", "clipscore"] = "cosine"
 

@@ -36,11 +36,11 @@ def check_nothing_is_lost(
         prompt = there.get((str(name), _kept_place(file, row)))
         if prompt is None:
             raise ConfigError(
-                f"--out: {file} holds scores of another input ({name!r}); write elsewhere, or say --overwrite"
+                f"out: {file} holds scores of another input ({name!r}); write elsewhere, or say --overwrite"
             )
         if prompt != str(row.get("prompt") or ""):
             raise ConfigError(
-                f"--out: {file} holds scores of {name!r} with another prompt ({row.get('prompt')!r}); write elsewhere, "
+                f"out: {file} holds scores of {name!r} with another prompt ({row.get('prompt')!r}); write elsewhere, "
                 "or say --overwrite"
             )
         _check_columns(file, row, columns, components=components)
@@ -51,20 +51,20 @@ def _check_columns(file: Path, row: Mapping[str, Any], columns: Mapping[str, str
     other = sorted(column for column in columns if there.get(column, columns[column]) != columns[column])
     if other:
         raise ConfigError(
-            f"--out: {file} holds scores by {', '.join(other)} with other settings, or of an earlier version; write "
+            f"out: {file} holds scores by {', '.join(other)} with other settings, or of an earlier version; write "
             "elsewhere, or say --overwrite"
         )
     lost = sorted(there.keys() - columns.keys())
     if lost:
         more = " ".join(f"--reward {column}" for column in lost)
         raise ConfigError(
-            f"--out: {file} holds scores by {', '.join(lost)} too; keep them by {more} (what is known is not scored "
+            f"out: {file} holds scores by {', '.join(lost)} too; keep them by {more} (what is known is not scored "
             "again), write elsewhere, or say --overwrite"
         )
     parts = [key for key, value in row.items() if value is not None and key.startswith(tuple(f"{c}." for c in columns))]
     if parts and not components:
         raise ConfigError(
-            f"--out: {file} holds what rewards are made of ({', '.join(parts)}); keep it by --components, "
+            f"out: {file} holds what rewards are made of ({', '.join(parts)}); keep it by --components, "
             "write elsewhere, or say --overwrite"
         )
 

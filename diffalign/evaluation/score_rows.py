@@ -86,7 +86,7 @@ def scored_row(
         row.columns.get(METADATA_DIGEST),
     )
     same = row.columns.get("picture") == digest and (None in (compared, reference) or compared == reference)
-    same = same and read in (None, metadata_digest(row))
+    same = same and (read is None or read == metadata_digest(row))
     gone = [column for column in earlier if column in versions or not same]
     others = {key: value for key, value in row.columns.items() if key not in _OURS and not _of_scores(key, gone)}
     if same:
