@@ -1,10 +1,8 @@
-"""What `diffalign list rewards` says: of all in a line each, of one what its number means."""
+"""What `diffalign list rewards NAME` says of one: what its number means."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
 
 _PAGES = {  # rewards without a page of their own
     "psnr": "rewards/full_reference",
@@ -14,14 +12,6 @@ _PAGES = {  # rewards without a page of their own
     "vendi": "set_rewards",
     "frechet": "set_rewards",
 }
-
-
-def reward_rows() -> list[dict[str, Any]]:
-    """One row a reward: name and what it measures."""
-    return [
-        {"name": params.model_fields["name"].default, "what": (params.__doc__ or "").split("\n")[0]}
-        for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
-    ]
 
 
 def reward_facts(name: str) -> dict[str, Any]:

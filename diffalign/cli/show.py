@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffalign.cli.console import results_console
-from diffalign.cli.reward_facts import reward_facts, reward_rows
+from diffalign.cli.reward_facts import reward_facts
 from diffalign.config import RewardRunConfig, RunConfig
 from diffalign.config.loading import config_summary, list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
@@ -244,10 +244,14 @@ def _settings(params: Any) -> str:
 
 
 def _rewards() -> Rows:
-    settings = {
-        params.model_fields["name"].default: _settings(params) for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
-    }
-    return [{"name": row["name"], "settings": settings[row["name"]], "what": row["what"]} for row in reward_rows()]
+    return [
+        {
+            "name": params.model_fields["name"].default,
+            "settings": _settings(params),
+            "what": (params.__doc__ or "").split("\n")[0],
+        }
+        for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
+    ]
 
 
 def _families() -> Rows:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -87,10 +86,3 @@ def regression(
     if huber_delta is None:
         return (value - target).square()
     return 2.0 * F.huber_loss(value, target, reduction="none", delta=huber_delta)
-
-
-def outcome_probabilities(difference: Tensor, *, theta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """P(first), P(second) and P(tie) of `bradley_terry_ties`, each of the shape of `difference`."""
-    gap = math.log(theta)
-    won, lost = torch.sigmoid(difference - gap), torch.sigmoid(-difference - gap)
-    return won, lost, (theta**2 - 1.0) * won * lost

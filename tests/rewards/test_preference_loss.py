@@ -7,10 +7,17 @@ import math
 import pytest
 import torch
 
-from diffalign.rewards.preference_loss import bradley_terry, bradley_terry_ties, outcome_probabilities, regression
+from diffalign.rewards.preference_loss import bradley_terry, bradley_terry_ties, regression
 
 WIDE = torch.linspace(-9, 9, 13, dtype=torch.float64)
 ONE, NONE = torch.ones(13, dtype=torch.float64), torch.zeros(13, dtype=torch.float64)
+
+
+def outcome_probabilities(difference: Tensor, *, theta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """P(first), P(second) and P(tie) of `bradley_terry_ties`, each of the shape of `difference`."""
+    gap = math.log(theta)
+    won, lost = torch.sigmoid(difference - gap), torch.sigmoid(-difference - gap)
+    return won, lost, (theta**2 - 1.0) * won * lost
 
 
 def told(*values: float) -> torch.Tensor:
