@@ -1,0 +1,152 @@
+"""Triangle meshes as a rigid body needs them: z up by a rotation, vertices merged, and closed or known not to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffalign.exceptions import DataError
+
+Up = Literal["x", "y", "z"]
+MOST_FACES = 5_000_000  # more would take minutes and gigabytes
+_TO_Z: dict[str, tuple[tuple[int, int], ...]] = {  # new axis -> (old axis, sign); determinant +1, never a reflection
+    "x": ((1, 1), (2, 1), (0, 1)),
+    "y": ((0, 1), (2, -1), (1, 1)),  # (x, y, z) -> (x, -z, y)
+    "z": ((0, 1), (1, 1), (2, 1)),
+}
+_SAME = 1e-9  # of the longest side: vertices nearer than this are one
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A surface, z up.
+
+    Attributes:
+        vertices: float64 [vertices, 3].
+        faces: int64 [faces, 3], counterclockwise from outside.
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, vertices: Any, faces: Any, *, up: Up = "z") -> Mesh:
+        """A mesh from arrays; a part that is inside out is turned, and faces without area go.
+
+        Args:
+            vertices: [vertices, 3] of any unit; those that no face uses do not count.
+            faces: [faces, 3] of places in `vertices`.
+            up: which axis points up; it is turned into z by a rotation.
+
+        Raises:
+            DataError: wrong shapes or places, values that are not finite, no faces with area, or no extent.
+        """
+        points, triangles = _checked(vertices, faces)
+        points = np.stack([sign * points[:, axis] for axis, sign in _TO_Z[up]], axis=1)
+        used = np.unique(triangles)
+        points, triangles = points[used], np.searchsorted(used, triangles)
+        extent = float(np.ptp(points, axis=0).max())
+        if not 0 < extent < 1e150:  # squares and cubes of it must be numbers
+            raise DataError(f"the mesh has no extent that can be worked with: its longest side is {extent:g}")
+        points, triangles = _merged(points, triangles, extent)
+        whole = (triangles != np.roll(triangles, 1, axis=1)).all(1)
+        triangles = triangles[whole]
+        triangles = triangles[_distinct(triangles)]
+        if not len(triangles):
+            raise DataError("the mesh has no face with an area")
+        return cls(points, _turned_outwards(points, triangles))
+
+    @property
+    def extent(self) -> float:
+        """The longest side of its box."""
+        return float(np.ptp(self.vertices, axis=0).max())
+
+    @cached_property
+    def closed(self) -> bool:
+        """Whether it bounds a volume: along every edge as many faces run one way as the other."""
+        return _bounds_a_volume(self.faces)
+
+    @cached_property
+    def pieces(self) -> int:
+        """How many parts share no vertex."""
+        return len(np.unique(components(len(self.vertices), self.faces)[self.faces]))
+
+
+def components(count: int, faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of `count` vertices the least vertex that faces join it with."""
+    label = np.arange(count)
+    while True:
+        least = label[faces].min(axis=1)
+        new = label.copy()
+        np.minimum.at(new, faces, least[:, None])
+        new = new[new]
+        if np.array_equal(new, label):
+            return label
+        label = new
+
+
+def _checked(vertices: Any, faces: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    points, triangles = np.asarray(vertices), np.asarray(faces)
+    if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
+        raise DataError(f"vertices must be numbers [vertices, 3], got {points.dtype} {list(points.shape)}")
+    if not triangles.size:
+        raise DataError("the mesh has no faces")
+    if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype.kind not in "iu":
+        raise DataError(f"faces must be integers [faces, 3], got {triangles.dtype} {list(triangles.shape)}")
+    if len(triangles) > MOST_FACES:
+        raise DataError(f"the mesh has {len(triangles)} faces, more than {MOST_FACES}; simplify it first")
+    if triangles.min() < 0 or triangles.max() >= len(points):
+        raise DataError(
+            f"faces name vertices 0 to {len(points) - 1}, and these name {triangles.min()} to {triangles.max()}"
+        )
+    wrong = int((~np.isfinite(points).all(1)).sum())
+    if wrong:
+        raise DataError(f"{wrong} of {len(points)} vertices are not finite")
+    return points.astype(np.float64), triangles.astype(np.int64)
+
+
+def _merged(
+    points: NDArray[np.float64], triangles: NDArray[np.int64], extent: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices at one place are one: STL has each once a face, GLB once a normal."""
+    places = np.round((points - points.min(0)) / (extent * _SAME)).astype(np.int64)
+    _, first, names = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    return points[first], names.reshape(-1)[triangles]
+
+
+def _distinct(faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of faces that are there twice, the same way round, the first."""
+    turned = np.take_along_axis(faces, (faces.argmin(1)[:, None] + np.arange(3)) % 3, axis=1)
+    return np.sort(np.unique(turned, axis=0, return_index=True)[1])
+
+
+def _bounds_a_volume(faces: NDArray[np.int64]) -> bool:
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    forward = edges[:, 0] < edges[:, 1]
+    _, which = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True)
+    return not np.bincount(which.reshape(-1), weights=np.where(forward, 1.0, -1.0)).any()
+
+
+def _turned_outwards(points: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Parts that are inside out are turned, unless they lie within another one: those are its hollows."""
+    if not _bounds_a_volume(faces):
+        return faces
+    part = components(len(points), faces)[faces[:, 0]]
+    labels = np.unique(part)
+    a, b, c = (points[faces[:, corner]] - points.mean(0) for corner in range(3))
+    signed = np.einsum("ij,ij->i", a, np.cross(b, c))
+    boxes = [(points[faces[part == label]].min((0, 1)), points[faces[part == label]].max((0, 1))) for label in labels]
+    volumes = [float(signed[part == label].sum()) for label in labels]
+    turned = faces.copy()
+    for label, (low, high), volume in zip(labels, boxes, volumes, strict=True):
+        within = any(
+            other > 0 and (below <= low).all() and (high <= above).all()
+            for (below, above), other in zip(boxes, volumes, strict=True)
+        )
+        if volume < 0 and not within:
+            turned[part == label] = turned[part == label][:, ::-1]
+    return turned

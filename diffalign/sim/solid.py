@@ -1,0 +1,166 @@
+"""A shape as one rigid body: where its mass is, and the points that can touch the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffalign.exceptions import DataError, MissingExtraError
+from diffalign.sim.mesh import Mesh
+from diffalign.sim.voxels import Voxels
+
+Shape = Mesh | Voxels
+Mass = Literal["exact", "hull", "shell"]
+DENSITY = 1000.0  # kg/m^3, MuJoCo's default; stability does not depend on it
+_FLAT = 1e-9  # of the longest side's cube: less volume is none
+
+
+@dataclass(frozen=True, eq=False)
+class Solid:
+    """A rigid body.
+
+    Attributes:
+        points: [points, 3] whose convex hull is the body's. On a plane a body touches with its hull alone, so this is
+            exact, and no decomposition into convex parts is needed.
+        volume: of the solid, or the area of the shell.
+        centre: of mass [3].
+        inertia: [3, 3] about the centre, per density.
+        mass: what the mass was taken from: the closed surface (`exact`), its convex hull, or its surface (`shell`).
+    """
+
+    points: NDArray[np.float64]
+    volume: float
+    centre: NDArray[np.float64]
+    inertia: NDArray[np.float64]
+    mass: Mass
+
+    @property
+    def extent(self) -> float:
+        """The longest side of its box."""
+        return float(np.ptp(self.points, axis=0).max())
+
+    def scaled(self, factor: float) -> Solid:
+        """The same shape, `factor` times as large."""
+        area = 4 if self.mass == "shell" else 5
+        return replace(
+            self,
+            points=self.points * factor,
+            volume=self.volume * factor ** (area - 2),
+            centre=self.centre * factor,
+            inertia=self.inertia * factor**area,
+        )
+
+
+def solid_of(shape: Shape, *, mass: Mass = "exact", fallback: Literal["hull", "shell"] = "hull") -> Solid:
+    """The rigid body of a shape, of even density.
+
+    Args:
+        mass: what to take the mass from. `exact`: the volume that the surface encloses; where it encloses none (an open
+            or inconsistently wound mesh), `fallback`, and the answer's `mass` says so.
+        fallback: its convex hull, or the surface as a thin shell.
+
+    Raises:
+        DataError: it is flat, or its volume is not a number that can be worked with.
+        MissingExtraError: the hull without SciPy.
+    """
+    if isinstance(shape, Voxels):
+        return _of_cubes(shape) if mass == "exact" else _of_mesh(shape.surface(), mass)
+    chosen: Mass = mass if mass != "exact" or shape.closed else fallback
+    return _of_mesh(shape, chosen)
+
+
+def hull_faces(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The convex hull as a closed mesh: its vertices, and faces that are counterclockwise from outside.
+
+    Raises:
+        DataError: the points lie in a plane.
+        MissingExtraError: SciPy is not installed.
+    """
+    convex_hull, error = _qhull()
+    try:
+        hull = convex_hull(points)
+    except error:
+        raise DataError("the shape is flat: it has no volume that could stand") from None
+    faces = hull.simplices.astype(np.int64)
+    corners = hull.points[faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    inwards = np.einsum("ij,ij->i", normal, hull.equations[:, :3]) < 0
+    faces[inwards] = faces[inwards][:, ::-1]
+    used = np.unique(faces)
+    return hull.points[used], np.searchsorted(used, faces)
+
+
+def _qhull() -> tuple[Callable[[Any], Any], type[Exception]]:
+    try:
+        from scipy.spatial import ConvexHull, QhullError
+    except ImportError:
+        raise MissingExtraError("convex hulls need SciPy: pip install 'diffalign[sim]'") from None
+    return ConvexHull, QhullError
+
+
+def _of_cubes(shape: Voxels) -> Solid:
+    side, cells = shape.side, np.argwhere(shape.occupied) * shape.side + shape.side / 2
+    centre = cells.mean(0)
+    second = np.einsum("ij,ik->jk", cells - centre, cells - centre) + len(cells) * np.eye(3) * side**2 / 12
+    return Solid(shape.corners(), len(cells) * side**3, centre, _inertia_of(second * side**3), "exact")
+
+
+def _of_mesh(mesh: Mesh, mass: Mass) -> Solid:
+    unit, low = mesh.extent, mesh.vertices.min(0)
+    points = (mesh.vertices - low) / unit  # in the unit box, so that thresholds and precision do not go by the scale
+    if mass == "shell":
+        volume, centre, second = _shell_moments(points, mesh.faces)
+    else:
+        corners, faces = hull_faces(points) if mass == "hull" else (points, mesh.faces)
+        volume, centre, second = _volume_moments(corners, faces)
+    if not volume > _FLAT:
+        raise DataError("the shape is flat, or inside out: it has no volume that could stand")
+    found = Solid(points, volume, centre, _inertia_of(second), mass).scaled(unit)
+    return replace(found, points=found.points + low, centre=found.centre + low)
+
+
+def _volume_moments(
+    points: NDArray[np.float64], faces: NDArray[np.int64]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Volume, centre and central second moments of what a closed surface encloses: signed tetrahedra from a point.
+
+    Source: the moments of a tetrahedron with one corner in the origin, as in Blow and Binstock 2004, "How to find the
+    inertia tensor (or other mass properties) of a 3D solid body represented by a triangle mesh".
+    """
+    origin = points.mean(0)
+    corners = points[faces] - origin
+    six = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    volume = float(six.sum() / 6)
+    if not volume > _FLAT:
+        return volume, origin, np.zeros((3, 3))
+    total = corners.sum(1)
+    centre = np.einsum("i,ij->j", six, total) / (24 * volume)
+    second = (
+        np.einsum("i,ikj,ikl->jl", six, corners, corners) + np.einsum("i,ij,il->jl", six, total, total)
+    ) / 120 - volume * np.outer(centre, centre)
+    return volume, centre + origin, second
+
+
+def _shell_moments(
+    points: NDArray[np.float64], faces: NDArray[np.int64]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Area, centre and central second moments of a surface of even thickness."""
+    corners = points[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    whole = float(area.sum())
+    if not whole > _FLAT:
+        return whole, points.mean(0), np.zeros((3, 3))
+    centre = np.einsum("i,ij->j", area, corners.mean(1)) / whole
+    around = corners - centre
+    total = around.sum(1)
+    second = (np.einsum("i,ikj,ikl->jl", area, around, around) + np.einsum("i,ij,il->jl", area, total, total)) / 12
+    return whole, centre, second
+
+
+def _inertia_of(second: NDArray[np.float64]) -> NDArray[np.float64]:
+    inertia: NDArray[np.float64] = np.trace(second) * np.eye(3) - second
+    return inertia

@@ -1,0 +1,108 @@
+"""Occupancy grids as bodies made of cubes: mass, surface and pieces are exact, with nothing smoothed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffalign.exceptions import DataError
+from diffalign.sim.mesh import Mesh
+
+_CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+# axis -> the corners of its upper face, counterclockwise from outside; the lower one is the same, backwards
+_FACES = {
+    0: np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1]]),
+    1: np.array([[0, 1, 0], [0, 1, 1], [1, 1, 1], [1, 1, 0]]),
+    2: np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]]),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """A shape of cubes, z up; the grid's longest side is 1 long.
+
+    Attributes:
+        occupied: bool [x, y, z].
+    """
+
+    occupied: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, occupancy: Any) -> Voxels:
+        """A shape from a grid.
+
+        Args:
+            occupancy: [x, y, z] or [1, x, y, z], bool, or numbers in [0, 1] of which more than 0.5 is occupied.
+
+        Raises:
+            DataError: another number of axes, other numbers, or nothing is occupied.
+        """
+        grid = np.asarray(occupancy)
+        grid = grid[0] if grid.ndim == 4 and grid.shape[0] == 1 else grid
+        if grid.ndim != 3 or not grid.size:
+            raise DataError(f"an occupancy grid must be [x, y, z], got {list(grid.shape)}")
+        if grid.dtype != bool:
+            if grid.dtype.kind not in "fiu" or not np.isfinite(grid).all():
+                raise DataError("an occupancy grid must be of finite numbers in [0, 1]")
+            if grid.min() < -1e-4 or grid.max() > 1 + 1e-4:
+                raise DataError(f"an occupancy must lie in [0, 1], got {grid.min():.4g} to {grid.max():.4g}")
+            grid = grid > 0.5
+        if not grid.any():
+            raise DataError("the occupancy grid is empty")
+        return cls(grid)
+
+    @property
+    def side(self) -> float:
+        """Of a cube."""
+        return 1.0 / max(self.occupied.shape)
+
+    @property
+    def volume(self) -> float:
+        """The share of the grid that is occupied."""
+        return float(self.occupied.mean())
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """For each cell the number of its piece, from 1; cubes belong together where they share a face. 0: empty."""
+        label = np.where(self.occupied, np.arange(1, self.occupied.size + 1).reshape(self.occupied.shape), 0)
+        while True:
+            padded = np.pad(label, 1)
+            most = label
+            for axis in range(3):
+                for shift in (-1, 1):
+                    most = np.maximum(most, np.roll(padded, shift, axis)[1:-1, 1:-1, 1:-1])
+            new = np.where(self.occupied, most, 0)
+            if np.array_equal(new, label):
+                break
+            label = new
+        numbers = np.unique(label[self.occupied])
+        return np.where(self.occupied, np.searchsorted(numbers, label) + 1, 0)
+
+    @property
+    def pieces(self) -> int:
+        """How many parts share no face."""
+        return int(self.labels.max())
+
+    def corners(self) -> NDArray[np.float64]:
+        """Points [points, 3] whose hull is that of the shape: those of the lowest and the highest cube of each column."""
+        x, y = np.nonzero(self.occupied.any(2))
+        column = self.occupied[x, y]
+        low, high = column.argmax(1), column.shape[1] - 1 - column[:, ::-1].argmax(1)
+        cells = np.concatenate([np.stack([x, y, low], 1), np.stack([x, y, high], 1)])
+        return np.unique((cells[:, None] + _CORNERS).reshape(-1, 3), axis=0) * self.side
+
+    def surface(self) -> Mesh:
+        """Its faces, two triangles each."""
+        padded = np.pad(self.occupied, 1)
+        squares = []
+        for axis, corners in _FACES.items():
+            for shift, ordered in ((-1, corners), (1, corners[::-1] - np.eye(3, dtype=int)[axis])):
+                bare = self.occupied & ~np.roll(padded, shift, axis)[1:-1, 1:-1, 1:-1]
+                squares.append(np.argwhere(bare)[:, None] + ordered)
+        points, names = np.unique(np.concatenate(squares).reshape(-1, 3), axis=0, return_inverse=True)
+        quads = names.reshape(-1, 4)
+        return Mesh(points * self.side, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]).astype(np.int64))
