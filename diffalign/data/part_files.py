@@ -6,13 +6,20 @@ process that is killed loses at most the line that it was writing.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from diffalign.exceptions import ConfigError
+
+_PATIENCE = 10.0  # seconds that a process may have to end, whose parent was killed
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,35 @@ class PartFiles:
     def draft(self) -> Path:
         """Where this process may write what will become the file; `remove` removes it too."""
         return self._named(f"{self.rank}-of-{self.world}.partial")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """As the only process of its rank: two calls that write one file at a time would lose what one of them did.
+
+        Raises:
+            ConfigError: another process has it; it lets go of it however it ends.
+        """
+        path = self.target.with_name(f".{self.target.name}.lock-{self.rank}-of-{self.world}")
+        until = time.monotonic() + _PATIENCE
+        while True:
+            lock = path.open("ab")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:  # not one that was let go of
+                    break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    lock.close()
+                    raise ConfigError(
+                        f"out: another call is writing {self.target}; wait until it has ended, or write elsewhere"
+                    ) from None
+                time.sleep(0.1)
+            lock.close()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.close()
 
     def has(self, number: int, block: int = 1) -> bool:
         """Whether piece `number` of the work, dealt out in blocks of `block`, is this process's."""

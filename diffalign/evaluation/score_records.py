@@ -77,7 +77,8 @@ def score_records(
         progress: called after every batch with (pictures done, pictures of this process's share).
 
     Raises:
-        ConfigError: no rewards, two of one name, one that does not judge single samples, or `out` holds something else.
+        ConfigError: no rewards, two of one name, one that does not judge single samples, `out` holds something else, or
+            another call is writing it.
         DataError: the source cannot be read, or has a column that `out` cannot hold. A single picture that cannot be read
             is unscored.
     """
@@ -87,6 +88,22 @@ def score_records(
         _refuse_to_hide(source, file)
     # the parts of a listing are generate's: they say that not all is drawn
     parts = PartFiles(file.with_name(f"{LISTING}.scores") if file.name == LISTING else file, rank, world)
+    make_folder(file.parent)
+    with parts.held():
+        return _scored(source, file, parts, columns, components, prompt, batch, lose_nothing, progress)
+
+
+def _scored(
+    source: Path,
+    file: Path,
+    parts: PartFiles,
+    columns: Mapping[str, Reward],
+    components: bool,
+    prompt: str,
+    batch: int,
+    lose_nothing: bool,
+    progress: Callable[[int, int], object] | None,
+) -> Scored:
     known = KnownScores()
     if lose_nothing and file.resolve() not in (source.resolve(), source.resolve() / LISTING):  # whose columns are kept
         versions = {column: reward.spec.version for column, reward in columns.items()}
@@ -99,7 +116,6 @@ def score_records(
         total += parts.has(number, batch)
         if file.suffix != ".parquet":
             check_for_jsonl(row.id, row.columns)
-    make_folder(file.parent)
     runner = ScoreRunner(columns, known, components)
     pictures: dict[int, str | DataError] = {}  # of this process's share
     scored = done = unreadable = 0

@@ -38,9 +38,10 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
     for column, reward in columns.items():
         if column in _OURS:
             raise ConfigError(f"rewards: a column {column!r} is something else; choose another name")
-        if reward.spec.media not in MEDIA or reward.spec.level not in PER_SAMPLE:
+        if reward.spec.media not in MEDIA or reward.spec.level not in PER_SAMPLE or reward.spec.grouped:
+            level = "groups that have to come whole" if reward.spec.grouped else reward.spec.level
             raise ConfigError(
-                f"rewards: {column} judges {reward.spec.media} ({reward.spec.level}), not single pictures, sounds or videos"
+                f"rewards: {column} judges {reward.spec.media} ({level}), not single pictures, sounds or videos"
             )
     return columns
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,9 +15,13 @@ import numpy as np
 from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.rewards.pictures import Pixels
 
-MODELS = "PP-OCRv6-small"
+_NAME = "PP-OCRv6-small"
 Lines = Sequence[tuple[str, float]]  # text and confidence, in reading order: from the top, then from the left
 _DETECTION, _RECOGNITION = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
+_MODELS = {  # SHA-256 of the files in rapidocr 3.10.0's wheel
+    _DETECTION: "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+    _RECOGNITION: "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+}
 _GRID = 32  # pixels: the detector sees pictures whose sides are multiples, rounded
 
 
@@ -30,6 +36,14 @@ def check_installed() -> None:
         raise MissingExtraError(
             f'the ocr reward needs {" and ".join(missing)}; install with: pip install "diffalign[ocr]"'
         )
+
+
+def reader_version() -> str:
+    """Changes with the models, and with the RapidOCR that makes lines of what they find."""
+    try:
+        return f"{_NAME}-rapidocr-{importlib.metadata.version('rapidocr')}"
+    except importlib.metadata.PackageNotFoundError:  # then nothing is read
+        return _NAME
 
 
 @cache
@@ -49,11 +63,12 @@ def load_reader(detection_side: int, threads: int) -> Callable[[Pixels], Lines]:
     import rapidocr
 
     home = Path(rapidocr.__file__).parent / "models"
-    for name in (_DETECTION, _RECOGNITION):
-        if not (home / name).is_file():  # rapidocr would download it
+    for name, digest in _MODELS.items():
+        file = home / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:  # it would download it
             raise ConfigError(
-                f"ocr: the installed rapidocr has no {name}, so that its scores would be others; "
-                'pip install -U "diffalign[ocr]"'
+                f"ocr: the installed rapidocr has not the {name} that scores are defined by, so that its scores would be "
+                'others; pip install -U "diffalign[ocr]"'
             )
     engine = rapidocr.RapidOCR(
         params={

@@ -68,6 +68,10 @@ class CachedReward(BatchReward):
 
     def __init__(self, reward: BatchReward, folder: Path | str) -> None:
         """Open the folder; arguments as in `cached`."""
+        if reward.spec.grouped:
+            raise ConfigError(
+                f"{reward.spec.name}.cache: its scores go by the others of their group, so that none can be kept"
+            )
         self.reward, self.components = reward, reward.components
         self.spec = without_gradients(reward.spec)
         self._scores = _Scores(Path(folder), reward.spec.name)
@@ -184,6 +188,6 @@ def cached(reward: BatchReward, folder: Path | str) -> CachedReward:
         folder: made where it is not there.
 
     Raises:
-        ConfigError: the folder cannot be used.
+        ConfigError: the folder cannot be used, or the reward's scores go by the other samples of a call.
     """
     return CachedReward(reward, folder)

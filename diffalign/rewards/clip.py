@@ -166,9 +166,9 @@ def load_clip_reward(params: ClipParams) -> CLIPReward:
     """With the weights that the settings name."""
     if params.weights is None:
         towers = ClipTowers(*load_clip(params.name, params.model), device=params.device)
-    else:  # open_clip cuts as torchvision does
+    else:  # open_clip cuts as torchvision does, and cleans texts
         loaded = load_open_clip(params.name, params.weights, params.model, activation=params.activation)
-        towers = ClipTowers(*loaded, fit="centre", device=params.device)
+        towers = ClipTowers(*loaded, fit="centre", clean=True, device=params.device)
     return CLIPReward(towers, form=params.form, batch=params.batch)
 
 
@@ -181,5 +181,5 @@ def load_pickscore(params: PickScoreParams) -> PickScoreReward:
 
 def load_hps_reward(params: HPSParams) -> HPSReward:
     """With the weights that the settings name."""
-    towers = ClipTowers(*load_hps(params), fit="pad", device=params.device)
+    towers = ClipTowers(*load_hps(params), fit="pad", clean=True, device=params.device)
     return HPSReward(towers, release=params.release, batch=params.batch)

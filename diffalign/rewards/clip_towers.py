@@ -5,9 +5,11 @@ Scores are made in float32: half precision moves them.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import ftfy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -29,26 +31,30 @@ class ClipTowers:
         features: length of the vectors.
         side: of the pictures that the model takes, in pixels.
         tokens: how many of a text it reads, begin and end included; the rest is cut.
-        version: changes with the weights, the model's settings, the tokenizer and `fit`.
+        version: changes with the weights, the model's settings, the tokenizer, `fit` and `clean`.
         scale: exp(logit_scale), about 100.
     """
 
-    def __init__(self, model: CLIPModel, tokenizer: Any, *, fit: Fit = "crop", device: str | None = None) -> None:
+    def __init__(
+        self, model: CLIPModel, tokenizer: Any, *, fit: Fit = "crop", clean: bool = False, device: str | None = None
+    ) -> None:
         """Take a loaded model.
 
         Args:
             model: as `load_clip` returns it.
             tokenizer: its own.
             fit: how a picture becomes a square (see `squares.py`): `crop` is CLIP's own.
+            clean: read texts through `cleaned_text`, as open_clip does before it tokenizes; transformers does not.
             device: cuda, mps or cpu; None: the best that there is.
 
         Raises:
             ConfigError: the device is not there.
         """
         self.device = pick_device(device)
-        self.version = model_version(model.float().state_dict(), [model.config], tokenizer, {"fit": fit})
+        how = {"fit": fit} | ({"clean": ftfy.__version__} if clean else {})
+        self.version = model_version(model.float().state_dict(), [model.config], tokenizer, how)
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self.tokenizer, self.fit = tokenizer, fit
+        self.tokenizer, self.fit, self._clean = tokenizer, fit, clean
         self.side: int = model.config.vision_config.image_size
         self.features: int = model.config.projection_dim
         self.tokens: int = model.config.text_config.max_position_embeddings
@@ -74,7 +80,10 @@ class ClipTowers:
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens of the text the model does not see."""
-        return max(len(self.tokenizer(readable(text), verbose=False)["input_ids"]) - self.tokens, 0)
+        return max(len(self.tokenizer(self._read(text), verbose=False)["input_ids"]) - self.tokens, 0)
+
+    def _read(self, text: str) -> str:
+        return cleaned_text(readable(text)) if self._clean else readable(text)
 
     # ------------------------------------------------------------ step by step, with gradients to the weights too
 
@@ -89,7 +98,7 @@ class ClipTowers:
     def tokens_of(self, texts: Sequence[str]) -> Int[Tensor, "batch 2 tokens"]:
         """Token ids, and 1 where there is a token."""
         told = self.tokenizer(
-            list(map(readable, texts)),
+            list(map(self._read, texts)),
             padding="max_length",
             truncation=True,
             max_length=self.tokens,
@@ -101,6 +110,14 @@ class ClipTowers:
         """Vectors of length 1."""
         ids, mask = tokens.to(self.device).unbind(1)
         return F.normalize(_projected(self.model.get_text_features(input_ids=ids, attention_mask=mask)), dim=-1)
+
+
+def cleaned_text(text: str) -> str:
+    """A text as open_clip and HPSv2 read it: mended by ftfy (curly quotes are straightened), without HTML's escapes.
+
+    Source: open_clip's tokenizer.py, `basic_clean` and `whitespace_clean`; the tokenizer itself makes it lower case.
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def load_clip(reward: str, model: str, tokenizer: str | None = None) -> tuple[CLIPModel, Any]:

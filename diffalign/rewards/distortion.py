@@ -9,7 +9,7 @@ from typing import Literal
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards._scene_checker import OBJECT_WIDTHS, Found, find_objects
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward, own_version
 
 __all__ = ["DistortionReward", "shape_forms"]
 
@@ -39,6 +39,7 @@ class DistortionReward(SampleReward):
         *,
         form: Literal["mean", "worst"] = "mean",
         detect: Callable[[Pixels], Sequence[float]] | None = None,
+        detect_version: str | None = None,
     ) -> None:
         """Say what counts, and who looks.
 
@@ -46,6 +47,7 @@ class DistortionReward(SampleReward):
             form: the mean over the objects, or the worst of them.
             detect: in the place of the zoo's checker: from uint8 [height, width, 3] to how well-formed each object is that
                 it finds, in [0, 1], for example one less the probability that a hand is malformed.
+            detect_version: what kept scores know it by, to be changed with it; None: they end with this object.
 
         Raises:
             ConfigError: names the argument.
@@ -55,7 +57,7 @@ class DistortionReward(SampleReward):
         self.form, self._own = form, detect
         self.spec = RewardSpec(
             name="distortion",
-            version=f"1-{'scene' if detect is None else 'another-detector'}-{form}",
+            version=f"1-{'scene' if detect is None else own_version(detect_version)}-{form}",
             media="image",
             level="instance",
             unit="1",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards.protocol import PER_SAMPLE, Reward, RewardOutput, RewardSpec, Sample, samples_of
+from diffalign.rewards.protocol import PER_SAMPLE, BatchReward, Judged, Reward, RewardSpec, Sample
 
 Combine = Literal["mean", "worst", "uncertainty"]
 
@@ -43,7 +44,7 @@ def combine_rewards(
     return mean if combine == "mean" else mean - penalty * (share * (values - mean).square()).sum(0)
 
 
-class RewardEnsemble:
+class RewardEnsemble(BatchReward):
     """Several rewards as one reward: usable wherever one is.
 
     A sample that one of them cannot score is unscored. Components: the members' values, as they are before `scale`.
@@ -91,7 +92,7 @@ class RewardEnsemble:
             raise ConfigError(f"scale: must be {len(rewards)} pairs (mean, standard deviation > 0), got {list(scale)}")
         self.rewards, self.combine, self.weights, self.penalty = tuple(rewards), combine, weights, penalty
         self.scale = None if scale is None else tuple(scale)
-        self.names = _distinct([reward.spec.name for reward in rewards])
+        self.names = self.components = _distinct([reward.spec.name for reward in rewards])
         self.spec = self._spec()
 
     def fitted(self, samples: Sequence[Sample]) -> RewardEnsemble:
@@ -114,29 +115,20 @@ class RewardEnsemble:
             self.rewards, combine=self.combine, weights=self.weights, penalty=self.penalty, scale=scale
         )
 
-    def score(self, batch: Sequence[Sample]) -> RewardOutput:
-        """Score every sample with every reward."""
-        outputs = [reward.score(batch) for reward in self.rewards]
+    def judge_batch(self, media: Sequence[Any], samples: Sequence[Sample]) -> list[Judged]:
+        seen = [replace(sample, media=medium) for medium, sample in zip(media, samples, strict=True)]
+        outputs = [reward.score(seen) for reward in self.rewards]
         raw = torch.stack([output.values for output in outputs])
         centre, spread = (
             torch.tensor([pair[place] for pair in self.scale or [(0.0, 1.0)] * len(raw)])[:, None] for place in (0, 1)
         )
         values = combine_rewards((raw - centre) / spread, self.combine, weights=self.weights, penalty=self.penalty)
-        reasons = tuple(
-            next((f"{name}: {why}" for name, why in zip(self.names, whys, strict=True) if why is not None), None)
-            for whys in zip(*(output.reasons for output in outputs), strict=True)
-        )
-        return RewardOutput(values, reasons, dict(zip(self.names, raw, strict=True)))
-
-    def __call__(
-        self,
-        media: Any,
-        prompts: Sequence[str] | None = None,
-        metadata: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Float[Tensor, " batch"]:
-        """Score media, as the members' own call does."""
-        values = self.score(samples_of(self.spec, media, prompts, metadata)).values
-        return values.to(media.device) if isinstance(media, Tensor) else values
+        judged: list[Judged] = []
+        for place, (value, parts) in enumerate(zip(values.tolist(), raw.T.tolist(), strict=True)):
+            whys = [(name, output.reasons[place]) for name, output in zip(self.names, outputs, strict=True)]
+            reason = next((f"{name}: {why}" for name, why in whys if why is not None), None)
+            judged.append((value, dict(zip(self.names, parts, strict=True))) if reason is None else reason)
+        return judged
 
     def _spec(self) -> RewardSpec:
         specs = [reward.spec for reward in self.rewards]
@@ -160,6 +152,7 @@ class RewardEnsemble:
             reads=tuple(dict.fromkeys(each for spec in specs for each in spec.reads)),
             source='Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization"',
             deterministic=all(spec.deterministic for spec in specs),
+            grouped=any(spec.grouped for spec in specs),
         )
 
 

@@ -18,7 +18,7 @@ from diffalign.rewards.geneval_rules import (
     strict_score,
 )
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward, own_version
 
 __all__ = ["GenEvalReward", "detect_shapes", "scene_requirements"]
 
@@ -48,6 +48,7 @@ class GenEvalReward(SampleReward):
         form: Literal["strict", "soft", "flow_grpo"] = "strict",
         detector: Literal["shapes"] = "shapes",
         detect: Callable[[Pixels], Sequence[Detection]] | None = None,
+        detect_version: str | None = None,
     ) -> None:
         """Say how to count, and who looks.
 
@@ -56,6 +57,7 @@ class GenEvalReward(SampleReward):
             detector: the zoo's coloured shapes, found exactly.
             detect: another one in its place, from uint8 [height, width, 3] to what it sees, colours too. The published
                 figures are of Mask2Former (Swin-S, COCO) with CLIP ViT-L/14 for the colours.
+            detect_version: what kept scores know it by, to be changed with it; None: they end with this object.
 
         Raises:
             ConfigError: names the argument.
@@ -67,7 +69,7 @@ class GenEvalReward(SampleReward):
         self.form, self._own = form, detect
         self.spec = RewardSpec(
             name="geneval",
-            version=f"1-{detector if detect is None else 'another-detector'}-{form}",
+            version=f"1-{detector if detect is None else own_version(detect_version)}-{form}",
             media="image",
             level="instance",
             unit="1",

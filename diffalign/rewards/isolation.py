@@ -45,6 +45,11 @@ class IsolatedReward(RemoteReward):
         self._lock = threading.Lock()
         try:
             spec, self.components, batch = read_spec(self._workers[0].facts())  # the others start when they are needed
+            if spec.grouped:
+                raise ConfigError(
+                    f"{reward}: its scores go by the others of their group, and a worker gets samples in parts; "
+                    "use it in this process"
+                )
         except BaseException:
             self._end()
             raise
@@ -131,7 +136,7 @@ def isolated(
         options: of the reward, plain values.
 
     Raises:
-        ConfigError: the interpreter does not work, or the options are wrong.
+        ConfigError: the interpreter does not work, the options are wrong, or the reward judges groups.
         DataError, MissingExtraError: as loading the reward here would.
 
     Example:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards._text_reader import MODELS, Lines, load_reader
+from diffalign.rewards._text_reader import Lines, load_reader, reader_version
 from diffalign.rewards.edit_distance import compared_text, text_distance
 from diffalign.rewards.pictures import Pixels
-from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward
+from diffalign.rewards.protocol import RewardSpec, Sample, SampleReward, own_version
 
 __all__ = ["OCRReward", "quoted_text"]
 
@@ -41,6 +41,7 @@ class OCRReward(SampleReward):
         detection_side: int = 320,
         threads: int = 1,
         read: Callable[[Pixels], Lines] | None = None,
+        read_version: str | None = None,
     ) -> None:
         """Say how to read and compare.
 
@@ -51,6 +52,7 @@ class OCRReward(SampleReward):
             detection_side: pixels, 64 or more; text is looked for in the picture shrunk to this, and read at full size.
             threads: of the recogniser.
             read: another recogniser, from uint8 [height, width, 3] (RGB) to lines of text, each with its confidence.
+            read_version: what kept scores know it by, to be changed with it; None: they end with this object.
 
         Raises:
             ConfigError: names the argument.
@@ -64,7 +66,7 @@ class OCRReward(SampleReward):
             raise ConfigError(f"ocr: detection_side must be >= 64 and threads >= 1, got {seen}")
         self.without_quotes, self.nfkc, self.least_confidence = without_quotes, nfkc, least_confidence
         self.detection_side, self.threads, self._read = detection_side, threads, read
-        reader = f"{MODELS}-{detection_side}" if read is None else "another-reader"
+        reader = f"{reader_version()}-{detection_side}" if read is None else own_version(read_version)
         self.spec = RewardSpec(
             name="ocr",
             version=f"1-{reader}-c{least_confidence:g}-{without_quotes}-{'nfkc' if nfkc else 'raw'}",

@@ -69,6 +69,10 @@ class RewardServer(ThreadingHTTPServer):
         """
         if not rewards:
             raise ConfigError("rewards: none were given to serve")
+        if grouped := [name for name, reward in rewards.items() if reward.spec.grouped]:
+            raise ConfigError(
+                f"rewards: the scores of {', '.join(grouped)} go by the others of their group, and requests come in parts"
+            )
         if not is_loopback(host) and not token:
             raise ConfigError(
                 f"host: other machines can reach {host}, so that a token is needed: export one, and name its variable with "

@@ -95,6 +95,7 @@ class SRAttributeReward(BatchReward):
             needs=("reference", "metadata"),
             source='"GDPO-SR: Group Direct Preference Optimization for One-Step Generative Image Super-Resolution", 2026',
             deterministic=all(each.spec.deterministic for each in quality),
+            grouped=True,
         )
 
     def judge_batch(self, pictures: Sequence[Pixels], samples: Sequence[Sample]) -> list[Judged]:

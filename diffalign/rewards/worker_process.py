@@ -23,6 +23,7 @@ from diffalign.rewards.wire import Packed, pack, pack_samples, read_judged, unpa
 _log = logging.getLogger(__name__)
 
 _LOADING = 3600.0  # seconds: weights may have to be downloaded first
+_PAUSES = (0.5, 4.0)  # seconds between starts that fail
 _FAREWELL = 2.0  # seconds that a worker gets to end by itself
 _LINES, _TAIL = 3, 400  # lines and characters of what it said last
 # The very files of this package, whatever environment the interpreter has; -P: none from the folder that it starts in
@@ -83,11 +84,30 @@ class Worker:
             WorkerLost: it did not.
         """
         if self._process is None or self._owner != os.getpid():  # a fork must not talk in its parent's name
+            self._start_again()
+        reply = self._exchange(pack_samples(samples), self._timeout)
+        try:
+            return read_judged(reply, "", len(samples))[1]
+        except DataError as wrong:
+            self.close(at_once=True)
+            raise WorkerLost(f"answered what it should not: {wrong}") from None
+
+    def _start_again(self) -> None:
+        """Patiently: what killed it while it loaded, such as a lack of memory, may be over in a moment.
+
+        Raises:
+            WorkerUnstartable: it is not.
+        """
+        for pause in (*_PAUSES, None):
             try:
                 self._start()
+                return
             except DiffalignError as error:
                 raise WorkerUnstartable(f"could not be started again: {error}") from None
-        return read_judged(self._exchange(pack_samples(samples), self._timeout), "", len(samples))[1]
+            except WorkerUnstartable as lost:
+                if pause is None or self.stopped.wait(pause):
+                    raise
+                _log.warning("%s: the worker process %s; trying again", self._reward, lost)
 
     def kill(self) -> None:
         """End it at once; whoever is talking with it finds it gone."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from diffalign.data import part_files
 from diffalign.data.part_files import PartFiles
+from diffalign.exceptions import ConfigError
 
 
 def test_parts_of_several_processes_are_read_together(tmp_path):
@@ -45,3 +50,27 @@ def test_every_piece_of_work_is_one_process_s(tmp_path):
 def test_rank_beyond_the_world_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2"):
         PartFiles(tmp_path, 2, 2)
+
+
+def test_two_calls_do_not_write_one_file_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_files, "_PATIENCE", 0.2)
+    parts = PartFiles(tmp_path / "scores.jsonl")
+    with parts.held():
+        with pytest.raises(ConfigError, match=r"out: another call is writing .*scores\.jsonl"), parts.held():
+            pass
+        with PartFiles(parts.target, 1, 2).held():  # another process of one call
+            pass
+    with parts.held():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_killed_lets_go(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from diffalign.data.part_files import PartFiles\n"
+        f"with PartFiles(Path({str(tmp_path / 'x.jsonl')!r})).held(): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    with PartFiles(tmp_path / "x.jsonl").held():
+        pass
+    assert not list(tmp_path.iterdir())

@@ -90,3 +90,9 @@ def test_a_detector_of_your_own() -> None:
 def test_form_is_checked(unchecked_types: None) -> None:
     with pytest.raises(ConfigError, match=r"distortion\.form: must be 'mean' or 'worst', got 'least'"):
         DistortionReward(form="least")  # type: ignore[arg-type]
+
+
+def test_a_detector_of_one_s_own_is_known_by_the_version_that_it_is_given():
+    unnamed = {DistortionReward(detect=lambda pixels: []).spec.version for _ in range(2)}
+    named = {DistortionReward(detect=lambda pixels: [], detect_version="mine-2").spec.version for _ in range(2)}
+    assert len(unnamed) == 2 and len(named) == 1

@@ -12,12 +12,16 @@ from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import (
     JPEGReward,
     RewardEnsemble,
+    RewardServer,
     Sample,
     SceneReward,
+    cached,
     combine_rewards,
     load_reward,
     reward_of_text,
 )
+from diffalign.rewards.pictures import as_pixels
+from diffalign.rewards.wire import pack_sample, pack_samples, read_judged
 
 MEMBERS = torch.tensor([[0.7], [0.4], [0.9], [0.6]])
 
@@ -58,10 +62,25 @@ def test_scores_reasons_and_components():
     alone = [reward.score(batch).values for reward in both.rewards]
     torch.testing.assert_close(output.values[:2], 0.25 * alone[0][:2] + 0.75 * alone[1][:2])
     assert output.values[2].isnan() and output.reasons[2] is not None and output.reasons[2].startswith("scene: ")
-    torch.testing.assert_close(output.components["jpeg"], alone[0])
+    torch.testing.assert_close(output.components["jpeg"][:2], alone[0][:2])
+    assert output.components["jpeg"][2].isnan()
     assert both.spec.needs == ("prompt",)
     called = both([sample.media for sample in batch], [sample.prompt for sample in batch])
     torch.testing.assert_close(called, output.values, equal_nan=True)
+
+
+def test_it_is_remembered_and_served_as_any_reward(tmp_path):
+    both, batch = RewardEnsemble([JPEGReward(), SceneReward(form="graded")]), samples(3)
+    expected = both.score(batch)
+    for _ in range(2):
+        kept = cached(both, tmp_path)
+        torch.testing.assert_close(kept.score(batch).values, expected.values)
+    assert kept.known == 3
+    with RewardServer({"both": both}, port=0) as server:
+        packed = [pack_sample(as_pixels(each.media), each, both.spec) for each in batch]
+        judged = server.judge(pack_samples(packed, rewards=["both"]))
+    values = [each[0] for each in read_judged(judged, "both", 3)[1]]
+    torch.testing.assert_close(torch.tensor(values), expected.values)
 
 
 def test_fitted_members_are_on_one_scale():

@@ -233,3 +233,9 @@ def test_options_are_checked(unchecked_types: None) -> None:
         GenEvalReward(form="hard")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"geneval\.detector: must be 'shapes', got 'mask2former'"):
         GenEvalReward(detector="mask2former")  # type: ignore[arg-type]
+
+
+def test_a_detector_of_one_s_own_is_known_by_the_version_that_it_is_given():
+    unnamed = {GenEvalReward(detect=lambda pixels: []).spec.version for _ in range(2)}
+    named = {GenEvalReward(detect=lambda pixels: [], detect_version="mine-2").spec.version for _ in range(2)}
+    assert len(unnamed) == 2 and len(named) == 1

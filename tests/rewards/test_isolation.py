@@ -18,7 +18,15 @@ import torch
 
 from diffalign.config.rewards import JPEGParams
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.rewards import IsolatedReward, Sample, build_reward, isolated, load_reward, reward_of_text
+from diffalign.rewards import (
+    IsolatedReward,
+    Sample,
+    build_reward,
+    isolated,
+    load_reward,
+    reward_of_text,
+    worker_process,
+)
 from tests.rewards.troublemakers import make
 
 FILE = Path(__file__).with_name("troublemakers.py")
@@ -82,6 +90,18 @@ def test_what_kills_it_twice_is_unscored_and_the_rest_is_not(trouble, tmp_path, 
 
 
 @pytest.mark.slow
+def test_a_start_that_dies_is_tried_again_and_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_process, "_PAUSES", (0.0, 0.0))
+    prompts = ["a", f"once {tmp_path / 'seen'}", "c"]
+    for deaths, lost in ((2, 0), (3, 3)):
+        (tmp_path / "seen").unlink(missing_ok=True)
+        reward = isolated(f"{FILE}:dies_while_loading", log=str(tmp_path / f"log{deaths}"), deaths=deaths)
+        output = reward.score(samples(*prompts))
+        reward.close()
+        assert sum(reason is not None for reason in output.reasons) == lost
+        assert all("could not load the reward: it ended with exit code 9" in each for each in output.reasons if each)
+
+
 def test_ctrl_c_ends_the_worker_and_leaves_nothing_half_said(trouble):
     trouble.score(samples("a"))
     (pid,) = worker_pids(trouble)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import itertools
 import os
@@ -288,9 +289,19 @@ def test_one_engine_for_all_rewards_of_the_same_settings():
 
 
 def test_models_of_another_version_are_refused(recorder, monkeypatch):
-    monkeypatch.setattr(text_reader, "_DETECTION", "PP-OCRv9_det_huge.onnx")
-    with pytest.raises(ConfigError, match=r"rapidocr has no PP-OCRv9_det_huge.onnx.*pip install -U"):
-        load_reward("ocr")([written("x")], ['"x"'])
+    for name, digest in (("PP-OCRv9_det_huge.onnx", "0"), ("PP-OCRv6_det_small.onnx", "0" * 64)):
+        monkeypatch.setattr(text_reader, "_MODELS", {name: digest})
+        text_reader.load_reader.cache_clear()
+        with pytest.raises(ConfigError, match=rf"rapidocr has not the {name}.*pip install -U"):
+            load_reward("ocr")([written("x")], ['"x"'])
+
+
+def test_version_names_the_reader():
+    assert f"rapidocr-{importlib.metadata.version('rapidocr')}" in load_reward("ocr").spec.version
+    versions = {OCRReward(read=lambda pixels: []).spec.version for _ in range(2)}
+    assert len(versions) == 2  # nobody knows whether they read alike
+    named = {OCRReward(read=lambda pixels: [], read_version="mine-1").spec.version for _ in range(2)}
+    assert len(named) == 1
 
 
 def test_extra_that_is_missing(monkeypatch):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffalign.exceptions import ConfigError
 from diffalign.rewards import load_reward
-from diffalign.rewards.clip_towers import ClipTowers
+from diffalign.rewards.clip_towers import ClipTowers, cleaned_text
 from diffalign.rewards.open_clip_weights import clip_of_open_clip
 from tests.rewards.test_clip import pictures
 from tests.rewards.tiny_clip import SIDE, TOKENS, tiny_folder, tiny_tokenizer
@@ -46,7 +46,7 @@ def test_hps_scores_with_the_authors_file(theirs, form, tmp_path):
         save_file(state, file)
     reward = load_reward("hps", weights=str(file), tokenizer=tiny_folder())
     prompts = ["a red cat", "blue", "ten words", "a fox"]
-    towers = ClipTowers(clip_of_open_clip(state, end_token=END), tiny_tokenizer(), fit="pad")
+    towers = ClipTowers(clip_of_open_clip(state, end_token=END), tiny_tokenizer(), fit="pad", clean=True)
     expected = (towers.pictures([np.asarray(each) for each in pictures()]) * towers.texts(prompts)).sum(-1)
     torch.testing.assert_close(reward(pictures(), prompts), expected)
     direct = (
@@ -96,6 +96,21 @@ def test_files_that_are_none_are_refused(theirs, tmp_path):
     text.write_text("<html>not found</html>")
     with pytest.raises(ConfigError, match=f"hps.weights: cannot read '{text}' as tensors"):
         load_reward("hps", weights=str(text), tokenizer=tiny_folder())
+
+
+def test_texts_are_read_as_open_clip_reads_them(theirs):
+    """Its `basic_clean` and `whitespace_clean`: ftfy, HTML's escapes twice over, and single spaces."""
+    assert cleaned_text("  a cat\u2019s \u201cred\u201d  hat &amp;amp; a dog\n") == 'a cat\'s "red" hat & a dog'
+    assert cleaned_text("caf\u00c3\u00a9") == "caf\u00e9"  # UTF-8 that was read as Latin-1
+    towers = [
+        ClipTowers(clip_of_open_clip(theirs.state_dict(), end_token=END), tiny_tokenizer(), clean=clean)
+        for clean in (True, False)
+    ]
+    curly, plain = "the cat\u2019s red &amp; blue", "the cat's red & blue"
+    assert towers[0].version != towers[1].version
+    assert torch.equal(towers[0].tokens_of([curly]), towers[0].tokens_of([plain]))
+    assert not torch.equal(towers[1].tokens_of([curly]), towers[1].tokens_of([plain]))
+    assert towers[0].tokens_cut(curly) == towers[0].tokens_cut(plain)
 
 
 class Foreign:

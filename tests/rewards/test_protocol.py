@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diffalign.exceptions import DataError, ShapeError
-from diffalign.rewards import REWARDS, Reward, RewardOutput, Sample, load_reward
+from diffalign.rewards import REWARDS, JPEGReward, Reward, RewardOutput, Sample, load_reward
 from diffalign.rewards.scene import parse_caption, render_scene
 from tests.rewards.tiny_blip import bert_folder, image_reward_file
 from tests.rewards.tiny_clip import tiny_folder
@@ -257,3 +257,24 @@ def test_import_is_light():
     code = f"import sys, diffalign.rewards; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_value_that_is_no_number_has_a_reason():
+    class Overflowing(JPEGReward):
+        def judge(self, pixels, sample):
+            return (math.nan if sample.prompt else 1.0), {"kilobytes": 1.0}
+
+    output = Overflowing().score([Sample(np.zeros((4, 4, 3), np.uint8), prompt) for prompt in ("", "x")])
+    assert output.values[0] == 1.0 and output.values[1].isnan()
+    assert output.reasons == (None, "the jpeg reward came to nan")
+    assert output.components["kilobytes"].isnan().tolist() == [False, True]
+
+
+def test_an_error_of_the_reward_names_the_sample():
+    class Broken(JPEGReward):
+        def judge(self, pixels, sample):
+            raise IndexError("out of range")
+
+    with pytest.raises(IndexError) as caught:
+        Broken().score([Sample(np.zeros((4, 4, 3), np.uint8), id="a.png")])
+    assert caught.value.__notes__ == ["jpeg was judging sample 'a.png'"]

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from diffalign.evaluation import score_records
 from diffalign.exceptions import ConfigError
-from diffalign.rewards import JPEGReward, Sample, SceneReward, SRAttributeReward, load_reward
+from diffalign.rewards import (
+    JPEGReward,
+    RewardServer,
+    Sample,
+    SceneReward,
+    SRAttributeReward,
+    cached,
+    isolated,
+    load_reward,
+)
 from diffalign.rewards.sr_attribute import attribute_aware_reward, texture_share
 from tests.rewards.photo_like import blurred, noisy, photo_like
 
@@ -124,3 +134,30 @@ def test_settings_are_checked(unchecked_types: None) -> None:
         SRAttributeReward([brisque], mode="paper")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"sr_attribute\.min_range: must be >= 0, got -1"):
         SRAttributeReward([brisque], min_range=-1)
+
+
+def make() -> SRAttributeReward:
+    return SRAttributeReward([JPEGReward()])
+
+
+def test_nothing_that_cuts_or_remembers_batches_takes_it(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="go by the others of their group, so that none can be kept"):
+        cached(make(), tmp_path)
+    with pytest.raises(ConfigError, match="a worker gets samples in parts"):
+        isolated(f"{__file__}:make")
+    with pytest.raises(ConfigError, match="the scores of sr go by the others of their group"):
+        RewardServer({"sr": make()}, port=0)
+    with pytest.raises(ConfigError, match="groups that have to come whole"):
+        score_records(tmp_path, tmp_path / "scores.jsonl", [make()])
+
+
+def test_a_batch_that_memory_does_not_hold_is_not_cut(monkeypatch) -> None:
+    reward = make()
+
+    def full(media, samples):
+        raise MemoryError
+
+    monkeypatch.setattr(reward, "judge_batch", full)
+    original = photo_like()
+    batch = [Sample(noisy(original, sigma), metadata={"group": 1, "reference": original}) for sigma in (5, 9)]
+    assert reward.score(batch).reasons == ("memory does not hold all of its batch, which cannot be cut",) * 2

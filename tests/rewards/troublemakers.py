@@ -62,6 +62,26 @@ def make_nothing() -> Troublemaker:
     raise ValueError("weights are gone")
 
 
+class OnceLoaded(Troublemaker):
+    """It ends after its first answers; of the times that it is loaded again, so many end in death."""
+
+    def judge(self, medium, sample: Sample) -> tuple[float, dict[str, float]]:
+        if sample.prompt.startswith("once"):
+            return super().judge(medium, sample)
+        return float(medium.mean()), {}
+
+
+def dies_while_loading(log: str, deaths: int) -> Troublemaker:
+    """The first load succeeds, the next `deaths` die, all others succeed."""
+    with open(log, "a+") as file:
+        file.seek(0)
+        loads = len(file.read())
+        file.write("x")
+    if 0 < loads <= deaths:
+        os._exit(9)
+    return OnceLoaded()
+
+
 def leave() -> Troublemaker:
     print("out of memory, somehow", file=sys.stderr, flush=True)
     os._exit(7)
