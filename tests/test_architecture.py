@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
         "objectives",
         "annotation",
     },
-    "evaluation": {"pipelines", "rewards", "data", "config", "annotation"},
+    # sim: files of shapes, and how like two shapes are
+    "evaluation": {"pipelines", "rewards", "data", "config", "annotation", "sim"},
     # zoo: build.py resolves zoo://NAME/preferences and zoo://NAME/held_out
     "training": {
         "config",
@@ -40,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
         "zoo",
         "annotation",  # rounds that wait for people's votes
     },
-    "pipelines": {"backbones", "samplers", "rewards", "denoising", "data"},
+    "pipelines": {"backbones", "samplers", "rewards", "denoising", "data", "sim"},  # sim: pictures and files of shapes
     "samplers": {"denoising"},
     "backbones": {"denoising", "zoo"},
     "rewards": {"sim", "config"},

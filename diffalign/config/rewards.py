@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from diffalign.config.fields import LocalPath, Share
 from diffalign.config.params import Params
 from diffalign.config.sample_rewards import HTTPParams, ModelRewardParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.shape_rewards import StabilityParams
 from diffalign.config.sound_rewards import ClapParams, FADParams, FADSongParams, NotesParams, SpeechQualityParams
 
 
@@ -188,9 +189,10 @@ REWARD_PARAMS: tuple[type[Params], ...] = (
     *WITH_REFERENCE,
     *(HTTPParams, VLMJudgeParams),  # done elsewhere
     *(SpeechQualityParams, NotesParams, ClapParams, FADSongParams),  # of sound
+    StabilityParams,  # of shapes
 )
 
-# of pictures that a run draws, for prompts alone
+# of what a run draws, for prompts alone
 RewardParams = Annotated[
     SceneParams
     | JPEGParams
@@ -208,7 +210,8 @@ RewardParams = Annotated[
     | DistortionParams
     | GenEvalParams
     | HTTPParams
-    | VLMJudgeParams,
+    | VLMJudgeParams
+    | StabilityParams,
     Field(discriminator="name"),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -26,6 +26,8 @@ def _yes_or_no(told: Any) -> Any:
 
 class SampleRewardParams(Params):
     """The base of the settings of every reward of single samples: where it is done, and whether it is remembered."""
+
+    medium: ClassVar[str | None] = "image"  # what it judges of what a run draws; None: whatever it is
 
     # done in a worker process: true, or a mapping that says how; None: here
     process: Annotated[ProcessParams | None, BeforeValidator(_yes_or_no)] = None
@@ -75,6 +77,8 @@ class OverHTTPParams(SampleRewardParams):
 
 class HTTPParams(OverHTTPParams):
     """A reward that another machine or process serves: `diffalign rewards serve`."""
+
+    medium: ClassVar[str | None] = None
 
     name: Literal["http"] = "http"
     url: Address = "http://127.0.0.1:8300"  # where `diffalign rewards serve` listens by default

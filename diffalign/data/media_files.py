@@ -14,16 +14,17 @@ from diffalign.exceptions import DataError, MissingExtraError
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff"}
 VIDEOS = {".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif"}
-MEDIA_FILES = PICTURES | SOUNDS | VIDEOS
+SHAPES = {".glb", ".gltf", ".obj", ".off", ".ply", ".stl"}
+MEDIA_FILES = PICTURES | SOUNDS | VIDEOS | SHAPES
 _LOSSY = {"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"}  # pass full scale where they decode
 _GIF = b"GIF8"
 _FRAME_MS = 100.0  # of an animation that says 0, as browsers show it
 
 
 def media_of(file: Path) -> tuple[str, ...]:
-    """What a file can be read as, by its ending: image, audio, video; a GIF is a picture and a video. () if unknown."""
+    """What a file is by its ending: image, audio, video, mesh; a GIF is a picture and a video. () if unknown."""
     ending = file.suffix.lower()
-    kinds = (("image", PICTURES), ("audio", SOUNDS), ("video", VIDEOS))
+    kinds = (("image", PICTURES), ("audio", SOUNDS), ("video", VIDEOS), ("mesh", SHAPES))
     return tuple(medium for medium, endings in kinds if ending in endings)
 
 

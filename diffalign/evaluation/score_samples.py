@@ -1,4 +1,4 @@
-"""Rows of a source as samples: the picture, sound or video that a reward judges, read."""
+"""Rows of a source as samples: the picture, sound, video or shape that a reward judges, read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from diffalign.data.records import PictureSource, decoded, picture_bytes
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards import Audio, Sample, Video
 from diffalign.rewards.media import MEDIA
+from diffalign.sim import Mesh, read_mesh
 
 
 def sample_of(row: PictureRow, medium: str, judge: str, *, compares: bool = False) -> Sample:
@@ -18,7 +19,7 @@ def sample_of(row: PictureRow, medium: str, judge: str, *, compares: bool = Fals
 
     Args:
         row: that it stands in.
-        medium: that is judged: image, audio or video.
+        medium: that is judged: image, audio, video or mesh.
         judge: who does, for messages.
         compares: whether the reward looks at the reference.
 
@@ -47,6 +48,8 @@ def _read(source: PictureSource, row: PictureRow, medium: str, judge: str) -> An
             raise DataError(
                 f"record {name!r}: {source.name} is a {MEDIA[found[0]].one}, and {judge} judges {MEDIA[medium].several}"
             )
+    if medium == "mesh":
+        return _shape(source, name)
     content = picture_bytes(source, row.id)
     try:
         if medium == "audio":
@@ -56,3 +59,12 @@ def _read(source: PictureSource, row: PictureRow, medium: str, judge: str) -> An
     except ShapeError as error:
         raise DataError(f"record {name!r}: {error}") from None
     return decoded(content, name)
+
+
+def _shape(source: PictureSource, record: str) -> Mesh:
+    if not isinstance(source, Path):
+        raise DataError(f"record {record!r}: a shape must be a file of its own, whose ending says what it is")
+    try:
+        return read_mesh(source)
+    except DataError as error:
+        raise DataError(f"record {record!r}: {str(error).removeprefix(f'{source}: ')}") from None

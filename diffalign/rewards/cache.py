@@ -18,7 +18,8 @@ from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards.pictures import reference_pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.remote_reward import without_gradients
-from diffalign.rewards.wire import pack_medium, plain_metadata
+from diffalign.rewards.wire import plain_metadata
+from diffalign.rewards.wire_media import pack_medium
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards.http_call import Caller, NoAnswer
 from diffalign.rewards.protocol import Judged, RewardSpec
 from diffalign.rewards.remote_reward import RemoteReward, without_gradients
-from diffalign.rewards.wire import Packed, pack_samples, read_judged, read_spec
+from diffalign.rewards.wire import pack_samples, read_judged, read_spec
+from diffalign.rewards.wire_media import Packed
 
 KIND = "application/x-diffalign"  # of a message of `wire`
 _LARGEST = 2**26  # bytes of scores

@@ -13,7 +13,8 @@ from typing import Any
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.protocol import Judged
 from diffalign.rewards.remote_reward import RemoteReward, without_gradients
-from diffalign.rewards.wire import Packed, read_spec
+from diffalign.rewards.wire import read_spec
+from diffalign.rewards.wire_media import Packed
 from diffalign.rewards.worker_process import Worker, WorkerLost, WorkerUnstartable
 
 _log = logging.getLogger(__name__)

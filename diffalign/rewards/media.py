@@ -1,6 +1,7 @@
-"""What rewards look at: pictures, video and audio, and the one form in which each is judged.
+"""What rewards look at: pictures, video, audio and shapes, and the one form in which each is judged.
 
-Pictures are uint8 [height, width, 3] (see `pictures.py`); video and audio are the two classes here.
+Pictures are uint8 [height, width, 3] (see `pictures.py`), shapes meshes or voxels (see `shapes.py`); video and audio are
+the two classes here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.pictures import as_pixels, split_pictures
+from diffalign.rewards.shapes import as_shape, split_shapes
 
 _CLIPPING = 1e-4  # by how much a resampler or a decoder may pass full scale
 
@@ -143,5 +145,6 @@ def _split_list(kind: type, how: str) -> Callable[[Any], list[Any]]:
 MEDIA: dict[str, Medium] = {
     "image": Medium(split_pictures, as_pixels, "picture", "pictures"),
     "video": Medium(_split_list(Video, "a Video(frames, fps)"), as_video, "video", "videos"),
+    "mesh": Medium(split_shapes, as_shape, "shape", "shapes"),
     "audio": Medium(_split_list(Audio, "an Audio(waveform, rate)"), as_audio, "sound", "sounds"),
 }

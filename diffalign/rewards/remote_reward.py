@@ -9,7 +9,8 @@ from typing import Any
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
-from diffalign.rewards.wire import Packed, pack_sample
+from diffalign.rewards.wire import pack_sample
+from diffalign.rewards.wire_media import Packed
 
 
 def without_gradients(spec: RewardSpec) -> RewardSpec:

@@ -27,6 +27,7 @@ from diffalign.rewards.selftest_samples import MAKERS, examples_for, other_sizes
 from diffalign.rewards.selftest_sets import set_checks
 from diffalign.rewards.selftest_wire import check_wired
 from diffalign.rewards.set_protocol import SetReward
+from diffalign.sim import Mesh
 
 _UNICODE = ("Ж 漢字 العربية", "👩🏽‍🚀 \u200f\u0000", "é" * 2000, "a\ud800b")
 
@@ -183,6 +184,11 @@ class _Trial:
         if medium == "audio":
             double = self.with_media(lambda media: Audio(torch.from_numpy(media.waveform).double(), media.rate))
             return f"float64 tensor: {self.same(double, self.values, 'as float64')}"
+        if medium == "mesh":
+            floats = self.with_media(
+                lambda shape: Mesh.of(shape.vertices.astype(np.float32), shape.faces.astype(np.int32))
+            )
+            return f"float32 vertices: {self.same(floats, self.values, 'as float32')}"
         floats = self.with_media(lambda media: Video(media.frames.astype(np.float32) / 255, media.fps))
         return f"float frames: {self.same(floats, self.values, 'as floats')}"
 
@@ -220,6 +226,8 @@ class _Trial:
             lost[0, 0, 0] = torch.nan
             return self.unscored(lost, "a picture with NaN")
         make: Callable[[], Any] = lambda: Audio(np.array([0.0, math.nan], dtype=np.float32), 16000)  # noqa: E731
+        if self.reward.spec.media == "mesh":
+            make = lambda: Mesh.of(np.full((4, 3), math.nan), [[0, 1, 2], [0, 2, 3]])  # noqa: E731
         if self.reward.spec.media == "video":
             make = lambda: Video(np.full((2, 8, 8, 3), math.nan, dtype=np.float32), 8.0)  # noqa: E731
         try:

@@ -15,6 +15,7 @@ from diffalign.rewards._scene_renderer import render_scene
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import RewardSpec, Sample
+from diffalign.sim import Mesh, Voxels
 
 _SIDE = 64  # pixels
 _RATE, _SECONDS = 16000, 2.0
@@ -58,7 +59,16 @@ def video(seed: int, height: int = _SIDE, width: int = _SIDE, frames: int = _FRA
     return Video([np.roll(still, 2 * step, axis=1) for step in range(frames)], _FPS)
 
 
-MAKERS: dict[str, Callable[[int], Any]] = {"image": picture, "audio": sound, "video": video}
+def shape(seed: int, size: int = 8) -> Mesh:
+    """A foot and a beam on it that sticks out more and more with the seed: blocks, z up."""
+    grid = np.zeros((3 * size, size, size), dtype=bool)
+    foot, beam = max(1, size // 4), max(1, size // 8)
+    grid[: foot + 1, :foot, : size - beam] = True
+    grid[: foot + 1 + seed % 4 * 5 * size // 8, :foot, size - beam :] = True
+    return Voxels.of(grid).surface()
+
+
+MAKERS: dict[str, Callable[[int], Any]] = {"image": picture, "audio": sound, "video": video, "mesh": shape}
 
 
 def scene(seed: int) -> Pixels:
@@ -81,10 +91,12 @@ _SPECIAL: dict[str, Callable[[int], Any]] = {"scene": scene, "geneval": scene, "
 
 
 def other_sizes(medium: str) -> list[Callable[[int], Any]]:
-    """Makers of media of other sizes: wide, high, tiny, odd; of sound, other rates, lengths and channels."""
+    """Makers of media of other sizes: wide, high, tiny, odd; of sound, other rates, lengths and channels; finer shapes."""
     if medium == "audio":
         rates = [partial(sound, seconds=1.0, rate=rate) for rate in (8000, 22050, 44100, 48000)]
         return [*rates, *(partial(sound, seconds=length) for length in (0.001, 0.1, 12.0)), partial(sound, channels=2)]
+    if medium == "mesh":
+        return [partial(shape, size=size) for size in (2, 3, 5, 16)]
     make: Callable[..., Any] = picture if medium == "image" else video
     return [partial(make, height=height, width=width) for height, width in _SIZES]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from diffalign.rewards.protocol import BatchReward, Judged, Reward, Sample
 from diffalign.rewards.remote_reward import RemoteReward, without_gradients
 from diffalign.rewards.selftest_checks import NotApplicable, TestFailure
-from diffalign.rewards.wire import Packed, pack_judged, pack_samples, read_judged, read_samples
+from diffalign.rewards.wire import pack_judged, pack_samples, read_judged, read_samples
+from diffalign.rewards.wire_media import Packed
 
 
 class Wired(RemoteReward):

@@ -30,7 +30,8 @@ from diffalign.config.rewards import (
     VendiParams,
     VideoRewardParams,
 )
-from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams
+from diffalign.config.sample_rewards import HTTPParams, SampleRewardParams, VLMJudgeParams, without_shared
+from diffalign.config.shape_rewards import StabilityParams
 from diffalign.config.sound_rewards import ClapParams, FADParams, FADSongParams, NotesParams, SpeechQualityParams
 from diffalign.rewards._text_reader import check_installed
 from diffalign.rewards._vgg import check_vgg
@@ -67,6 +68,7 @@ from diffalign.rewards.safety import SafetyReward, check_safety_parts
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.speech_quality import SpeechQualityReward, speech_quality_spec
+from diffalign.rewards.stability import StabilityReward, check_simulator
 from diffalign.rewards.text_image import TextImageReward, check_text_image
 from diffalign.rewards.vendi import VendiReward
 from diffalign.rewards.video_reward import load_video_reward, video_reward_spec
@@ -174,6 +176,11 @@ def _sound_encoder(params: FADParams | FADSongParams) -> Encoder:
     return load_encoder(params.encoder)
 
 
+def _load_stability(params: StabilityParams) -> StabilityReward:
+    check_simulator()
+    return StabilityReward(**without_shared(params))
+
+
 REWARDS: dict[str, RewardEntry] = {
     "scene": RewardEntry(SceneParams, _load_scene, SceneReward().spec),
     "jpeg": RewardEntry(JPEGParams, _load_jpeg, JPEGReward().spec),
@@ -202,6 +209,7 @@ REWARDS: dict[str, RewardEntry] = {
     "notes": RewardEntry(NotesParams, _load_notes, notes_spec()),
     "clap": RewardEntry(ClapParams, load_clap_reward, clap_spec(ClapParams())),
     "fad_song": RewardEntry(FADSongParams, _load_fad_song, fad_song_spec()),
+    "stability": RewardEntry(StabilityParams, _load_stability, StabilityReward().spec),
 }
 
 

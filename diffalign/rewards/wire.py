@@ -10,28 +10,25 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.exceptions import DataError, ShapeError
-from diffalign.rewards.media import Audio, Video
-from diffalign.rewards.pictures import as_pixels, reference_pixels
+from diffalign.rewards.pictures import reference_pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
+from diffalign.rewards.wire_media import Arrays, Packed, pack_medium, read_medium
 
 MAGIC = b"diffalign wire 1\n"
-_DTYPES = {"uint8": "|u1", "float32": "<f4", "float64": "<f8"}
+_DTYPES = {"uint8": "|u1", "float32": "<f4", "float64": "<f8", "int64": "<i8"}
 _MOST_AXES = 6
-_KINDS = {"image": "uint8", "video": "uint8", "audio": "float32"}
 _LONGEST_HEADER = 64 * 2**20  # bytes
 _START = len(MAGIC) + 8
 
-Arrays = Sequence[NDArray[Any]]
-
 
 def pack(facts: Mapping[str, Any], arrays: Arrays = ()) -> bytes:
-    """A message: plain facts (strict JSON) and arrays of uint8, float32 or float64."""
+    """A message: plain facts (strict JSON) and arrays of uint8, float32, float64 or int64."""
     listed = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in arrays]
     header = json.dumps({"facts": facts, "arrays": listed}, allow_nan=False).encode()
     raw = [np.ascontiguousarray(array, dtype=_DTYPES[array.dtype.name]).tobytes() for array in arrays]
@@ -82,50 +79,6 @@ def _shape(told: Any) -> tuple[int, ...]:
     ):
         raise ValueError(f"a shape must be a list of sizes, got {told!r}")
     return tuple(told)
-
-
-class Packed(NamedTuple):
-    """A medium or a sample, ready for a message: its arrays are counted from 0 until `pack_samples` joins them.
-
-    Attributes:
-        facts: what it is, and which of the arrays are its own.
-        arrays: raw numbers.
-    """
-
-    facts: dict[str, Any]
-    arrays: list[NDArray[Any]]
-
-
-def pack_medium(medium: Any) -> Packed:
-    """One medium in the form in which it is judged: its kind, its arrays and plain facts.
-
-    This function and `_medium` are where another kind is added.
-    """
-    if isinstance(medium, Audio):
-        return Packed({"kind": "audio", "rate": medium.rate}, [medium.waveform])
-    if isinstance(medium, Video):
-        return Packed({"kind": "video", "fps": medium.fps}, [medium.frames])
-    if isinstance(medium, np.ndarray) and medium.dtype == np.uint8 and medium.ndim == 3:
-        return Packed({"kind": "image"}, [medium])
-    raise DataError(f"no such medium can be sent to another process: {type(medium).__name__}")
-
-
-def _medium(facts: Mapping[str, Any], arrays: Arrays) -> Any:
-    (array,) = arrays
-    kind = facts["kind"]
-    if kind not in _KINDS or array.dtype.name != _KINDS[kind]:
-        raise DataError(f"no medium of kind {kind!r} and {array.dtype} is known here")
-    if kind == "audio":
-        return Audio(array, _number(facts["rate"]))
-    return (
-        Video(array, _number(facts["fps"])) if kind == "video" else as_pixels(array.copy())
-    )  # rewards may hand it to torch, which wants to write
-
-
-def _number(told: Any) -> Any:
-    if type(told) not in (int, float):
-        raise DataError(f"a rate must be a number, got {told!r}")
-    return told
 
 
 def pack_sample(medium: Any, sample: Sample, spec: RewardSpec) -> Packed:
@@ -197,7 +150,7 @@ def _sample(told: Mapping[str, Any], arrays: Arrays) -> Sample:
     for each in told["media"]:
         if not all(type(place) is int and place >= 0 for place in each["arrays"]):
             raise DataError("arrays are told by their places")
-        media.append(_medium(each, [arrays[place] for place in each["arrays"]]))
+        media.append(read_medium(each, [arrays[place] for place in each["arrays"]]))
     metadata = {**told.get("metadata", {}), **({"reference": media[1]} if len(media) > 1 else {})}
     if not isinstance(told["prompt"], str) or not isinstance(told["id"], str):
         raise DataError("prompt and id must be text")

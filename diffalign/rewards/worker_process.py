@@ -18,7 +18,8 @@ from diffalign import exceptions
 from diffalign.exceptions import ConfigError, DataError, DiffalignError
 from diffalign.rewards.frames import receive, send
 from diffalign.rewards.protocol import Judged
-from diffalign.rewards.wire import Packed, pack, pack_samples, read_judged, unpack
+from diffalign.rewards.wire import pack, pack_samples, read_judged, unpack
+from diffalign.rewards.wire_media import Packed
 
 _log = logging.getLogger(__name__)
 

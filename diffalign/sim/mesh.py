@@ -28,10 +28,12 @@ class Mesh:
     Attributes:
         vertices: float64 [vertices, 3].
         faces: int64 [faces, 3], counterclockwise from outside.
+        up: the axis that pointed up before it was turned.
     """
 
     vertices: NDArray[np.float64]
     faces: NDArray[np.int64]
+    up: Up = "z"
 
     @classmethod
     def of(cls, vertices: Any, faces: Any, *, up: Up = "z") -> Mesh:
@@ -46,7 +48,7 @@ class Mesh:
             DataError: wrong shapes or places, values that are not finite, no faces with area, or no extent.
         """
         points, triangles = _checked(vertices, faces)
-        points = np.stack([sign * points[:, axis] for axis, sign in _TO_Z[up]], axis=1)
+        points = _to_z(points, up)
         used = np.unique(triangles)
         points, triangles = points[used], np.searchsorted(used, triangles)
         extent = float(np.ptp(points, axis=0).max())
@@ -58,7 +60,14 @@ class Mesh:
         triangles = triangles[_distinct(triangles)]
         if not len(triangles):
             raise DataError("the mesh has no face with an area")
-        return cls(points, _turned_outwards(points, triangles))
+        return cls(points, _turned_outwards(points, triangles), up)
+
+    def turned(self, up: Up) -> Mesh:
+        """The same surface with another axis of its own coordinates taken for the one that points up."""
+        own = np.empty_like(self.vertices)
+        for new, (old, sign) in enumerate(_TO_Z[self.up]):
+            own[:, old] = sign * self.vertices[:, new]
+        return Mesh(_to_z(own, up), self.faces, up)
 
     @property
     def extent(self) -> float:
@@ -74,6 +83,10 @@ class Mesh:
     def pieces(self) -> int:
         """How many parts share no vertex."""
         return len(np.unique(components(len(self.vertices), self.faces)[self.faces]))
+
+
+def _to_z(points: NDArray[np.float64], up: Up) -> NDArray[np.float64]:
+    return np.stack([sign * points[:, axis] for axis, sign in _TO_Z[up]], axis=1)
 
 
 def components(count: int, faces: NDArray[np.int64]) -> NDArray[np.int64]:
