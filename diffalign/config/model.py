@@ -14,6 +14,7 @@ Family = Literal["sd", "sdxl", "sd3", "flux"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 FLOW_FAMILIES = ("sd3", "flux")
 T5_FAMILIES = ("sd3", "flux")  # whose prompts have a second, longer part
+SHAPE_FAMILIES = ("volume",)  # which draw shapes, where the others draw pictures
 GUIDED_FAMILIES = ("flux",)  # whose networks may be told a guidance scale
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -60,6 +60,9 @@ class OnlineConfig(Params):
     skip_last: NonNegativeInt = 0  # stochastic steps at the end of a trajectory that are never trained on
     keep_rounds: PositiveInt = 1  # rounds that all passes but the first draw their groups from
     advantage: AdvantageConfig = AdvantageConfig()
+    # of methods on labels: what has this reward or more is good, and prompts of which all or none are good teach too; None:
+    # those above the mean of their prompt are good (dso_dro: the best against the worst)
+    good_from: float | None = None
     # the network that draws is the policy as it was at the last of these rounds, or an average of it
     policy_sync_every: PositiveInt = 1
     policy_decay: DecayParams = DecayParams()  # share that the drawing network keeps of itself then

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from diffalign.config.model import SHAPE_FAMILIES
 from diffalign.config.params import Params
+from diffalign.config.sample_rewards import medium_problems
 from diffalign.config.samplers import DDIMParams, FlowSDEParams, sampler_problems
 from diffalign.config.time import ScheduleTime
 
@@ -49,6 +51,8 @@ def online_problems(config: RunConfig) -> Iterator[str]:
     if named is not None and named not in config.trained_on:
         judges = "people do" if online.preference == "human" else ", ".join(config.trained_on) or "nobody does"
         yield f"evaluation.trained_reward: {named!r} does not judge in this run ({judges}); leave it out (=null)"
+    drawn = "mesh" if config.model.family in SHAPE_FAMILIES else "image"
+    yield from medium_problems("online.rewards", online.rewards, drawn)
     yield from _data_problems(config)
     yield from _round_problems(config, online)
     if config.objective.on_trajectories:
@@ -94,6 +98,11 @@ def _round_problems(config: RunConfig, online: OnlineConfig) -> Iterator[str]:
         yield "training.reference_bank: no picture comes twice in an online run; leave it out"
     if online.members < 2 and config.objective.name != "sft":
         yield f"online.members: {config.objective.name!r} compares pictures of one prompt; take 2 or more"
+    if online.good_from is not None:
+        if "label" not in (*config.objective.inputs(), *config.objective.optional):
+            yield f"online.good_from: {config.objective.name!r} takes no labels; leave it out"
+        if online.preference == "human" or online.set_reward is not None:
+            yield "online.good_from: is of online.rewards, and something else judges; leave it out"
     yield from _advantage_problems(config, online)
     if online.combine == "pareto" and (config.objective.layout != "pairs" or online.members != 2):
         yield "online.combine: pareto says which of two is better: for methods on pairs with online.members: 2"

@@ -16,13 +16,14 @@ from pydantic import (
 
 from diffalign.config.data import COLUMNS, DataConfig
 from diffalign.config.fields import LocalPath, OwnFolder, ShareBelowOne
-from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, T5_FAMILIES, ModelConfig
+from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, SHAPE_FAMILIES, T5_FAMILIES, ModelConfig
 from diffalign.config.noise import GaussianNoise, InversionNoise, NoiseParams
 from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
 from diffalign.config.online import OnlineConfig
 from diffalign.config.online_problems import online_problems
 from diffalign.config.params import Params
 from diffalign.config.rewards import JPEGParams, SampleRewards
+from diffalign.config.sample_rewards import medium_problems
 from diffalign.config.samplers import FlowSDEParams, SamplerParams, sampler_problems
 from diffalign.config.time import StratifiedTime, TimeParams, UniformTime
 
@@ -230,6 +231,8 @@ class RunConfig(Params):
             yield f"data.reward_range: scales rewards, and {name!r} takes neither rewards nor soft preferences"
 
     def _evaluation_problems(self) -> Iterator[str]:
+        drawn = "mesh" if self.model.family in SHAPE_FAMILIES else "image"
+        yield from medium_problems("evaluation.rewards", self.evaluation.rewards, drawn)
         names = [reward.name for reward in self.evaluation.rewards]
         listed = ", ".join(names)
         if len(set(names)) < len(names):

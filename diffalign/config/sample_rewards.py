@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -123,3 +124,13 @@ def _groups(pattern: str) -> int:
 def without_shared(params: Params) -> dict[str, Any]:
     """The settings that make the reward itself, as plain values."""
     return params.model_dump(mode="json", exclude={"name", *SHARED_SETTINGS})
+
+
+def medium_problems(setting: str, rewards: Sequence[SampleRewardParams], drawn: str) -> Iterator[str]:
+    """Which rewards judge something else than what a run draws, "image" or "mesh"."""
+    kinds = {"mesh": "shapes", "image": "pictures"}
+    for reward in rewards:
+        if reward.medium not in (None, drawn):
+            name = type(reward).model_fields["name"].default
+            judged = kinds[str(reward.medium)]
+            yield f"{setting}: {name!r} judges {judged}, and the model draws {kinds[drawn]}; leave it out"

@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffalign.config.run import EvaluationConfig
+from diffalign.evaluation.geometry import compare_shapes
 from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap, prompt_means, win_rate
 from diffalign.exceptions import ConfigError, DataError, SaveError
-from diffalign.pipelines import ImageGenerator, replace_folder, save_picture, to_picture
+from diffalign.pipelines import ImageGenerator, is_grid, replace_folder, save_picture, to_picture
 from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample, build_reward
 from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
 
 log = logging.getLogger(__name__)
 DIVERSITY = "mean RMS distance between two pictures, pixels in [0, 1], of thumbnails (longest side at most 64 pixels)"
+DIVERSITY_OF_SHAPES = "mean RMS distance between two shapes, over cells that are filled (1) or empty (0)"
 Progress = Callable[[int, int], None]
 
 
@@ -133,12 +135,14 @@ def _draw_and_score(
         },
         "corrected": _corrected(scores, prompts, config),
         "diversity": {
-            "measure": DIVERSITY,
+            "measure": DIVERSITY_OF_SHAPES if is_grid(small["base"][0]) else DIVERSITY,
             "base": picture_diversity(small["base"]),
             "aligned": picture_diversity(small["aligned"]),
         },
         "seconds": round(time.monotonic() - started, 1),
     }
+    if is_grid(small["base"][0]):
+        summary["geometry"] = compare_shapes(small["base"], small["aligned"], prompts, config)
     with (draft / "records.jsonl").open("w", encoding="utf-8") as file:
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             row = {

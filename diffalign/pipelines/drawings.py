@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffalign.exceptions import ConfigError
+from torch import Tensor
+
+from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines.best_of_n import BestOf
 from diffalign.pipelines.generate import ImageGenerator, check_texts
 from diffalign.pipelines.picture_folder import PictureFolder
-from diffalign.pipelines.pictures import save_picture, to_picture
+from diffalign.pipelines.pictures import save_bytes, save_picture, to_picture
+from diffalign.pipelines.shapes import glb_of_grid, is_grid
 from diffalign.samplers import Sampler
 
 
@@ -133,7 +136,10 @@ def draw_models(
     for place, model in enumerate(models):
         generator = model.load()
         settings = _settings_of(generator, model)
-        wanted = [_record(number, prompts[number // count], seed + number, model, settings) for number in numbers]
+        ending = ".glb" if generator.backbone.medium == "volume" else ".png"
+        wanted = [
+            _record(number, prompts[number // count], seed + number, model, settings, ending) for number in numbers
+        ]
         rows |= {(number, place): row for number, row in enumerate(wanted)}
         whole = folder.prepare(wanted)
         share = [number for number in numbers if folder.parts.has(number, generator.batch)]
@@ -144,7 +150,7 @@ def draw_models(
         for batch in generator(texts, seeds, view=model.view) if missing else ():
             for pixels in batch:
                 row = wanted[next(waiting)]
-                save_picture(to_picture(pixels), out / str(row["file_name"]))
+                _save(pixels, out / str(row["file_name"]))
                 folder.add(row)
                 drawn += 1
             if progress is not None:
@@ -152,6 +158,16 @@ def draw_models(
         del generator  # before the next one is loaded
     every = [rows[place] for place in sorted(rows)]
     return Drawn(every, drawn, there, folder.finish(every))
+
+
+def _save(media: Tensor, path: Path) -> None:
+    """A picture; of a shape also the file that says what it is, last, for that one is listed."""
+    save_picture(to_picture(media), path.with_suffix(".png"))
+    if is_grid(media):
+        try:
+            save_bytes(glb_of_grid(media), path)
+        except DataError:  # it is empty: a file without content, which whoever reads it names
+            save_bytes(b"", path)
 
 
 def _settings_of(generator: ImageGenerator, model: DrawingModel) -> dict[str, object]:
@@ -183,10 +199,10 @@ def _id(number: int, model: DrawingModel) -> str:
 
 
 def _record(
-    number: int, prompt: str, seed: int, model: DrawingModel, settings: Mapping[str, object]
+    number: int, prompt: str, seed: int, model: DrawingModel, settings: Mapping[str, object], ending: str
 ) -> dict[str, object]:
     name = _id(number, model)
-    return {"id": name, "file_name": f"{name}.png", "prompt": prompt, "seed": seed, **settings}
+    return {"id": name, "file_name": name + ending, "prompt": prompt, "seed": seed, **settings}
 
 
 def _hash_of(adapter: Path) -> str:

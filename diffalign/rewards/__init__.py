@@ -8,22 +8,6 @@ diversity = load_reward("vendi")(pictures)  # one number for all of them
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-
-from diffalign.config.params import Params
-from diffalign.config.sample_rewards import (
-    SHARED_SETTINGS,
-    ProcessParams,
-    SampleRewardParams,
-    own_settings,
-    without_shared,
-)
-from diffalign.exceptions import ConfigError
 from diffalign.rewards.aesthetic import AestheticReward
 from diffalign.rewards.aisfx import AisfxEncoder
 from diffalign.rewards.brisque import BrisqueReward
@@ -45,6 +29,14 @@ from diffalign.rewards.image_reward import ImageReward
 from diffalign.rewards.isolation import IsolatedReward, isolated
 from diffalign.rewards.jpeg import JPEGReward
 from diffalign.rewards.learned import LearnedReward
+from diffalign.rewards.loading import (
+    any_reward_of_text,
+    build_reward,
+    build_set_reward,
+    load_reward,
+    reward_of_text,
+    rewards_by_name,
+)
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.named_options import options_of_text
 from diffalign.rewards.notes import NotesReward
@@ -67,6 +59,7 @@ from diffalign.rewards.set_protocol import EncodedSetReward, SetOutput, SetRewar
 from diffalign.rewards.speaker import SpeakerEncoder
 from diffalign.rewards.speech_quality import SpeechQualityReward
 from diffalign.rewards.sr_attribute import SRAttributeReward
+from diffalign.rewards.stability import StabilityReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry, SetRewardEntry
 from diffalign.rewards.text_image import TextImageReward
 from diffalign.rewards.vendi import VendiReward
@@ -128,6 +121,7 @@ __all__ = [
     "SetRewardEntry",
     "SpeakerEncoder",
     "SpeechQualityReward",
+    "StabilityReward",
     "TextEncoder",
     "TextImageReward",
     "VLMJudge",
@@ -155,146 +149,3 @@ __all__ = [
     "save_reference",
     "self_test",
 ]
-
-
-@overload
-def load_reward(name: Literal["vendi", "frechet", "fad"], **options: Any) -> SetReward: ...
-@overload
-def load_reward(name: str, **options: Any) -> Reward: ...
-def load_reward(name: str, **options: Any) -> Reward | SetReward:
-    """Make a reward by name.
-
-    Args:
-        name: a key of `REWARDS`, whose rewards give one value per sample, or of `SET_REWARDS`, whose rewards give one
-            value for all samples together.
-        options: its settings, for example `form="graded"` for the scene reward; the rest keep their defaults. Every reward
-            of single samples also takes `process` (True, or a mapping: in a worker process) and `cache` (a folder).
-
-    Raises:
-        ConfigError: an unknown name or a wrong option; says what would be right.
-        DataError: a reference set that cannot be read.
-        MissingExtraError: the reward needs a library that is not installed; names the extra.
-
-    Example:
-        `load_reward("jpeg", quality=80)(pictures)`
-    """
-    table: dict[str, Any] = REWARDS | SET_REWARDS
-    if name not in table:
-        raise ConfigError(f"reward: must be one of {', '.join(table)}, got {name!r}{_closest(name, table)}")
-    entry = table[name]
-    try:
-        params = entry.params.model_validate({"name": name, **options})
-    except ValidationError as error:
-        problems = [_sentence(name, entry.params, item) for item in error.errors(include_url=False)]
-        raise ConfigError("\n".join(problems)) from None
-    return entry.load(params) if name in SET_REWARDS else _placed(entry, params)
-
-
-def reward_of_text(text: str) -> Reward:
-    """Make a reward of single samples from one line, as commands take it: NAME or NAME:option=value,option=value.
-
-    Raises:
-        ConfigError: an unknown name, one of a reward of sets, or a wrong option; says what would be right.
-
-    Example:
-        `reward_of_text("scene:form=graded")`
-    """
-    name, _ = options_of_text(text)
-    if name in SET_REWARDS:
-        raise ConfigError(
-            f"reward: {name} judges whole sets, not single samples; docs/set_rewards.md says how to ask it"
-        )
-    return any_reward_of_text(text)
-
-
-def any_reward_of_text(text: str) -> Any:
-    """The same of any reward: a `Reward`, or a `SetReward` where the name is one of `SET_REWARDS`.
-
-    Raises:
-        ConfigError: an unknown name or a wrong option; says what would be right.
-    """
-    name, options = options_of_text(text)
-    return load_reward(name, **options)
-
-
-def rewards_by_name(texts: Sequence[str], make: Callable[[str], Any] = any_reward_of_text) -> dict[str, Any]:
-    """Rewards as they stand on a command line, by name; one name with different options, by all that was said.
-
-    Args:
-        texts: as `make` takes them.
-        make: of one text its reward; `reward_of_text` refuses those of sets.
-
-    Raises:
-        ConfigError: the same stands twice, or one cannot be made.
-    """
-    if len(set(texts)) < len(texts):
-        raise ConfigError(f"--reward: the same stands twice in {', '.join(texts)}")
-    made = {text: make(text) for text in texts}
-    names = [reward.spec.name for reward in made.values()]
-    return {reward.spec.name if names.count(reward.spec.name) == 1 else text: reward for text, reward in made.items()}
-
-
-def build_reward(params: Params) -> Reward:
-    """Make a reward of single samples from validated settings.
-
-    Raises:
-        ConfigError: the settings are not those of such a reward.
-    """
-    return _placed(_entry_of(params, REWARDS), params)
-
-
-def _placed(entry: RewardEntry, params: Any) -> Reward:
-    """The reward where its work is to be done, with a memory if it is to have one."""
-    process = params.process
-    if process is not None:
-        reward: BatchReward = IsolatedReward(
-            entry.spec.name,
-            without_shared(params),
-            python=process.python,
-            timeout=process.timeout,
-            workers=process.workers,
-        )
-    else:
-        reward = entry.load(params)
-    return reward if params.cache is None else cached(reward, params.cache)
-
-
-def build_set_reward(params: Params) -> SetReward:
-    """Make a reward of whole sets from validated settings.
-
-    Raises:
-        ConfigError: the settings are not those of such a reward, or its reference set is missing.
-        DataError: its reference set cannot be read.
-    """
-    return _entry_of(params, SET_REWARDS).load(params)
-
-
-def _entry_of(params: Params, table: dict[str, Any]) -> Any:
-    for entry in table.values():
-        if type(params) is entry.params:
-            return entry
-    known = ", ".join(entry.params.__name__ for entry in table.values())
-    raise ConfigError(f"reward: settings must be one of {known}, got {type(params).__name__}")
-
-
-def _sentence(reward: str, params: type[Params], item: ErrorDetails) -> str:
-    """One problem as `dotted.path: what was expected, what was seen`."""
-    path = ".".join(str(step) for step in (reward, *item["loc"]))
-    if item["type"] == "extra_forbidden":
-        known = [*own_settings(params), *(SHARED_SETTINGS if issubclass(params, SampleRewardParams) else ())]
-        known = known if len(item["loc"]) == 1 else list(ProcessParams.model_fields)
-        key = str(item["loc"][-1])
-        return f"{path}: unknown option{_closest(key, known) or '; known options: ' + ', '.join(known)}"
-    if item["type"] == "missing":
-        return f"{path}: required, but missing: load_reward({reward!r}, {item['loc'][-1]}=...)"
-    if item["type"] == "value_error":  # ours, which says itself what was seen
-        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
-    context, said = item.get("ctx", {}), item["msg"].removeprefix("Input should be ")
-    bounds = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    expected = next((f"{sign} {context[key]}" for key, sign in bounds.items() if key in context), said)
-    return f"{path}: must be {expected}, got {item['input']!r}"
-
-
-def _closest(seen: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(seen), list(known), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""

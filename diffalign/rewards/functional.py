@@ -89,10 +89,11 @@ def corrected_score(reward: Score, quality: Score, floor: float = 3.0, shift: fl
     return reward * (quality - floor) + shift
 
 
-def picture_diversity(pictures: Float[Tensor, "batch 3 height width"]) -> float:
+def picture_diversity(pictures: Float[Tensor, "batch *sample"]) -> float:
     """Mean distance between two different pictures of a set: root mean square over pixels in [0, 1].
 
-    Pictures are compared as their thumbnails. Falls towards 0 when all pictures become alike. 0 for fewer than two.
+    Pictures are compared as their thumbnails, shapes by which cells they fill.
+    Falls towards 0 when all pictures become alike. 0 for fewer than two.
     """
     flat = thumbnails(pictures).flatten(1)
     count = len(flat)
@@ -105,10 +106,13 @@ def picture_diversity(pictures: Float[Tensor, "batch 3 height width"]) -> float:
     return total / (count * (count - 1) / 2) / flat.shape[1] ** 0.5
 
 
-def thumbnails(
-    pictures: Float[Tensor, "batch 3 height width"], longest: int = 64
-) -> Float[Tensor, "batch 3 thumbnail_height thumbnail_width"]:
-    """Pictures with their longest side reduced to `longest` pixels by averaging over boxes; smaller ones as they are."""
+def thumbnails(pictures: Float[Tensor, "batch *sample"], longest: int = 64) -> Float[Tensor, "batch *thumbnail"]:
+    """Pictures with their longest side reduced to `longest` pixels by averaging over boxes; smaller ones as they are.
+
+    Of occupancy grids [batch, 1, x, y, z] it is 1 where a cell is filled, else 0.
+    """
+    if pictures.ndim == 5:
+        return (pictures > 0.5).float()
     height, width = pictures.shape[-2:]
     if max(height, width) <= longest:
         return pictures.float()

@@ -4,6 +4,8 @@ from diffalign.sim import read_mesh, simulate_stability
 simulate_stability(read_mesh("chair.glb")).stable
 """
 
+from diffalign.sim.export import glb_of
+from diffalign.sim.geometry import Likeness, likeness, shared_share, surface_points
 from diffalign.sim.intake import MESHES, read_mesh
 from diffalign.sim.mesh import Mesh
 from diffalign.sim.pool import simulate_many
@@ -15,16 +17,21 @@ from diffalign.sim.voxels import Voxels
 
 __all__ = [
     "MESHES",
+    "Likeness",
     "Mesh",
     "Solid",
     "Stability",
     "StaticStability",
     "Voxels",
+    "glb_of",
+    "likeness",
     "read_mesh",
     "render",
     "settling",
+    "shared_share",
     "simulate_many",
     "simulate_stability",
     "solid_of",
     "static_stability",
+    "surface_points",
 ]

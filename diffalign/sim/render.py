@@ -37,19 +37,19 @@ def render(
     Returns:
         uint8 [size, size, 3].
     """
-    mesh = shape.surface() if isinstance(shape, Voxels) else shape
+    triangles = shape.outline() if isinstance(shape, Voxels) else shape.vertices[shape.faces]
+    span = 1.7 * _extent(triangles) if span is None else span
     if pose is None:
-        points = mesh.vertices - [0, 0, mesh.vertices[:, 2].min()]
+        triangles = triangles - [0, 0, triangles[..., 2].min()]
     else:
-        points = mesh.vertices @ pose[:3, :3].T + pose[:3, 3]
-    span = 1.7 * mesh.extent if span is None else span
-    middle = (points.max(0) + points.min(0))[:2] / 2 if centre is None else np.array(centre)
-    points = (points - [*middle, 0]) / span
+        triangles = triangles @ pose[:3, :3].T + pose[:3, 3]
+    box = triangles.max((0, 1)), triangles.min((0, 1))
+    middle = (box[0] + box[1])[:2] / 2 if centre is None else np.array(centre)
+    triangles = (triangles - [*middle, 0]) / span
     fine = size * _FINER
     canvas = _Canvas(fine)
     ground = np.array([[-0.62, -0.62, 0], [0.62, -0.62, 0], [0.62, 0.62, 0], [-0.62, 0.62, 0]])
     canvas.fill(ground[[[0, 1, 2], [0, 2, 3]]], np.tile(_GROUND, (2, 1)), back=1e-3)
-    triangles = points[mesh.faces]
     fallen = triangles - triangles[..., 2:] / _LIGHT[2] * _LIGHT
     canvas.fill(fallen.clip([-0.6, -0.6, -1], [0.6, 0.6, 1]), np.tile(_SHADOW, (len(fallen), 1)), back=5e-4)
     canvas.fill(triangles, _shaded(triangles), back=0.0)
@@ -63,8 +63,12 @@ def settling(shape: Shape, pose: NDArray[np.float64], *, size: int = 128) -> NDA
     Args:
         pose: `Stability.pose` of a simulation with `settle`.
     """
-    span = 1.7 * (shape.surface() if isinstance(shape, Voxels) else shape).extent
+    span = 1.7 * _extent(shape.outline() if isinstance(shape, Voxels) else shape.vertices[shape.faces])
     return np.concatenate([render(shape, size=size, span=span), render(shape, size=size, pose=pose, span=span)], axis=1)
+
+
+def _extent(triangles: NDArray[np.float64]) -> float:
+    return float((triangles.max((0, 1)) - triangles.min((0, 1))).max())
 
 
 def _shaded(triangles: NDArray[np.float64]) -> NDArray[np.float64]:

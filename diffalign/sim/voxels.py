@@ -95,6 +95,24 @@ class Voxels:
         cells = np.concatenate([np.stack([x, y, low], 1), np.stack([x, y, high], 1)])
         return np.unique((cells[:, None] + _CORNERS).reshape(-1, 3), axis=0) * self.side
 
+    def outline(self) -> NDArray[np.float64]:
+        """Its surface as few triangles [triangles, 3, 3]: faces in a row are one. For pictures; the edges do not meet."""
+        padded = np.pad(self.occupied, 1)
+        squares = []
+        for axis, corners in _FACES.items():
+            along = (axis + 1) % 3
+            for shift, ordered in ((-1, corners), (1, corners[::-1] - np.eye(3, dtype=int)[axis])):
+                bare = np.moveaxis(self.occupied & ~np.roll(padded, shift, axis)[1:-1, 1:-1, 1:-1], along, -1)
+                steps = np.diff(np.pad(bare, ((0, 0), (0, 0), (1, 1))).astype(np.int8), axis=-1)
+                begin, end = np.argwhere(steps == 1), np.argwhere(steps == -1)
+                cells = np.insert(begin[:, :2], along, begin[:, 2], axis=1)
+                stretch = np.ones((len(cells), 3), dtype=int)
+                stretch[:, along] = end[:, 2] - begin[:, 2]
+                low, high = ordered.min(0), ordered - ordered.min(0)
+                squares.append(cells[:, None] + low + high * stretch[:, None])
+        quads = np.concatenate(squares) * self.side
+        return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
     def surface(self) -> Mesh:
         """Its faces, two triangles each."""
         padded = np.pad(self.occupied, 1)

@@ -92,6 +92,8 @@ def lesson_of(
     assert online is not None
     weights = [1.0] * len(rewards) if online.weights is None else list(online.weights)
     reward = combined(rewards, weights, online.combine)
+    if online.good_from is not None:  # every member that has a reward is good or bad by itself
+        return Lesson(reward, torch.arange(reward.shape[1]).expand(reward.shape), (~reward.isnan()).any(1))
     if contrast is not None or objective.layout == "pairs":
         if online.combine == "pareto":
             contrast = _dominating(rewards)
@@ -108,6 +110,15 @@ def lesson_of(
     if {"reward", "reference"} <= set(objective.inputs()):  # gdro, rank_dpo: only differences count
         return Lesson(reward, order, paired_by_reward(reward).valid)
     return Lesson(reward, order, (~reward.isnan()).sum(1) >= (1 if objective.name == "sft" else 2))
+
+
+def labels_from(
+    threshold: float | None, reward: Float[Tensor, "groups members"], told: Bool[Tensor, "groups members"]
+) -> Float[Tensor, "groups members"] | None:
+    """+1 where a reward is `threshold` or more, -1 where it is less, 0 where there is none; None without a threshold."""
+    if threshold is None:
+        return None
+    return torch.where(reward >= threshold, 1.0, -1.0).masked_fill(~told | reward.isnan(), 0.0)
 
 
 def combined(

@@ -26,7 +26,7 @@ from diffalign.rewards import Reward, SetReward
 from diffalign.training.drawer import Drawer
 from diffalign.training.human import check_votes, voted_chunks
 from diffalign.training.inverted_noise import training_noise
-from diffalign.training.lessons import Lesson, contrast_of_sets, lesson_of, round_figures
+from diffalign.training.lessons import Lesson, contrast_of_sets, labels_from, lesson_of, round_figures
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.record_checks import check_rewards
 from diffalign.training.round_draws import drawn_noise, trained_steps
@@ -228,6 +228,7 @@ class OnlineTrainer(Trainer):
             valid=torch.ones(taught.order.shape, dtype=torch.bool),
             record_ids=chunk.names,
             reward=taught.reward if len(chunk.rewards) else None,  # none where a reward of sets alone judges
+            label=labels_from(self.online.good_from, taught.reward, taught.told),
             preference=torch.ones(len(places)),
         ).to(device)
         drawn = self._draw(chunk, x0, draw).to(device)

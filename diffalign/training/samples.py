@@ -32,7 +32,7 @@ class HeldOutSamples:
         self._rewards: list[Reward] = [build_reward(params) for params in rewards]
 
     def draw(self) -> Tensor:
-        """The pictures [prompts, 3, height, width] in [0, 1], on the CPU of every process.
+        """The pictures [prompts, 3, height, width], or occupancy grids, in [0, 1], on the CPU of every process.
 
         Each depends on its prompt and seed alone. All processes call the network equally often, as networks in pieces need
         it: where the prompts do not divide, some draw the last one again.

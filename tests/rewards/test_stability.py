@@ -1,0 +1,130 @@
+"""The stability reward: what stands and what does not, in each form, and of whatever shapes come."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from diffalign.exceptions import ConfigError, MissingExtraError
+from diffalign.rewards import Sample, StabilityReward, load_reward, stability
+from diffalign.sim import Mesh, Voxels, glb_of, read_mesh
+
+
+def table() -> np.ndarray:
+    grid = np.zeros((16, 16, 16), dtype=bool)
+    grid[2:14, 3:13, 9:11] = True
+    for x in (3, 11):
+        for y in (4, 10):
+            grid[x : x + 2, y : y + 2, :9] = True
+    return grid
+
+
+def gallows() -> np.ndarray:
+    grid = np.zeros((16, 16, 16), dtype=bool)
+    grid[1:3, 7:9, :12] = True
+    grid[1:16, 7:9, 12:15] = True
+    return grid
+
+
+def box(x: float, y: float, z: float) -> Mesh:
+    made = trimesh.creation.box((x, y, z))
+    return Mesh.of(made.vertices, made.faces)
+
+
+def test_what_stands_and_what_does_not():
+    grids = torch.tensor(np.stack([table(), gallows()]))[:, None].float()
+    assert load_reward("stability")(grids).tolist() == [1.0, 0.0]
+    tilt = load_reward("stability", form="tilt")(grids)
+    assert -1 < tilt[0] <= 0 and tilt[1] < -60  # it comes to rest on its beam
+    margin = load_reward("stability", form="margin")(grids)
+    assert margin[0] > 0.2 and margin[1] < 0
+
+
+def test_one_shape_in_every_form_has_one_score(tmp_path):
+    grid = gallows()
+    (tmp_path / "gallows.glb").write_bytes(glb_of(Voxels.of(grid)))
+    surface = Voxels.of(grid).surface()
+    forms = [
+        grid, grid.astype(np.float32), torch.tensor(grid)[None], Voxels.of(grid), surface,
+        trimesh.Trimesh(surface.vertices, surface.faces, process=False), read_mesh(tmp_path / "gallows.glb"),
+    ]  # fmt: skip
+    reward = load_reward("stability", form="tilt")
+    output = reward.score([Sample(form) for form in forms])
+    assert output.reasons == (None,) * len(forms)
+    torch.testing.assert_close(output.values, output.values[:1].expand(len(forms)), atol=0.05, rtol=0)
+
+
+def test_components_are_what_can_be_worked_out_by_hand():
+    output = StabilityReward().score([Sample(box(0.2, 0.2, 1.0))])
+    parts = {name: value.item() for name, value in output.components.items()}
+    assert parts["margin"] == pytest.approx(0.1)
+    assert parts["critical_angle"] == pytest.approx(math.degrees(math.atan(0.1 / 0.5)))
+    assert (parts["stands"], parts["pieces"], parts["exact"]) == (1.0, 1.0, 1.0)
+    assert parts["tilt"] < 0.1
+
+
+def test_parts_that_do_not_touch_are_one_body_or_fall():
+    grid = table()
+    grid[7, 7, 15] = True  # it floats above the table
+    assert load_reward("stability")([grid]).tolist() == [1.0]
+    for form, value in (("stands", 0.0), ("tilt", -180.0)):
+        assert load_reward("stability", form=form, pieces="fall")([grid]).tolist() == [value]
+        assert load_reward("stability", form=form, pieces="fall")([table()]).item() > -1
+    with pytest.raises(ConfigError, match=r"pieces: fall says nothing of a margin"):
+        load_reward("stability", form="margin", pieces="fall")
+
+
+def test_the_axis_that_points_up(tmp_path):
+    made = trimesh.creation.box((0.05, 1.0, 1.0))  # upright on its edge along y; on its side it lies flat
+    made.export(tmp_path / "plate.ply")
+    tall = box(1.0, 0.02, 0.3)
+    assert load_reward("stability", form="margin")([tall]).item() == pytest.approx(0.01)
+    assert load_reward("stability", form="margin", up="y")([tall]).item() == pytest.approx(0.15)
+    mesh = read_mesh(tmp_path / "plate.ply")
+    assert load_reward("stability", form="margin", up="x")([mesh]).item() == pytest.approx(0.5)
+
+
+def test_what_cannot_be_judged_has_a_reason_and_spares_the_rest():
+    flat = Mesh(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([[0, 1, 2]]))
+    media = [np.zeros((4, 4, 4)), np.full((4, 4, 4), math.nan), flat, np.zeros((4, 4)), "a.glb", table()]
+    output = load_reward("stability").score([Sample(medium) for medium in media])
+    assert output.values.isnan().tolist() == [True] * 5 + [False]
+    for reason, said in zip(output.reasons, ("empty", "finite", "flat", "must be", "got str"), strict=False):
+        assert reason is not None and said in reason
+
+
+def test_the_authors_recipe_judges_by_the_whole_rotation():
+    authors = load_reward("stability", mode="dso", form="tilt")
+    assert authors.score([Sample(gallows())]).values.item() < -60
+    output = authors.score([Sample(table())])
+    assert output.values.item() == pytest.approx(-output.components["rotation"].item())
+    assert output.components["seconds"].item() == 10.0
+
+
+def test_version_changes_with_what_changes_the_number():
+    told = [{}, {"mode": "dso"}, {"threshold": 10}, {"nudge": 0}, {"seed": 1}, {"pieces": "fall"}, {"up": "y"}]
+    assert len({load_reward("stability", **options).spec.version for options in told}) == len(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"form": "x"}, "form"), ({"mode": "x"}, "mode"), ({"threshold": 0}, "threshold"), ({"nudge": 45}, "nudge"),
+        ({"pieces": "x"}, "pieces"), ({"up": "w"}, "up"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_named(options, named):
+    with pytest.raises(ConfigError, match=rf"stability\.{named}"):
+        StabilityReward(**options)
+    with pytest.raises(ConfigError, match=rf"stability\.{named}"):
+        load_reward("stability", **options)
+
+
+def test_extra_that_is_missing(monkeypatch):
+    monkeypatch.setattr(stability, "_installed", lambda name: name != "mujoco")
+    with pytest.raises(MissingExtraError, match=r'needs mujoco; install with: pip install "diffalign\[sim\]"'):
+        load_reward("stability")
