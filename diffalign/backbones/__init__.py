@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
+from diffusers.loaders import FromSingleFileMixin
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 from torch import nn
@@ -32,6 +33,8 @@ from diffalign.backbones.quantise import Bits, check_bitsandbytes, check_quantis
 from diffalign.backbones.sd import SDBackbone
 from diffalign.backbones.sd3 import SD3Backbone
 from diffalign.backbones.sdxl import REFINER, SDXLBackbone
+from diffalign.backbones.volume import VolumeBackbone
+from diffalign.backbones.volume_pipeline import VolumePipeline
 from diffalign.exceptions import ConfigError, DiffalignError
 from diffalign.zoo import is_zoo, locate
 
@@ -46,6 +49,8 @@ __all__ = [
     "SDBackbone",
     "SDXLBackbone",
     "View",
+    "VolumeBackbone",
+    "VolumePipeline",
     "check_bitsandbytes",
     "load_backbone",
     "load_network",
@@ -61,7 +66,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 FAMILIES: dict[str, type[Backbone]] = {
-    kind.family: kind for kind in (SDBackbone, SDXLBackbone, SD3Backbone, FluxBackbone)
+    kind.family: kind for kind in (SDBackbone, SDXLBackbone, SD3Backbone, FluxBackbone, VolumeBackbone)
 }
 
 
@@ -83,7 +88,8 @@ def load_backbone(
 
     Args:
         family: a key of `FAMILIES`.
-        path: `zoo://name`, a local folder in diffusers' format, a single .safetensors file, or a hub id.
+        path: `zoo://name`, a local folder in diffusers' format (volume: or TRELLIS'), a single .safetensors file, or a hub
+            id.
         device, dtype: of the frozen weights; LoRA weights are always float32.
         lora: the adapter to train; None, and no `full`, for inference only.
         full: how to train the whole network.
@@ -132,7 +138,10 @@ def load_network(family: str, path: str, *, dtype: torch.dtype = torch.float32, 
         return network
     source = str(locate(path)) if is_zoo(path) else path
     try:
-        found = _network_class(kind, kind.pipeline_class.load_config(source))
+        index = kind.pipeline_class.load_config(source)
+        if kind.network_name not in index:  # a published layout that is not diffusers'
+            return getattr(_load_pipeline(kind, path, dtype, None, dtype), kind.network_name)
+        found = _network_class(kind, index)
         return found.from_pretrained(source, subfolder=kind.network_name, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"model.path: cannot load the network of {path!r}: {str(error).splitlines()[0]}") from None
@@ -152,7 +161,10 @@ def load_skeleton(family: str, path: str, *, config: str | None = None) -> nn.Mo
     named = config or path
     source = str(locate(named)) if is_zoo(named) else named
     try:
-        found = _network_class(kind, kind.pipeline_class.load_config(source))
+        index = kind.pipeline_class.load_config(source)
+        if kind.network_name not in index:
+            return load_network(family, path)
+        found = _network_class(kind, index)
         settings = found.load_config(source, subfolder=kind.network_name)
         with init_empty_weights():
             network: nn.Module = found.from_config(settings)
@@ -235,6 +247,10 @@ def _load_single_file(
         ConfigError: no such file; `config` is of another family; or there is none, and the file does not do without.
     """
     wanted, name = kind.pipeline_class, kind.network_name
+    if not issubclass(wanted, FromSingleFileMixin):
+        raise ConfigError(
+            f"model.path: family {kind.family!r} is not published in single files, got {source}; name a folder or hub id"
+        )
     if not source.startswith("https://") and not Path(source).is_file():
         raise ConfigError(f"model.path: no such file: {source}")
     index = {} if config is None else wanted.load_config(config)

@@ -1,4 +1,4 @@
-"""What every image family shares: a diffusers pipeline seen as denoisers, an encoder and a decoder."""
+"""What every family shares: a diffusers pipeline seen as denoisers, an encoder and a decoder."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class View:
 class Backbone(LatentSpace, ABC):
     """A diffusers pipeline with its conventions declared.
 
-    Media are pictures, float [batch, 3, H, W] in [0, 1]; x0 are latents [batch, C, h, w], scaled as the network was
-    trained on them, whatever layout the network itself takes. Everything is frozen but what `trained` says: the network,
+    Media are what `medium` says, in [0, 1]; x0 are latents [batch, C, ...], scaled as the network was trained on them,
+    whatever layout the network itself takes. Everything is frozen but what `trained` says: the network,
     or an adapter in it; None is for inference alone.
 
     Attributes:

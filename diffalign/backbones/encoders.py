@@ -16,6 +16,8 @@ from diffalign.backbones.fingerprint import fingerprint_of
 log = logging.getLogger(__name__)
 Known = Callable[[Sequence[str]], dict[str, Tensor] | None]
 Loader = Callable[[], Any]  # the pipeline anew, on the CPU, without its network
+# how the names of a part's components begin: conditions may come from texts or pictures
+_STARTS = {"text": ("text_encoder", "image_encoder"), "vae": ("vae",)}
 
 
 class Encoders:
@@ -52,7 +54,7 @@ class Encoders:
 
     def names(self, part: str) -> list[str]:
         """Of the components that are "text" or "vae"."""
-        start = {"text": "text_encoder", "vae": "vae"}[part]
+        start = _STARTS[part]
         components = self._pipeline.components.items()
         return [name for name, each in components if name.startswith(start) and isinstance(each, nn.Module)]
 
@@ -75,8 +77,8 @@ class Encoders:
             return self.prints[part]
         parts = {name: value for name, value in self._pipeline.components.items() if value is not None}
         if part == "vae":
-            return fingerprint_of(part, {"vae": parts["vae"]}, {})
-        encoders = {name: value for name, value in parts.items() if name.startswith("text_encoder")}
+            return fingerprint_of(part, {name: parts[name] for name in self.names("vae")}, {})
+        encoders = {name: value for name, value in parts.items() if name.startswith(_STARTS["text"])}
         tokenizers = {name: value for name, value in parts.items() if name.startswith("tokenizer")}
         return fingerprint_of(part, encoders, tokenizers, [option])
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffalign.backbones.folder_swap import open_to_readers
-from diffalign.exceptions import SaveError
+from diffalign.exceptions import ConfigError, SaveError
 
 _RESNET = {  # diffusers' name of a residual block's layer -> the original's
     "norm1": "in_layers.0",
@@ -65,8 +65,11 @@ def write_kohya(
         dtype: of the tensors; None: as the adapter has them.
 
     Raises:
+        ConfigError: no other program reads the family from such a file.
         SaveError: it cannot be written.
     """
+    if family not in _VERSIONS:
+        raise ConfigError(f"--format: kohya's is for {', '.join(_VERSIONS)}, and this model is of family {family!r}")
     draft = file.with_name(f".{file.name}.partial")
     facts = _metadata(family, network, name, title) | dict(metadata or {})
     try:

@@ -1,4 +1,4 @@
-"""The pixel side of a pipeline: its autoencoder, and the sizes of pictures and latents that fit the network."""
+"""The media side of a pipeline: its autoencoder, and the sizes of media and latents that fit the network."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ from diffalign.backbones.limits import check_resolution
 
 
 class LatentSpace:
-    """Pictures, float [batch, 3, H, W] in [0, 1], to latents [batch, C, h, w] and back.
+    """Media to latents [batch, C, ...] and back; pictures, float [batch, 3, H, W] in [0, 1], where a family says no other.
 
     Attributes:
+        medium: what is drawn: "image", or "volume" (occupancy, float [batch, 1, X, Y, Z] in [0, 1], z up).
         crop_leaf: name of the leaf [groups, members, 6] that tells the network how a picture was cropped, or None.
     """
 
     pipeline: DiffusionPipeline
     network: nn.Module
     encoders: Encoders
+    medium: ClassVar[str] = "image"
     crop_leaf: ClassVar[str | None] = None
 
-    def posterior(self, media: Float[Tensor, "batch 3 height width"]) -> Posterior:
+    def posterior(self, media: Float[Tensor, "batch *medium"]) -> Posterior:
         """The autoencoder's Gaussian, scaled to x0."""
         self.encoders.need("vae")
         return posterior_of(self.pipeline.vae, media)
 
     def encode(
-        self, media: Float[Tensor, "batch 3 height width"], *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch channels h w"]:
-        """x0 of pictures: the posterior's mean, or a draw from it."""
+        self, media: Float[Tensor, "batch *medium"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch *sample"]:
+        """x0 of media: the posterior's mean, or a draw from it."""
         posterior = self.posterior(media)
         if generator is None:
             return posterior.mean
         noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
         return posterior.mean + (posterior.log_variance / 2).exp() * noise.to(posterior.mean.device)
 
-    def decode(self, x0: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures in [0, 1] of latents."""
+    def decode(self, x0: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch *medium"]:
+        """Media in [0, 1] of latents."""
         self.encoders.need("vae")
         return pictures_of(self.pipeline.vae, x0)
 

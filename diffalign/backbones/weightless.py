@@ -147,7 +147,7 @@ def _read(kind: type[Backbone], source: str, path: str) -> dict[str, Part | None
 
 
 def _class(library: str, name: str) -> Any:
-    if library not in ("diffusers", "transformers"):
+    if library not in ("diffusers", "transformers") and not library.startswith("diffalign.backbones."):
         raise ConfigError(f"model.path: a part of this model is a {library}.{name}, which diffalign does not know")
     return getattr(importlib.import_module(library), name)
 

@@ -10,9 +10,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from diffalign.config.fields import LocalPath, ShareBelowOne
 from diffalign.config.params import Params
 
-Family = Literal["sd", "sdxl", "sd3", "flux"]
+Family = Literal["sd", "sdxl", "sd3", "flux", "volume"]
 FAMILIES: tuple[str, ...] = get_args(Family)
-FLOW_FAMILIES = ("sd3", "flux")
+FLOW_FAMILIES = ("sd3", "flux", "volume")
 T5_FAMILIES = ("sd3", "flux")  # whose prompts have a second, longer part
 SHAPE_FAMILIES = ("volume",)  # which draw shapes, where the others draw pictures
 GUIDED_FAMILIES = ("flux",)  # whose networks may be told a guidance scale

@@ -22,6 +22,7 @@ _PIPELINES = {
     "sdxl": "StableDiffusionXLPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "flux": "FluxPipeline",
+    "volume": "VolumePipeline",
 }
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -147,7 +148,7 @@ def _cell(value: object) -> str:
 
 
 def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
-    pipeline = _PIPELINES[model.family]
+    pipeline, volume = _PIPELINES[model.family], model.family == "volume"
     base = model.path if _is_hub_id(model.path) else "BASE_MODEL"
     load = ".from_single_file" if base.endswith(".safetensors") else ".from_pretrained"
     if kind == "model":
@@ -167,16 +168,13 @@ def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
         "## Use in diffusers",
         "",
         "```python",
-        f"from diffusers import {pipeline}",
+        f"from {'diffalign.backbones' if volume else 'diffusers'} import {pipeline}",
         "",
         *code,
-        'pipe("your prompt").images[0]',
+        f'pipe("your prompt").{"volumes" if volume else "images"}[0]',
         "```",
         "",
-        "## Use in ComfyUI",
-        "",
-        comfy,
-        "",
+        *([] if volume else ["## Use in ComfyUI", "", comfy, ""]),
     ]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from diffalign.backbones import Backbone
-from tests.backbones.models import FAMILIES, load, perturb
+from tests.backbones.models import ALL_FAMILIES, load, perturb
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=ALL_FAMILIES)
 def family(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=ALL_FAMILIES)
 def trained(request) -> Backbone:
     """Its policy differs from its reference. Read only."""
     backbone = load(request.param)

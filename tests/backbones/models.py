@@ -26,15 +26,16 @@ from diffusers import (
 )
 from torch import Tensor
 
-from diffalign.backbones import Backbone, LoRASettings, load_backbone
+from diffalign.backbones import Backbone, LoRASettings, VolumePipeline, load_backbone
 from diffalign.denoising import NoiseDraw, default_time, draw_noise
 from diffalign.rewards._scene_grammar import parse_caption
 from diffalign.rewards._scene_renderer import render_scene
 from diffalign.types import Condition
 from diffalign.zoo import locate
-from makers.tiny_pipelines import SIDE, save_flux, save_sdxl
+from makers.tiny_pipelines import SIDE, save_flux, save_sdxl, save_volume
 
-FAMILIES = ("sd", "sdxl", "sd3", "flux")
+FAMILIES = ("sd", "sdxl", "sd3", "flux")  # of pictures
+ALL_FAMILIES = (*FAMILIES, "volume")
 ZOO_FAMILIES = ("sd", "sd3")
 PROMPTS = ["a red circle", "a blue square left of a green triangle", "two yellow crosses", ""]
 LORA = LoRASettings(rank=4, alpha=10.0)  # alpha / rank is not 1: forgetting it shows
@@ -43,14 +44,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sdxl": {},
     "sd3": {"max_sequence_length": 1},
     "flux": {"max_sequence_length": 24},
+    "volume": {},
 }
 PIPELINES = {
     "sd": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
     "sd3": StableDiffusion3Pipeline,
     "flux": FluxPipeline,
+    "volume": VolumePipeline,
 }
-NETWORKS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
+NETWORKS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer", "volume": "transformer"}
 
 
 def path_of(family: str) -> str:
@@ -65,7 +68,7 @@ def folder_of(family: str) -> Path:
 def _random_folder(family: str) -> Path:
     home = Path(tempfile.mkdtemp(prefix="diffalign-tests-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    return (save_sdxl if family == "sdxl" else save_flux)(home / "model")
+    return {"sdxl": save_sdxl, "flux": save_flux, "volume": save_volume}[family](home / "model")
 
 
 def load_fresh(family: str, lora: LoRASettings | None = LORA, **options: Any) -> Backbone:
@@ -124,14 +127,17 @@ def _first_pipeline(family: str) -> DiffusionPipeline:
 def diffusers_pictures(
     pipeline: DiffusionPipeline, family: str, prompts: list[str], seeds: list[int], output_type: str, **options: Any
 ) -> Tensor:
-    """What the pipeline draws with these seeds; latents [batch, C, h, w] for the output type "latent"."""
+    """What the pipeline draws with these seeds, media or latents; latents [batch, C, h, w] for the output type "latent"."""
     drawn = pipeline(
         prompts,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type=output_type,
         **OPTIONS[family],
         **options,
-    ).images
+    )
+    if family == "volume":
+        return drawn.volumes
+    drawn = drawn.images
     if family != "flux" or output_type != "latent":
         return drawn
     side = pipeline.default_sample_size * pipeline.vae_scale_factor

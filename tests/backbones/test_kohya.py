@@ -30,6 +30,16 @@ SDXL = {  # stable-diffusion-xl-base-1.0, unet/config.json
 }
 
 
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def test_volumes_have_no_file_that_other_programs_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"--format: kohya's is for sd, sdxl, sd3, flux, .* family 'volume'"):
+        write_kohya(tmp_path / "lora.safetensors", "volume", load("volume").network, "policy", "mine")
+
+
 def sdxl_unet() -> UNet2DConditionModel:
     with init_empty_weights():
         return UNet2DConditionModel(**SDXL)

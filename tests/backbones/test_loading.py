@@ -165,15 +165,16 @@ def test_unets_are_told_whole_indices_and_sd3_a_thousand_times_t(family):
     told = {}
 
     def look(module, args, kwargs):
-        told["time"] = args[1] if family in ("sd", "sdxl") else kwargs["timestep"]
+        told["time"] = args[1] if family in ("sd", "sdxl", "volume") else kwargs["timestep"]
 
     handle = backbone.network.register_forward_pre_hook(look, with_kwargs=True)
-    x = torch.zeros(3, 4, 8, 8)
+    x = torch.zeros(3, *backbone.sample_shape())
     t = torch.tensor([0.001, 0.5, 1.0])
     with torch.no_grad():
         backbone.view("reference")(x, t, backbone.condition(["", "", ""]))
     handle.remove()
-    expected = {"sd3": [1.0, 500.0, 1000.0], "flux": [0.001, 0.5, 1.0]}.get(family, [0.0, 499.0, 999.0])
+    thousandfold = [1.0, 500.0, 1000.0]
+    expected = {"sd3": thousandfold, "volume": thousandfold, "flux": [0.001, 0.5, 1.0]}.get(family, [0.0, 499.0, 999.0])
     torch.testing.assert_close(told["time"], torch.tensor(expected), rtol=1e-6, atol=0)
 
 
@@ -183,12 +184,14 @@ def test_conditions_are_diffusers_prompt_embeddings(family):
     prompts = ["a red circle", "two blue crosses"]
     condition = backbone.condition(prompts)
     assert len(condition) == 2
-    names = ["states", "states"] if family == "sd" else ["states", "states", "pooled", "pooled"]
+    names = ["states", "states"] if family in ("sd", "volume") else ["states", "states", "pooled", "pooled"]
     with torch.no_grad():
         if family == "sd":
             told = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=True)
         elif family == "sdxl":
             told = pipeline.encode_prompt(prompts)
+        elif family == "volume":
+            told = pipeline.encode_prompt(prompts), pipeline.encode_prompt(["", ""])
         elif family == "sd3":
             told = pipeline.encode_prompt(prompts, prompts, prompts, **OPTIONS[family])
         else:  # the pipeline's true_cfg_scale, with negative_prompt=""
@@ -210,7 +213,7 @@ def test_max_sequence_length_is_diffusers_default_unless_told():
 
 
 def test_an_unknown_family():
-    with pytest.raises(ConfigError, match=r"model.family: must be one of sd, sdxl, sd3, flux, got 'sdxxl'"):
+    with pytest.raises(ConfigError, match=r"model.family: must be one of sd, sdxl, sd3, flux, volume, got 'sdxxl'"):
         load_backbone("sdxxl", "zoo://shapes-sd")
 
 

@@ -12,6 +12,7 @@ from diffalign.denoising import Prediction
 from diffalign.exceptions import ConfigError
 from diffalign.zoo import locate
 from tests.backbones.models import (
+    FAMILIES,
     ZOO_FAMILIES,
     answer,
     diffusers_pipeline,
@@ -21,6 +22,11 @@ from tests.backbones.models import (
     perturb,
     scenes,
 )
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_run_or_model(call, run_folder, tmp_path):
         (("--model", "some/model"), "--family: say which family some/model is of"),
         (
             ("--model", "zoo://shapes-sd", "--family", "sdxxl"),
-            "--family: must be one of sd, sdxl, sd3, flux, got 'sdxxl'",
+            "--family: must be one of sd, sdxl, sd3, flux, volume, got 'sdxxl'",
         ),
         (("--model", "zoo://shapes-sd", "--family", "sd3"), "holds a StableDiffusionPipeline"),
         (("--model", "zoo://shapes-sd", "--device", "toaster"), "device: 'toaster' cannot be used here"),

@@ -38,7 +38,7 @@ NAMES = [params.model_fields["name"].default for params in OBJECTIVE_PARAMS]
                 "frechet",
             },
         ),
-        ("families", {"sd", "sdxl", "sd3", "flux"}),
+        ("families", {"sd", "sdxl", "sd3", "flux", "volume"}),
         ("samplers", {"ddim", "dpm_solver_pp", "flow_euler", "flow_heun", "flow_sde"}),
         ("configs", {"quickstart/diffusion_dpo.yaml"}),
         ("zoo", {"zoo://shapes-sd", "zoo://shapes-sd3", "zoo://emoji-sd3"}),

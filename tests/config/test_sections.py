@@ -14,7 +14,7 @@ from tests.config.minimal import problems_of, settings
     [
         (
             ["model.family=sd"],
-            "objective.name: 'flow_dpo' needs a flow model (sd3, flux), and model.family 'sd' is none; use",
+            "objective.name: 'flow_dpo' needs a flow model (sd3, flux, volume), and model.family 'sd' is none; use",
         ),
         (
             ["model.family=sd", "objective={name: sft}", "evaluation.sampler={name: flow_euler}"],
@@ -22,7 +22,7 @@ from tests.config.minimal import problems_of, settings
         ),
         (
             ["model.family=sdxl", "objective={name: sft}", "evaluation.sampler={name: flow_sde}"],
-            "evaluation.sampler.name: 'flow_sde' needs a flow model (sd3, flux), and model.family 'sdxl' is none; use ddim",
+            "evaluation.sampler.name: 'flow_sde' needs a flow model (sd3, flux, volume), and model.family 'sdxl' is none; use ddim",
         ),
         (
             ["evaluation.sampler={name: flow_sde, form: cps, eta: 1.5}"],
@@ -54,7 +54,7 @@ from tests.config.minimal import problems_of, settings
         ),
         (
             ["model.family=sdxl", "objective={name: sft}", "time={sampling: shifted, shift: model}"],
-            "time.shift: 'model' needs a flow model (sd3, flux), and model.family is 'sdxl'",
+            "time.shift: 'model' needs a flow model (sd3, flux, volume), and model.family is 'sdxl'",
         ),
         (["optimizer.warmup_steps=10"], "optimizer.warmup_steps: must be < training.steps (10), got 10"),
         (["objective.schedule=one_minus_t_sq", "training.share_time=false"], "training.share_time: must be true"),
