@@ -65,13 +65,13 @@ class Row:
 
 
 def comparison_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """The rewards, the trained one first; then corrected score and diversity where the evaluation has them."""
+    """The rewards, the trained one first; then corrected score, diversity and geometry where the evaluation has them."""
     rewards = [
         (str(name), entry) for name, entry in _mapping(summary.get("rewards")).items() if isinstance(entry, dict)
     ]
     rows = [_reward_row(name, entry, summary) for name, entry in rewards]
     rows.sort(key=lambda row: row.note != TRAINED_ON)
-    return [*rows, *_corrected_row(summary), *_diversity_row(summary)]
+    return [*rows, *_corrected_row(summary), *_diversity_row(summary), *_geometry_rows(summary)]
 
 
 def reward_scale(entry: Mapping[str, Any]) -> Scale:
@@ -203,3 +203,23 @@ def _means(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _geometry_rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Of shapes: how full and how whole they are, and how far they moved from those of the base model."""
+    geometry = _mapping(summary.get("geometry"))
+    rows = []
+    for name, note in (("volume", "share of the grid that is filled"), ("pieces", "parts that share no face")):
+        entry = _mapping(geometry.get(name))
+        keys = ("base", "aligned", "difference", "low", "high")
+        base, aligned, difference, low, high = (finite(entry.get(key)) for key in keys)
+        if not math.isnan(aligned):
+            scale = scale_for(name == "volume", low, high, [base, aligned])
+            rows.append(Row(name, note, "", base, aligned, difference, low, high, scale))
+    for name, same in (("chamfer", 0.0), ("f_score", 1.0), ("shared", 1.0)):
+        aligned = finite(geometry.get(name))
+        if not math.isnan(aligned):
+            scale = scale_for(False, math.nan, math.nan, [same, aligned])
+            note = f"to the base model's shape of the same prompt and seed ({same:g}: the same)"
+            rows.append(Row(name, note, "", same, aligned, aligned - same, math.nan, math.nan, scale))
+    return rows
