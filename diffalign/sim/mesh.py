@@ -92,6 +92,8 @@ def _checked(vertices: Any, faces: Any) -> tuple[NDArray[np.float64], NDArray[np
         raise DataError("vertices and faces must be tables with three columns") from None
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
         raise DataError(f"vertices must be numbers [vertices, 3], got {points.dtype} {list(points.shape)}")
+    if not len(points):
+        raise DataError("the mesh has no vertices")
     if not triangles.size:
         raise DataError("the mesh has no faces")
     if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype.kind not in "iu":
