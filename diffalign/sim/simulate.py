@@ -19,6 +19,7 @@ Mode = Literal["exact", "dso"]
 _CHECK_EVERY = 0.02  # seconds
 _REST_SPEED = 1e-3  # m/s and rad/s of a shape whose longest side is 1
 _QUIET_CHECKS = 5  # in a row: one that rocks stands still at its turns, one that begins to fall is slow
+_OVERSHOOT = 10.0  # degrees beyond the threshold from which none comes back: what falls onto its foot rocks a little
 _NUDGE_FOR = 0.5  # seconds, before which nothing counts as at rest
 
 
@@ -27,8 +28,9 @@ class Stability:
     """What became of a shape.
 
     Attributes:
-        stable: whether it never tilted by the threshold or more (mode `dso`: had not turned by as much at the end); None
-            where it could not be simulated.
+        stable: whether it is tilted by less than the threshold at the end, and never was by 10 degrees more than that (a
+            full turn is not the way back). Mode `dso`: whether it has turned by less at the end. None where it could not
+            be simulated.
         reason: why not, or None.
         tilt: degrees between its upward direction before and after, 0 to 180; NaN where it was not simulated.
         rotation: degrees of its whole rotation, turns about the vertical included, 0 to 180.
@@ -74,9 +76,9 @@ def simulate_stability(
     Args:
         shape: a mesh or voxels, z up.
         mode: `exact`: exact inertia, longest side scaled to 1, a nudge, steps of 2 ms, at most 5 s, and an end as soon as
-            it is at rest or has toppled. `dso`: the recipe of the authors' labels: MuJoCo's legacy inertia, no
-            scaling, no nudge, steps of 1 ms for all of 10 s, and the whole rotation (2 acos w) in the place of the
-            tilt.
+            it is at rest or has toppled (is tilted by 10 degrees more than the threshold). `dso`: the recipe of the
+            authors' labels: MuJoCo's legacy inertia, no scaling, no nudge, steps of 1 ms for all of 10 s, and the whole
+            rotation (2 acos w) in the place of the tilt.
         threshold: degrees from which on it is not stable.
         nudge: degrees by which the ground leans for the first half second, to a side that the seed draws: what balances on
             a tip falls, and what stands is not moved, as a push or a drop would. Shapes that bear less than that, but
@@ -111,12 +113,15 @@ def simulate_stability(
         _model_of(placed, timestep=0.002),
         start,
         5.0 if seconds is None else seconds,
-        threshold,
+        threshold + _OVERSHOOT,
         lean=_lean_of(nudge, seed),
         settle=settle,
     )
     body[:3, 3] = body[:3, 3] / unit - body[:3, :3] @ solid.centre
-    return Stability(not toppled, None, _tilt(body), _rotation(body), passed, at_rest, body, solid.mass)
+    tilted = _tilt(body)
+    return Stability(
+        not toppled and tilted < threshold, None, tilted, _rotation(body), passed, at_rest, body, solid.mass
+    )
 
 
 def _check(mode: str, mass: str, fallback: str) -> None:
@@ -137,7 +142,8 @@ def _as_dso(shape: Shape, threshold: float, seconds: float, normalise: bool) -> 
         unit = 0.5 / float(np.abs(mesh.vertices - moved).max())
     points = (mesh.vertices - moved) * unit
     ground = np.array([0.0, 0.0, points[:, 2].min()])
-    faces = mesh.faces[np.unique(np.sort(mesh.faces, axis=1), axis=0, return_index=True)[1]]  # whichever way they run
+    once = np.unique(np.sort(mesh.faces, axis=1), axis=0, return_index=True)[1]  # whichever way they run
+    faces = mesh.faces[np.sort(once)]
     mujoco = _mujoco()
     spec = mujoco.MjSpec()
     placed = np.round(points - ground, 6)  # the authors write the model as text with six decimals
@@ -182,7 +188,7 @@ def _run(
     model: Any,
     start: NDArray[np.float64],
     seconds: float,
-    threshold: float,
+    fallen: float,
     lean: NDArray[np.float64],
     settle: bool,
 ) -> tuple[NDArray[np.float64], bool, float, bool]:
@@ -190,7 +196,7 @@ def _run(
 
     Args:
         start: position at which it begins [3].
-        threshold: degrees of tilt from which on it has toppled; that is an end too, unless `settle`.
+        fallen: degrees of tilt from which on it has toppled; that is an end too, unless `settle`.
         lean: the direction of gravity at first [3].
     """
     mujoco = _mujoco()
@@ -206,7 +212,7 @@ def _run(
         while done < steps and quiet < _QUIET_CHECKS and (settle or not toppled):
             mujoco.mj_step(model, data, nstep=min(stride, steps - done))
             done = min(done + stride, steps)
-            toppled = toppled or _tilt(_pose_of(data)) >= threshold
+            toppled = toppled or _tilt(_pose_of(data)) >= fallen
             if done < nudged:
                 continue
             model.opt.gravity[:] = down
