@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.sim import Mesh, solid_of
+from diffalign.sim import Mesh, Voxels, solid_of
 from tests.sim.solids import SOLIDS, box, joined, l_shape, solid, standing_box, turned_inside_out
 
 
@@ -80,10 +80,10 @@ def test_parts_are_turned_outwards_and_hollows_stay_hollow(parts, expected):
 
 
 def test_what_is_in_the_bay_of_a_part_is_not_within_it():
-    """Its box lies within that of the C, which goes around it and not about it."""
-    c_shape = joined(box((0, 0, 0), (1, 3, 1)), box((0, 0, 1), (1, 1, 2)), box((0, 0, 2), (1, 3, 3)))
-    welded = Mesh.of(*c_shape)
-    assert volume((welded.vertices, welded.faces), turned_inside_out(box((0.2, 1.5, 1.2), (0.8, 2.5, 1.8)))) == 7.36
+    """Its box lies within that of the U, which goes around it and not about it."""
+    u_shape = Voxels.of([[[1, 1, 1], [1, 0, 0], [1, 1, 1]]]).surface()
+    inside_out = turned_inside_out(box((0.2, 1.2, 1.2), (0.8, 1.8, 2.2)))
+    assert volume((u_shape.vertices * 3, u_shape.faces), inside_out) == 7.36
 
 
 def test_parts_that_share_a_whole_side_are_one_solid():

@@ -169,8 +169,16 @@ def by_the_text(vertices: np.ndarray, faces: np.ndarray) -> float:
 def test_the_mode_dso_is_the_authors_recipe(name):
     mesh = solid(name)
     found = simulate_stability(mesh, mode="dso")
-    assert found.rotation == pytest.approx(by_the_text(mesh.vertices, mesh.faces), abs=1e-3)
+    assert found.rotation == pytest.approx(by_the_text(mesh.vertices, mesh.faces), abs=1e-6)
     assert (found.mass, found.seconds) == ("legacy", 10.0)
+
+
+def test_the_mode_dso_takes_a_face_once_whichever_way_it_runs():
+    """The authors drop it by its vertices; the legacy mass would count it twice."""
+    vertices, faces = l_shape(0.6)
+    sheet = np.array([[0, 5, 15], [0, 15, 5]])
+    found = simulate_stability(Mesh(vertices, np.concatenate([faces, sheet])), mode="dso")
+    assert found.rotation == pytest.approx(by_the_text(vertices, np.concatenate([faces, sheet[:1]])), abs=1e-6)
 
 
 def test_the_mode_dso_of_the_evaluation_is_centred_and_scaled():
