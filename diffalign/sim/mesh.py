@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diffalign.exceptions import DataError
+from diffalign.exceptions import ConfigError, DataError
+from diffalign.sim.winding import bounds_a_volume, components, turned_outwards
 
 Up = Literal["x", "y", "z"]
 MOST_FACES = 5_000_000  # more would take minutes and gigabytes
@@ -18,6 +19,7 @@ _TO_Z: dict[str, tuple[tuple[int, int], ...]] = {  # new axis -> (old axis, sign
     "y": ((0, 1), (2, -1), (1, 1)),  # (x, y, z) -> (x, -z, y)
     "z": ((0, 1), (1, 1), (2, 1)),
 }
+_SMALLEST, _LARGEST = 1e-60, 1e60  # the inertia goes by the fifth power, and must be a number
 _SAME = 1e-9  # of the longest side: vertices nearer than this are one
 
 
@@ -46,21 +48,28 @@ class Mesh:
 
         Raises:
             DataError: wrong shapes or places, values that are not finite, no faces with area, or no extent.
+            ConfigError: no such axis.
         """
+        if up not in _TO_Z:
+            raise ConfigError(f"up: must be x, y or z, got {up!r}")
         points, triangles = _checked(vertices, faces)
         points = _to_z(points, up)
         used = np.unique(triangles)
         points, triangles = points[used], np.searchsorted(used, triangles)
-        extent = float(np.ptp(points, axis=0).max())
-        if not 0 < extent < 1e150:  # squares and cubes of it must be numbers
-            raise DataError(f"the mesh has no extent that can be worked with: its longest side is {extent:g}")
+        with np.errstate(over="ignore"):
+            extent = float(np.ptp(points, axis=0).max())
+        if not _SMALLEST < extent < _LARGEST:
+            raise DataError(
+                f"the mesh has no extent that can be worked with: its longest side is {extent:g}, and must lie between "
+                f"{_SMALLEST:g} and {_LARGEST:g}"
+            )
         points, triangles = _merged(points, triangles, extent)
         whole = (triangles != np.roll(triangles, 1, axis=1)).all(1)
         triangles = triangles[whole]
         triangles = triangles[_distinct(triangles)]
         if not len(triangles):
             raise DataError("the mesh has no face with an area")
-        return cls(points, _turned_outwards(points, triangles), up)
+        return cls(points, turned_outwards((points - points.min(0)) / extent, triangles), up)
 
     def turned(self, up: Up) -> Mesh:
         """The same surface with another axis of its own coordinates taken for the one that points up."""
@@ -77,7 +86,7 @@ class Mesh:
     @cached_property
     def closed(self) -> bool:
         """Whether it bounds a volume: along every edge as many faces run one way as the other."""
-        return _bounds_a_volume(self.faces)
+        return bounds_a_volume(self.faces)
 
     @cached_property
     def pieces(self) -> int:
@@ -89,23 +98,15 @@ def _to_z(points: NDArray[np.float64], up: Up) -> NDArray[np.float64]:
     return np.stack([sign * points[:, axis] for axis, sign in _TO_Z[up]], axis=1)
 
 
-def components(count: int, faces: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of `count` vertices the least vertex that faces join it with."""
-    label = np.arange(count)
-    while True:
-        least = label[faces].min(axis=1)
-        new = label.copy()
-        np.minimum.at(new, faces, least[:, None])
-        new = new[new]
-        if np.array_equal(new, label):
-            return label
-        label = new
-
-
 def _checked(vertices: Any, faces: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    points, triangles = np.asarray(vertices), np.asarray(faces)
+    try:
+        points, triangles = np.asarray(vertices), np.asarray(faces)
+    except ValueError:  # rows of several lengths
+        raise DataError("vertices and faces must be tables with three columns") from None
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
         raise DataError(f"vertices must be numbers [vertices, 3], got {points.dtype} {list(points.shape)}")
+    if not len(points):
+        raise DataError("the mesh has no vertices")
     if not triangles.size:
         raise DataError("the mesh has no faces")
     if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype.kind not in "iu":
@@ -127,39 +128,19 @@ def _merged(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Vertices at one place are one: STL has each once a face, GLB once a normal."""
     places = np.round((points - points.min(0)) / (extent * _SAME)).astype(np.int64)
-    _, first, names = np.unique(places, axis=0, return_index=True, return_inverse=True)
-    return points[first], names.reshape(-1)[triangles]
+    first, names = _distinct_rows(places)
+    return points[first], names[triangles]
 
 
 def _distinct(faces: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of faces that are there twice, the same way round, the first."""
     turned = np.take_along_axis(faces, (faces.argmin(1)[:, None] + np.arange(3)) % 3, axis=1)
-    return np.sort(np.unique(turned, axis=0, return_index=True)[1])
+    return np.sort(_distinct_rows(turned)[0])
 
 
-def _bounds_a_volume(faces: NDArray[np.int64]) -> bool:
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    forward = edges[:, 0] < edges[:, 1]
-    _, which = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True)
-    return not np.bincount(which.reshape(-1), weights=np.where(forward, 1.0, -1.0)).any()
-
-
-def _turned_outwards(points: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Parts that are inside out are turned, unless they lie within another one: those are its hollows."""
-    if not _bounds_a_volume(faces):
-        return faces
-    part = components(len(points), faces)[faces[:, 0]]
-    labels = np.unique(part)
-    a, b, c = (points[faces[:, corner]] - points.mean(0) for corner in range(3))
-    signed = np.einsum("ij,ij->i", a, np.cross(b, c))
-    boxes = [(points[faces[part == label]].min((0, 1)), points[faces[part == label]].max((0, 1))) for label in labels]
-    volumes = [float(signed[part == label].sum()) for label in labels]
-    turned = faces.copy()
-    for label, (low, high), volume in zip(labels, boxes, volumes, strict=True):
-        within = any(
-            other > 0 and (below <= low).all() and (high <= above).all()
-            for (below, above), other in zip(boxes, volumes, strict=True)
-        )
-        if volume < 0 and not within:
-            turned[part == label] = turned[part == label][:, ::-1]
-    return turned
+def _distinct_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each row [rows, 3] of numbers from 0 to 2^30 is first, and for each which it is; faster than np.unique."""
+    names = rows[:, 0]
+    for column in (rows[:, 1], rows[:, 2]):
+        _, first, names = np.unique(names * (1 << 31) + column, return_index=True, return_inverse=True)
+    return first, names.reshape(-1)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from diffalign.sim.solid import Shape
 from diffalign.sim.voxels import Voxels
 
-_CLAY, _GROUND, _SHADOW = (214, 138, 89), (238, 238, 234), (196, 196, 190)
-_SKY = (255, 255, 255)
+_CLAY, _GROUND, _SHADOW = (214.0, 138.0, 89.0), (238.0, 238.0, 234.0), (196.0, 196.0, 190.0)
+_SKY = (255.0, 255.0, 255.0)
 _LIGHT = np.array([-0.45, -0.55, 0.9])
 _AZIMUTH, _ELEVATION = math.radians(-60.0), math.radians(22.0)
 _FINER = 2  # points along a pixel, averaged

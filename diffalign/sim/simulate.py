@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffalign.exceptions import DataError, MissingExtraError
+from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
 from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, hull_faces, solid_of
 
 Mode = Literal["exact", "dso"]
 _CHECK_EVERY = 0.02  # seconds
 _REST_SPEED = 1e-3  # m/s and rad/s of a shape whose longest side is 1
+_QUIET_CHECKS = 5  # in a row: one that rocks stands still at its turns, one that begins to fall is slow
+_OVERSHOOT = 10.0  # degrees beyond the threshold from which none comes back: what falls onto its foot rocks a little
 _NUDGE_FOR = 0.5  # seconds, before which nothing counts as at rest
 
 
@@ -24,7 +28,9 @@ class Stability:
     """What became of a shape.
 
     Attributes:
-        stable: whether it turned by less than the threshold; None where it could not be simulated.
+        stable: whether it is tilted by less than the threshold at the end, and never was by 10 degrees more than that (a
+            full turn is not the way back). Mode `dso`: whether it has turned by less at the end. None where it could not
+            be simulated.
         reason: why not, or None.
         tilt: degrees between its upward direction before and after, 0 to 180; NaN where it was not simulated.
         rotation: degrees of its whole rotation, turns about the vertical included, 0 to 180.
@@ -70,12 +76,13 @@ def simulate_stability(
     Args:
         shape: a mesh or voxels, z up.
         mode: `exact`: exact inertia, longest side scaled to 1, a nudge, steps of 2 ms, at most 5 s, and an end as soon as
-            it is at rest or has toppled. `dso`: the recipe of the authors' labels: MuJoCo's legacy inertia, no
-            scaling, no nudge, steps of 1 ms for all of 10 s, and the whole rotation (2 acos w) in the place of the
-            tilt.
+            it is at rest or has toppled (is tilted by 10 degrees more than the threshold). `dso`: the recipe of the
+            authors' labels: MuJoCo's legacy inertia, no scaling, no nudge, steps of 1 ms for all of 10 s, and the whole
+            rotation (2 acos w) in the place of the tilt.
         threshold: degrees from which on it is not stable.
         nudge: degrees by which the ground leans for the first half second, to a side that the seed draws: what balances on
-            a tip falls, and what stands is not moved, as a push or a drop would. Of mode exact.
+            a tip falls, and what stands is not moved, as a push or a drop would. Shapes that bear less than that, but
+            something, go by the side it leans to. Of mode exact.
         seed: of the side.
         settle: go on until it is at rest, also where it has toppled: for final poses and graded tilts.
         seconds: simulated at most; None: the mode's.
@@ -88,49 +95,67 @@ def simulate_stability(
 
     Raises:
         DataError: it has no volume, or MuJoCo cannot take it; the text says why.
+        ConfigError: no such mode, mass or fallback.
         MissingExtraError: MuJoCo or SciPy is not installed.
 
     Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness", the authors'
     simulation_utils.py.
     """
+    _check(mode, mass, fallback)
     if mode == "dso":
         return _as_dso(shape, threshold, 10.0 if seconds is None else seconds, bool(normalise))
     solid = solid_of(shape, mass=mass, fallback=fallback)
     unit = 1.0 if normalise is False else 1.0 / solid.extent
-    scaled = solid.scaled(unit)
-    model = _model_of(scaled, timestep=0.002)
-    ground = float(scaled.points[:, 2].min())
-    ending = None if settle else threshold
-    body, tilted, passed, at_rest = _run(
-        model, -ground, 5.0 if seconds is None else seconds, ending, lean=_lean_of(nudge, seed)
+    placed = replace(solid, points=solid.points - solid.centre, centre=np.zeros(3)).scaled(unit)
+    start = solid.centre * unit
+    start[2] = -float(placed.points[:, 2].min())
+    body, toppled, passed, at_rest = _run(
+        _model_of(placed, timestep=0.002),
+        start,
+        5.0 if seconds is None else seconds,
+        threshold + _OVERSHOOT,
+        lean=_lean_of(nudge, seed),
+        settle=settle,
     )
-    body[:3, 3] /= unit
-    return Stability(tilted < threshold, None, tilted, _rotation(body), passed, at_rest, body, solid.mass)
+    body[:3, 3] = body[:3, 3] / unit - body[:3, :3] @ solid.centre
+    tilted = _tilt(body)
+    return Stability(
+        not toppled and tilted < threshold, None, tilted, _rotation(body), passed, at_rest, body, solid.mass
+    )
+
+
+def _check(mode: str, mass: str, fallback: str) -> None:
+    for name, value, known in (
+        ("mode", mode, get_args(Mode)),
+        ("mass", mass, get_args(Mass)),
+        ("fallback", fallback, ("hull", "shell")),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {value!r}")
 
 
 def _as_dso(shape: Shape, threshold: float, seconds: float, normalise: bool) -> Stability:
     mesh = shape if isinstance(shape, Mesh) else shape.surface()
-    points = mesh.vertices
     moved, unit = np.zeros(3), 1.0
     if normalise:
-        moved = points.mean(0)
-        unit = 0.5 / float(np.abs(points - moved).max())
-    points = (points - moved) * unit
-    ground = float(points[:, 2].min())
-    placed = points - [0.0, 0.0, ground]
+        moved = mesh.vertices.mean(0)
+        unit = 0.5 / float(np.abs(mesh.vertices - moved).max())
+    points = (mesh.vertices - moved) * unit
+    ground = np.array([0.0, 0.0, points[:, 2].min()])
+    once = np.unique(np.sort(mesh.faces, axis=1), axis=0, return_index=True)[1]  # whichever way they run
+    faces = mesh.faces[np.sort(once)]
     mujoco = _mujoco()
     spec = mujoco.MjSpec()
-    spec.add_mesh(name="shape", uservert=placed.ravel(), userface=mesh.faces.ravel().astype(np.int32))
+    placed = np.round(points - ground, 6)  # the authors write the model as text with six decimals
+    spec.add_mesh(name="shape", uservert=placed.ravel(), userface=faces.ravel().astype(np.int32))
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     body = spec.worldbody.add_body()
     body.add_freejoint()
     body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="shape")
     spec.option.timestep = 0.001
-    pose, tilted, passed, at_rest = _run_whole(_compiled(spec), seconds)
-    pose[:3, 3] += pose[:3, :3] @ np.array([0.0, 0.0, -ground]) - pose[:3, :3] @ moved * unit
-    pose[:3, 3] /= unit
-    rotation = _rotation(pose)
-    return Stability(rotation < threshold, None, tilted, rotation, passed, at_rest, pose, "legacy")
+    pose, angle, at_rest = _run_whole(_compiled(spec), seconds)
+    pose[:3, 3] = (pose[:3, 3] - pose[:3, :3] @ (ground + moved * unit)) / unit + [moved[0], moved[1], 0.0]
+    return Stability(angle < threshold, None, _tilt(pose), _rotation(pose), seconds, at_rest, pose, "legacy")
 
 
 def _model_of(solid: Solid, timestep: float) -> Any:
@@ -155,62 +180,91 @@ def _model_of(solid: Solid, timestep: float) -> Any:
 def _compiled(spec: Any) -> Any:
     try:
         return spec.compile()
-    except ValueError as error:
+    except (ValueError, _mujoco().FatalError) as error:
         raise DataError(f"MuJoCo cannot take the shape: {str(error).splitlines()[0]}") from None
 
 
 def _run(
-    model: Any, lift: float, seconds: float, ending: float | None, lean: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float, float, bool]:
-    """Pose, tilt, seconds passed and whether it is at rest, when it is, time is up, or it tilts by more than `ending`.
+    model: Any,
+    start: NDArray[np.float64],
+    seconds: float,
+    fallen: float,
+    lean: NDArray[np.float64],
+    settle: bool,
+) -> tuple[NDArray[np.float64], bool, float, bool]:
+    """Pose, whether it toppled, seconds passed and whether it is at rest: then, or when time is up.
 
     Args:
-        lift: height at which it begins.
+        start: position at which it begins [3].
+        fallen: degrees of tilt from which on it has toppled; that is an end too, unless `settle`.
         lean: the direction of gravity at first [3].
     """
     mujoco = _mujoco()
     data = mujoco.MjData(model)
-    data.qpos[2] = lift
+    data.qpos[:3] = start
     down = model.opt.gravity.copy()
     model.opt.gravity[:] = lean * np.linalg.norm(down)
     step = float(model.opt.timestep)
     stride, steps, nudged = round(_CHECK_EVERY / step), round(seconds / step), round(_NUDGE_FOR / step)
     done = quiet = 0
-    while done < steps and quiet < 2:  # twice: a body that rocks stands still at its turns
-        mujoco.mj_step(model, data, nstep=min(stride, steps - done))
-        done = min(done + stride, steps)
-        if ending is not None and _tilt(data.qpos[3:7]) > ending:
-            break
-        if done < nudged:
-            continue
-        model.opt.gravity[:] = down
-        quiet = quiet + 1 if float(np.abs(data.qvel).max()) < _REST_SPEED else 0
-    return _pose_of(data), _tilt(data.qpos[3:7]), done * step, quiet > 1
+    toppled = False
+    with _without_log():
+        while done < steps and quiet < _QUIET_CHECKS and (settle or not toppled):
+            mujoco.mj_step(model, data, nstep=min(stride, steps - done))
+            done = min(done + stride, steps)
+            toppled = toppled or _tilt(_pose_of(data)) >= fallen
+            if done < nudged:
+                continue
+            model.opt.gravity[:] = down
+            quiet = quiet + 1 if float(np.abs(data.qvel).max()) < _REST_SPEED else 0
+    _check_numbers(data)
+    return _pose_of(data), toppled, done * step, quiet >= _QUIET_CHECKS
 
 
-def _run_whole(model: Any, seconds: float) -> tuple[NDArray[np.float64], float, float, bool]:
-    """As `_run`, for all of the time and without a nudge."""
+def _run_whole(model: Any, seconds: float) -> tuple[NDArray[np.float64], float, bool]:
+    """Pose, the authors' angle and whether it is at rest after all of the time, without a nudge.
+
+    Their angle is 2 acos w, which goes on from 180 to 360 degrees: a full turn is not the way back.
+    """
     mujoco = _mujoco()
     data = mujoco.MjData(model)
-    mujoco.mj_step(model, data, nstep=round(seconds / model.opt.timestep))
+    with _without_log():
+        mujoco.mj_step(model, data, nstep=round(seconds / model.opt.timestep))
+        while 0 < data.time < seconds:  # sums of 0.001 stay just below 10: they take 10,001 steps
+            mujoco.mj_step(model, data)
+    _check_numbers(data)
     at_rest = float(np.abs(data.qvel).max()) < _REST_SPEED
-    return _pose_of(data), _tilt(data.qpos[3:7]), seconds, at_rest
+    w = float(data.qpos[3] / np.linalg.norm(data.qpos[3:7]))
+    return _pose_of(data), math.degrees(2 * math.acos(min(1.0, max(-1.0, w)))), at_rest
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """MuJoCo writes a log file into the working directory when it warns: not within this."""
+    mujoco = _mujoco()
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda _: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def _check_numbers(data: Any) -> None:
+    if not np.isfinite(data.qpos).all() or any(warning.number for warning in data.warning):
+        raise DataError("the simulation became unstable: the shape is too thin or too small for MuJoCo")
 
 
 def _pose_of(data: Any) -> NDArray[np.float64]:
-    if not np.isfinite(data.qpos).all() or any(warning.number for warning in data.warning):
-        raise DataError("the simulation became unstable: the shape is too thin or too small for MuJoCo")
-    mujoco = _mujoco()
     pose, rotation = np.eye(4), np.empty(9)
-    mujoco.mju_quat2Mat(rotation, data.qpos[3:7])
+    _mujoco().mju_quat2Mat(rotation, data.qpos[3:7])
     pose[:3, :3], pose[:3, 3] = rotation.reshape(3, 3), data.qpos[:3]
     return pose
 
 
-def _tilt(quaternion: NDArray[np.float64]) -> float:
+def _tilt(pose: NDArray[np.float64]) -> float:
     """Degrees between z and where the rotation takes it."""
-    _, x, y, _ = quaternion / np.linalg.norm(quaternion)
-    return math.degrees(math.acos(min(1.0, max(-1.0, 1 - 2 * float(x * x + y * y)))))
+    return math.degrees(math.acos(min(1.0, max(-1.0, float(pose[2, 2])))))
 
 
 def _rotation(pose: NDArray[np.float64]) -> float:

@@ -1,0 +1,112 @@
+"""Mass, centre and inertia of solids, and what they are taken from where a surface is open."""
+
+from __future__ import annotations
+
+import math
+
+import mujoco
+import numpy as np
+import pytest
+
+from diffalign.exceptions import DataError
+from diffalign.sim import Mesh, solid_of
+from diffalign.sim.solid import hull_faces
+from tests.sim.solids import joined, revolved, solid, standing_box
+
+
+def mujoco_mass(mesh: Mesh, kind: str) -> tuple[float, np.ndarray, np.ndarray]:
+    """Mass, centre and principal moments as MuJoCo finds them, by one of its four ways."""
+    spec = mujoco.MjSpec()
+    found = spec.add_mesh(name="shape", uservert=mesh.vertices.ravel(), userface=mesh.faces.ravel().astype(np.int32))
+    found.inertia = getattr(mujoco.mjtMeshInertia, f"mjMESH_INERTIA_{kind}")
+    body = spec.worldbody.add_body()
+    body.add_freejoint()
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="shape")
+    model = spec.compile()
+    return float(model.body_mass[1]), model.body_ipos[1].copy(), np.sort(model.body_inertia[1])
+
+
+def test_a_box_by_hand():
+    found = solid_of(Mesh.of(*standing_box(2, 3, 4)))
+    assert (found.volume, found.mass) == (pytest.approx(24), "exact")
+    np.testing.assert_allclose(found.centre, [0, 0, 2], atol=1e-12)
+    np.testing.assert_allclose(found.inertia, np.diag([9 + 16, 4 + 16, 4 + 9]) * 2.0, atol=1e-9)
+
+
+def test_a_cone_has_its_centre_at_a_quarter():
+    found = solid_of(solid("cone sheared by 2.0"))
+    np.testing.assert_allclose(found.centre, [0.5, 0, 0.25], atol=1e-12)
+    assert found.volume == pytest.approx(32 / 2 * 0.09 * math.sin(2 * math.pi / 32) / 3)
+
+
+@pytest.mark.parametrize("name", ["cylinder", "table, 3 legs", "cone sheared by 1.3", "capsule on its end"])
+def test_moments_are_those_of_mujoco_with_exact_inertia(name):
+    found, (mass, centre, moments) = solid_of(solid(name)), mujoco_mass(solid(name), "EXACT")
+    assert found.volume * 1000 == pytest.approx(mass, rel=1e-6)
+    np.testing.assert_allclose(found.centre, centre, atol=1e-6)
+    np.testing.assert_allclose(np.sort(np.linalg.eigvalsh(found.inertia * 1000)), moments, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mass", "kind"), [("hull", "CONVEX"), ("shell", "SHELL")])
+def test_hull_and_shell_are_those_of_mujoco(mass, kind):
+    found, (_, centre, moments) = solid_of(solid("L 0.6"), mass=mass), mujoco_mass(solid("L 0.6"), kind)
+    assert found.mass == mass
+    np.testing.assert_allclose(found.centre, centre, atol=1e-6)
+    ours = np.sort(np.linalg.eigvalsh(found.inertia))
+    np.testing.assert_allclose(ours / ours.sum(), moments / moments.sum(), rtol=1e-5)
+
+
+def test_the_default_of_mujoco_weighs_concave_shapes_wrongly():
+    """The reason for taking the mass from the surface ourselves (google-deepmind/mujoco #2152)."""
+    true, (mass, centre, _) = solid_of(solid("table, 4 legs")), mujoco_mass(solid("table, 4 legs"), "LEGACY")
+    assert (true.volume, true.centre[2]) == (pytest.approx(0.124), pytest.approx(0.5823, abs=1e-4))
+    assert (mass, centre[2]) == (pytest.approx(308, abs=0.5), pytest.approx(0.492, abs=5e-4))
+    true, (_, centre, _) = solid_of(solid("L 0.6")), mujoco_mass(solid("L 0.6"), "LEGACY")
+    assert (true.centre[0], centre[0]) == (pytest.approx(0.6 / 7), pytest.approx(0.1034, abs=5e-5))
+
+
+def test_an_open_mesh_falls_back_and_says_so():
+    vertices, faces = standing_box(1, 1, 1)
+    lid_off = Mesh.of(vertices, faces[~(vertices[faces][..., 2] == 1).all(1)])
+    hull, shell = solid_of(lid_off), solid_of(lid_off, fallback="shell")
+    assert (hull.mass, hull.volume, hull.centre[2]) == ("hull", pytest.approx(1), pytest.approx(0.5))
+    assert (shell.mass, shell.volume, shell.centre[2]) == ("shell", pytest.approx(5), pytest.approx(0.4))  # 4 * 0.5 / 5
+
+
+def test_a_scaled_solid_is_the_solid_of_the_scaled_mesh():
+    mesh = solid("L 0.6")
+    for mass in ("exact", "hull", "shell"):
+        found = solid_of(mesh, mass=mass).scaled(3.0)
+        there = solid_of(Mesh.of(mesh.vertices * 3, mesh.faces), mass=mass)
+        assert (found.volume, found.extent) == (pytest.approx(there.volume), pytest.approx(3.0))
+        np.testing.assert_allclose(found.centre, there.centre, atol=1e-12)
+        np.testing.assert_allclose(found.inertia, there.inertia, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_precision_does_not_go_by_the_place(offset):
+    mesh = solid("L 0.6")
+    found = solid_of(Mesh.of(mesh.vertices + offset, mesh.faces))
+    there = solid_of(mesh)
+    np.testing.assert_allclose(found.centre - offset, there.centre, atol=1e-8)
+    np.testing.assert_allclose(found.inertia, there.inertia, atol=1e-9)
+
+
+def test_the_hull_is_closed_and_looks_outwards():
+    mesh = Mesh(*hull_faces(solid("table, 4 legs").vertices))
+    assert mesh.closed
+    assert solid_of(mesh).volume == pytest.approx(solid_of(solid("table, 4 legs"), mass="hull").volume)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        (standing_box(1, 1, 1)[0] * [1, 1, 0], standing_box(1, 1, 1)[1]),
+        (standing_box(1, 1, 1)[0], standing_box(1, 1, 1)[1][:1]),
+        joined(revolved([(1, 0), (0, 0)])),
+    ],
+    ids=["pressed flat", "one face", "two discs"],
+)
+def test_what_is_flat_has_no_mass(part):
+    with pytest.raises(DataError, match="flat"):
+        solid_of(Mesh.of(*part))
