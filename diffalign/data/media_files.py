@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from diffalign.exceptions import DataError, MissingExtraError
+from diffalign.rgb import as_rgb
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff"}
@@ -73,7 +74,7 @@ def _animation(content: bytes, record: str) -> tuple[list[NDArray[np.uint8]], fl
     try:
         with Image.open(io.BytesIO(content)) as picture:
             for frame in ImageSequence.Iterator(picture):
-                frames.append(np.asarray(frame.convert("RGB")))
+                frames.append(np.asarray(as_rgb(frame)))
                 milliseconds += frame.info.get("duration", 0) or _FRAME_MS
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"record {record!r}: not a readable video ({error}); {len(content)} bytes") from None
