@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "diffalign"
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "core"}
 
-# Which room may import which. Besides: every room itself and `exceptions`, those with torch also `types`.
+# Which room may import which. Besides: every room itself, `exceptions` and `rgb`, those with torch also `types`.
 ARROWS: dict[str, set[str]] = {
     "cli": {
         "training",
@@ -55,10 +55,11 @@ ARROWS: dict[str, set[str]] = {
     "annotation": set(),
     # The files beside the rooms.
     "types": set(),
+    "rgb": set(),
     "exceptions": set(),
     "__main__": {"cli"},  # python -m diffalign
 }
-WITHOUT_TORCH = {"annotation", "config", "sim", "reports", "zoo", "exceptions"}
+WITHOUT_TORCH = {"annotation", "config", "sim", "reports", "zoo", "exceptions", "rgb"}
 TORCH_LIBRARIES = {
     "accelerate",
     "diffusers",
@@ -102,7 +103,7 @@ def import_problems(source: str, module: str, *, is_package: bool = False) -> li
         return []
     if room not in ARROWS:
         return [f"{module}: room '{room}' is not in the plan; the rooms are {', '.join(sorted(ARROWS))}"]
-    allowed = ARROWS[room] | {room, "exceptions"} | (set() if room in WITHOUT_TORCH else {"types"})
+    allowed = ARROWS[room] | {room, "exceptions", "rgb"} | (set() if room in WITHOUT_TORCH else {"types"})
     if room == "exceptions":
         allowed = {room}
     problems = []

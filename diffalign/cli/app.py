@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffalign.cli.single_options import CommandLine
 from diffalign.exceptions import ConfigError, DivergenceError, HealthStop, RunInterrupted, RunPaused
 
 if TYPE_CHECKING:
     from diffalign.training import RewardRun, Run
 
 log = logging.getLogger(__name__)
-app = typer.Typer(
+app = CommandLine(
     help="Align diffusion and flow models with preferences and rewards.",
     no_args_is_help=True,
     add_completion=False,

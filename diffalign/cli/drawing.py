@@ -22,7 +22,7 @@ from diffalign.zoo import is_zoo, locate
 
 
 def draw(
-    prompts: str,
+    prompts: Sequence[str],
     out: Path,
     model: Mapping[str, Any],
     wishes: Mapping[str, Any],
@@ -36,7 +36,7 @@ def draw(
     """Draw pictures for prompts into `out`, with a bar on stderr and then how many were drawn.
 
     Args:
-        prompts: a .txt, a .jsonl, a file of the zoo, or one prompt.
+        prompts: each a .txt, a .jsonl, a file of the zoo, or one prompt; all of them are drawn, in order.
         model: the arguments of `chosen_models`.
         wishes: the settings of `ImageGenerator.create`; None is the run's or the family's own.
         seed, count: as `draw_models` takes them.
@@ -46,7 +46,7 @@ def draw(
     Raises:
         ConfigError, DataError: the model or the prompts cannot be used.
     """
-    texts = _prompts(prompts)
+    texts = [text for source in prompts for text in _prompts(source)]
     rank, world = process_of_all()
     models = chosen_models(wishes, **model)
     if (best_of > 1) != bool(rewards):

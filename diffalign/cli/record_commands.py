@@ -13,7 +13,10 @@ from diffalign.cli.app import JsonOption, app, is_first_process, quiet_libraries
 @app.command()
 def generate(
     prompts: Annotated[
-        str, typer.Option("--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt.")
+        list[str],
+        typer.Option(
+            "--prompts", "-p", help="A .txt or .jsonl of prompts, zoo://NAME/held_out, or one prompt. Repeatable."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and metadata.jsonl.")],
     run: Annotated[

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import typer
-
 from diffalign.cli.app import app
+from diffalign.cli.single_options import CommandLine
 
-rewards_app = typer.Typer(
+rewards_app = CommandLine(
     help="Reference sets, self-tests, measurements, weights and servers of rewards. To score media: diffalign score.",
     no_args_is_help=True,
 )

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _SHARD, _SHARD_BYTES = 1024, 32 * 2**20
 # bytes over all sizes: pictures that wait for their batch to be full, and latents for their shard
 _WAITING_BYTES, _READY_BYTES = 512 * 2**20, 256 * 2**20
-_FORMAT = 2  # of how a picture becomes pixels (`open_picture`): raise it with every change that can be seen in them
+_FORMAT = 3  # of how a picture becomes pixels (`open_picture`): raise it with every change that can be seen in them
 _NOTICE = 1000  # pictures between two lines of the log
 
 Keys = list[tuple[str, str]]  # [member] -> (key, key of the mirror image; "" where nothing is mirrored)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from diffalign.data.sound_length import promised_samples
 from diffalign.exceptions import DataError, MissingExtraError
+from diffalign.rgb import as_rgb
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff"}
@@ -35,7 +37,7 @@ def read_sound(content: bytes, record: str) -> tuple[NDArray[np.float32], int]:
 
     Raises:
         MissingExtraError: soundfile is not installed.
-        DataError: not a sound, or a damaged one; names the record.
+        DataError: not a sound, or a damaged one, or one that is cut short; names the record.
     """
     try:
         import soundfile
@@ -44,11 +46,16 @@ def read_sound(content: bytes, record: str) -> tuple[NDArray[np.float32], int]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             samples = file.read(dtype="float32", always_2d=True).T
-            lossy, rate = file.subtype in _LOSSY, int(file.samplerate)
+            told, lossy, rate = file.frames, file.subtype in _LOSSY, int(file.samplerate)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         # its text has an address in it, another one in every process
         why = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
         raise DataError(f"record {record!r}: not a readable sound ({why}); {len(content)} bytes") from None
+    there = samples.shape[1]
+    if there < (promised := promised_samples(content, told, there)):
+        raise DataError(
+            f"record {record!r}: the file is cut short: its header says {promised} samples, {there} are there"
+        )
     if not samples.size:
         raise DataError(f"record {record!r}: a sound without samples")
     return np.ascontiguousarray(samples.clip(-1, 1) if lossy else samples), rate
@@ -74,7 +81,7 @@ def _animation(content: bytes, record: str) -> tuple[list[NDArray[np.uint8]], fl
     try:
         with Image.open(io.BytesIO(content)) as picture:
             for frame in ImageSequence.Iterator(picture):
-                frames.append(np.asarray(frame.convert("RGB")))
+                frames.append(np.asarray(as_rgb(frame)))
                 milliseconds += frame.info.get("duration", 0) or _FRAME_MS
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"record {record!r}: not a readable video ({error}); {len(content)} bytes") from None

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diffalign.data.hub import Remote
 from diffalign.exceptions import DataError
+from diffalign.rgb import as_rgb
 
 PictureSource = Path | Remote | bytes  # a file, or the bytes of one
 Fit = Literal["crop", "pad"]
@@ -124,7 +125,7 @@ def open_picture(
 ) -> OpenedPicture:
     """Decode, turn upright, resize (bilinear, antialiased) and bring to one size.
 
-    What a transparent picture hides is shown, as diffusers does; of an animation, the first picture counts.
+    A transparent picture lies on white; of an animation, the first picture counts.
 
     Args:
         content: the file's bytes.
@@ -167,7 +168,7 @@ def open_picture(
 
 
 def decoded(content: bytes, record: str) -> Image.Image:
-    """The picture, upright, as RGB of 8 bits.
+    """The picture, upright, as RGB of 8 bits, on white where it is transparent.
 
     Raises:
         DataError: not a picture, or a damaged one; names the record.
@@ -175,7 +176,7 @@ def decoded(content: bytes, record: str) -> Image.Image:
     try:
         picture: Image.Image = Image.open(io.BytesIO(content))
         picture.load()
-        return _rgb(ImageOps.exif_transpose(picture))  # cameras note how they were held
+        return as_rgb(ImageOps.exif_transpose(picture))  # cameras note how they were held
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise _unreadable(error, content, record) from None
 
@@ -183,12 +184,3 @@ def decoded(content: bytes, record: str) -> Image.Image:
 def _unreadable(error: Exception, content: bytes, record: str) -> DataError:
     why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
     return DataError(f"record {record!r}: not a readable picture ({why}); {len(content)} bytes")
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """As RGB of 8 bits: of grey pictures with more, Pillow would take all that is above 255 for white."""
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture, dtype=np.float32) / 257).round().astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"mode {picture.mode}: 32 bits without a known white; save it with 8 or 16 bits")
-    return picture.convert("RGB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from diffalign.data.judged import versions_in
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.records import picture_bytes
-from diffalign.evaluation.known_scores import scored_rows
+from diffalign.evaluation.known_scores import digest_of, scored_rows
 from diffalign.exceptions import ConfigError, DataError
 
 
@@ -74,7 +73,7 @@ def _place(row: PictureRow) -> Path | str:
     if row.file is not None:
         return row.file.resolve()
     try:
-        return hashlib.sha256(picture_bytes(row.picture, row.id)).hexdigest()[:24]
+        return digest_of(picture_bytes(row.picture, row.id))
     except DataError:
         return ""
 

@@ -18,6 +18,7 @@ from diffalign.data.sources import Source
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import RewardSpec
 from diffalign.rewards.cache import score_key
+from diffalign.rgb import FORM
 
 REFERENCE_DIGEST = "reference_picture"  # the column that says which reference a row's scores are of
 METADATA_DIGEST = "metadata_digest"  # and which metadata, where a reward has read them
@@ -57,10 +58,10 @@ class KnownScores:
             DataError: it cannot be read; names the record.
         """
         if not isinstance(picture, Path):
-            return _digest(picture_bytes(picture, record))
+            return digest_of(picture_bytes(picture, record))
         state, (seen, known) = FileState.of(picture), self.digests.get(str(picture), ("", ""))
         if not state.is_still(bytes.fromhex(seen)):
-            known = _digest(picture_bytes(picture, record))
+            known = digest_of(picture_bytes(picture, record))
             self.digests[str(picture)] = (state.packed.hex(), known)
         return known
 
@@ -144,5 +145,6 @@ def scored_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         ) from None
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:24]
+def digest_of(content: bytes) -> str:
+    """Of a medium's bytes, and of how pictures become RGB: scores of pictures that were read otherwise do not hold."""
+    return hashlib.sha256(f"{FORM} ".encode() + content).hexdigest()[:24]

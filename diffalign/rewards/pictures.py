@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
+from diffalign.rgb import as_rgb
 
 Pixels = NDArray[np.uint8]
 
@@ -23,8 +24,8 @@ def as_pixels(media: Any) -> Pixels:
     """Turn one picture into uint8 [height, width, 3]: round(255 x), clamped.
 
     Args:
-        media: PIL (any mode, read as RGB), float tensor [3, height, width] in [0, 1], or array [height, width, 3],
-            uint8 or float in [0, 1].
+        media: PIL (any mode, read as RGB), float tensor [3, height, width] in [0, 1], or array [height, width, 3 or 4],
+            uint8 or float in [0, 1]. What is transparent, by a fourth channel or as Pillow knows it, lies on white.
 
     Raises:
         ShapeError: wrong number of axes or channels.
@@ -34,21 +35,22 @@ def as_pixels(media: Any) -> Pixels:
     if not picture.size:
         raise ShapeError(f"a picture must have pixels, got {picture.shape[0]} x {picture.shape[1]}")
     if picture.dtype == np.uint8:
-        return picture
+        return picture if picture.shape[2] == 3 else np.asarray(as_rgb(Image.fromarray(picture)))
     if not np.isfinite(picture).all():
         lost = np.count_nonzero(~np.isfinite(picture))
         raise DataError(f"{lost} of {picture.size} values of the picture are not finite")
     _check_range(float(picture.min()), float(picture.max()))
+    if picture.shape[2] == 4:
+        alpha = picture[..., 3:]
+        picture = alpha * picture[..., :3] + (1 - alpha)
     pixels: Pixels = np.rint(picture * 255).clip(0, 255).astype(np.uint8)
     return pixels
 
 
 def _channels_last(media: Any) -> np.ndarray:
-    """uint8 or float32 [height, width, 3]."""
+    """uint8 or float32 [height, width, 3], with alpha 4."""
     if isinstance(media, Image.Image):
-        if media.mode.startswith("I;16"):  # Pillow would take all that is above 255 for white
-            media = Image.fromarray((np.asarray(media, dtype=np.float32) / 257).round().astype(np.uint8))
-        return np.asarray(media.convert("RGB"))
+        return np.asarray(as_rgb(media))
     if isinstance(media, Tensor):
         if media.ndim != 3 or media.shape[0] != 3:
             raise ShapeError(f"a picture tensor must be [3, height, width], got {list(media.shape)}")
@@ -56,8 +58,8 @@ def _channels_last(media: Any) -> np.ndarray:
             raise DataError(f"a picture tensor must be float in [0, 1], got {media.dtype}; use an array for uint8")
         return media.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
     if isinstance(media, np.ndarray):
-        if media.ndim != 3 or media.shape[2] != 3:
-            raise ShapeError(f"a picture array must be [height, width, 3], got {list(media.shape)}")
+        if media.ndim != 3 or media.shape[2] not in (3, 4):
+            raise ShapeError(f"a picture array must be [height, width, 3], or 4 with alpha, got {list(media.shape)}")
         if media.dtype == np.uint8:
             return media
         if not np.issubdtype(media.dtype, np.floating):
@@ -93,8 +95,8 @@ def split_pictures(media: Any) -> list[Any]:
     """Take a batch apart into single pictures.
 
     Args:
-        media: float tensor [batch, 3, height, width], array [batch, height, width, 3] or [height, width, 3], one PIL
-            picture, or a list of pictures of any form.
+        media: float tensor [batch, 3, height, width], array [batch, height, width, 3 or 4] or [height, width, 3 or 4],
+            one PIL picture, or a list of pictures of any form.
 
     Raises:
         ShapeError: a tensor or an array with another number of axes.
@@ -111,8 +113,8 @@ def split_pictures(media: Any) -> list[Any]:
             _check_range(finite.min().item(), finite.max().item())
         return list(media)
     if isinstance(media, np.ndarray):
-        if media.ndim not in (3, 4) or media.shape[-1] != 3:
-            raise ShapeError(f"a picture array must be [(batch,) height, width, 3], got {list(media.shape)}")
+        if media.ndim not in (3, 4) or media.shape[-1] not in (3, 4):
+            raise ShapeError(f"a picture array must be [(batch,) height, width, 3 or 4], got {list(media.shape)}")
         finite_values = media[np.isfinite(media)] if np.issubdtype(media.dtype, np.floating) else media[:0]
         if finite_values.size:
             _check_range(float(finite_values.min()), float(finite_values.max()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError, DataError, SaveError
 from diffalign.rewards.encoders import Encoder, TextEncoder, frames_of
 from diffalign.rewards.set_functional import Gaussian, gaussian_statistics
+from diffalign.rgb import as_rgb
 
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 _CHUNK = 256  # samples whose features are in memory at a time
@@ -161,8 +162,8 @@ def _of_folder(folder: Path, encoder: Encoder, reward: str) -> Gaussian:
         for path in paths:
             try:
                 with Image.open(path) as picture:
-                    yield picture.convert("RGB")
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                    yield as_rgb(ImageOps.exif_transpose(picture))
+            except (OSError, UnidentifiedImageError, Image.DecompressionBombError, DataError) as error:
                 raise DataError(f"{path}: not a readable picture ({error}); remove it from the reference set") from None
 
     return fit_reference(pictures(), encoder)

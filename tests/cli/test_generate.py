@@ -290,3 +290,22 @@ def test_settings_that_cannot_be_had(call, tmp_path, arguments, says):
     model = () if "--model" in arguments else ("--model", "zoo://shapes-sd")
     assert says in refusal(call, "-p", "a red circle", "-o", tmp_path / "out", *model, *arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_several_prompts_are_all_drawn(call, tmp_path):
+    (tmp_path / "prompts.txt").write_text("two blue squares\n", encoding="utf-8")
+    result = call("generate", "-p", "a red circle", "-p", tmp_path / "prompts.txt", "-o", tmp_path / "out", *ZOO)
+    assert result.exit_code == 0, result.exception
+    assert [row["prompt"] for row in records(tmp_path / "out")] == ["a red circle", "two blue squares"]
+
+
+def test_a_second_value_of_an_option_is_refused(call, tmp_path):
+    assert refusal(call, "-p", "x", "-o", tmp_path, *ZOO, "--seed", 1, "--seed", 2) == (
+        "--seed: given 2 times, and it is one value; give it once"
+    )
+    scored = call("score", "-i", tmp_path, "-r", "jpeg", "--prompt", "a", "--prompt", "b").exception
+    assert isinstance(scored, ConfigError) and str(scored).startswith("--prompt: given 2 times")
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").touch()
+    expanded = call("score", "-i", tmp_path / "a.png", tmp_path / "b.png", "-r", "jpeg").exception
+    assert isinstance(expanded, ConfigError) and "put that in quotes, as 'drawn/*.png'" in str(expanded)

@@ -90,6 +90,41 @@ def test_what_cannot_be_read_names_the_record(read):
         read_sound(sound_file("WAV", np.zeros((0, 1), np.float32)), "r7")
 
 
+@pytest.mark.parametrize(
+    ("form", "subtype", "promised"),
+    [
+        ("WAV", "PCM_16", 2000),
+        ("WAV", "FLOAT", 2000),
+        ("WAVEX", "PCM_24", 2000),
+        ("RF64", "PCM_16", 2000),
+        ("WAV", "IMA_ADPCM", 2020),  # whole blocks
+        ("AIFF", "PCM_16", 2000),
+    ],
+)
+def test_a_sound_that_is_cut_short_is_no_sound(form, subtype, promised):
+    whole = sound_file(form, tone(), subtype=subtype)
+    assert read_sound(whole, "r")[0].shape[1] >= 2000
+    with pytest.raises(
+        DataError, match=f"record 'r': the file is cut short: its header says {promised} samples, [0-9]+ are"
+    ):
+        read_sound(whole[: len(whole) // 2], "r")
+
+
+def test_an_mp3_that_is_cut_short_is_no_sound():
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (24_000, 1)).astype(np.float32)
+    whole = sound_file("MP3", noise)
+    assert read_sound(whole, "r")[0].shape[1] == 24_000
+    with pytest.raises(DataError, match="cut short: its header says 24000 samples"):
+        read_sound(whole[: len(whole) // 2], "r")
+
+
+def test_a_sound_of_a_pipe_does_not_know_its_length():
+    whole = sound_file("WAV", tone(), subtype="PCM_16")
+    at = whole.index(b"data") + 4
+    for size in (b"\xff\xff\xff\xff", b"\x00\x00\xff\x7f"):
+        assert read_sound(whole[:at] + size + whole[at + 4 :], "r")[0].shape == (1, 2000)
+
+
 def test_endings_say_the_medium():
     kinds = {"a.PNG": ("image",), "a.flac": ("audio",), "a.webm": ("video",), "a.gif": ("image", "video"), "a.txt": ()}
     assert {name: media_of(Path(name)) for name in kinds} == kinds

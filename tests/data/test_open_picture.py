@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffalign.data.media_files import read_video
 from diffalign.data.records import open_picture, picture_bytes
 from diffalign.exceptions import DataError
 from tests.data.pictures import encode, picture_file
@@ -127,3 +128,23 @@ def test_missing_file_names_the_record(tmp_path):
         picture_bytes(tmp_path / "absent.png", "seven")
     with pytest.raises(DataError, match=r"record 'seven': cannot read .*: Is a directory"):
         picture_bytes(tmp_path, "seven")
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_what_is_transparent_lies_on_white(form):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, :4] = (255, 0, 0, 255)  # the rest is black that is not seen
+    options = {"lossless": True} if form == "WEBP" else {}
+    seen = open_picture(encode(Image.fromarray(pixels), form, **options), "x", 8).pixels
+    assert seen[:, :, :4].mean((1, 2)).tolist() == [1, 0, 0]
+    assert seen[:, :, 4:].min() == 1
+
+
+def test_a_transparent_colour_lies_on_white():
+    for shade, kind in ((7, np.uint8), (700, np.uint16)):
+        grey = Image.fromarray(np.full((8, 8), shade, kind))
+        assert open_picture(encode(grey, transparency=shade), "x", 8).pixels.min() == 1
+    moving = [Image.new("P", (8, 8), colour) for colour in (1, 2)]
+    content = encode(moving[0], "GIF", save_all=True, append_images=moving[1:], transparency=1)
+    assert open_picture(content, "x", 8).pixels.min() == 1
+    assert read_video(content, "x")[0][0].min() == 255

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards import Audio, RewardSpec, Sample, SampleReward, Video
+from diffalign.rewards.pictures import as_pixels, split_pictures
 
 TONE = np.sin(np.arange(800) / 5).astype(np.float32)
 
@@ -83,3 +85,33 @@ def test_reward_of_sound_scores_one_or_several_and_leaves_out_what_is_none() -> 
 def test_whole_call_with_another_medium_is_refused() -> None:
     with pytest.raises(DataError, match=r"an Audio\(waveform, rate\) or a list of them, got Tensor"):
         Loudness()(torch.rand(2, 3, 8, 8))
+
+
+def _red_with_hidden_blue() -> np.ndarray:
+    """uint8 [8, 8, 4]: the left half red; the right half blue that is not seen, but for a row that is half seen."""
+    picture = np.zeros((8, 8, 4), np.uint8)
+    picture[:, :4] = (255, 0, 0, 255)
+    picture[:, 4:] = (0, 0, 255, 0)
+    picture[0, 4:, 3] = 51
+    return picture
+
+
+def test_what_is_transparent_lies_on_white_in_every_form() -> None:
+    picture = _red_with_hidden_blue()
+    expected = np.full((8, 8, 3), 255, np.uint8)
+    expected[:, :4] = (255, 0, 0)
+    expected[0, 4:] = (204, 204, 255)  # a fifth of blue
+    forms = [picture, Image.fromarray(picture), (picture / 255).astype(np.float32), picture.astype(np.float64) / 255]
+    for form in forms:
+        np.testing.assert_array_equal(as_pixels(form), expected)
+    assert [as_pixels(one).shape for one in split_pictures(np.stack([picture] * 2))] == [(8, 8, 3)] * 2
+    grey = Image.fromarray(picture[..., [0, 3]])
+    np.testing.assert_array_equal(as_pixels(grey)[1, 6], (255, 255, 255))
+    palette = Image.new("P", (8, 8), 3)
+    palette.info["transparency"] = 3
+    assert as_pixels(palette).min() == 255
+
+
+def test_a_tensor_with_four_channels_may_be_a_latent_and_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"\[3, height, width\], got \[4, 8, 8\]"):
+        as_pixels(torch.zeros(4, 8, 8))
