@@ -13,6 +13,7 @@ from torch import Tensor
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines.generate import ImageGenerator, check_texts
 from diffalign.rewards import Reward, Sample
+from diffalign.rewards.media import MEDIA
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -68,7 +69,7 @@ def best_of_n(
     check_texts(prompts)
     if not prompts:
         raise ConfigError("prompts: there are none")
-    _check(reward, n)
+    _check(reward, n, generator.backbone.medium)
     starts = [seed + place * n for place in range(len(prompts))]
     found = list(_best(generator, prompts, starts, reward, n, view))
     pictures, scores, chosen = zip(*found, strict=True)
@@ -96,7 +97,7 @@ class BestOf(ImageGenerator):
         Raises:
             ConfigError: n is below 1, or the reward is not for pictures.
         """
-        _check(reward, n)
+        _check(reward, n, generator.backbone.medium)
         given = {each.name: getattr(generator, each.name) for each in fields(ImageGenerator)}
         return cls(**given, candidates=generator, reward=reward, n=n)
 
@@ -120,13 +121,13 @@ class BestOf(ImageGenerator):
             yield picture[None]
 
 
-def _check(reward: Reward, n: int) -> None:
+def _check(reward: Reward, n: int, medium: str) -> None:
     if n < 1:
         raise ConfigError(f"n: must be at least 1, got {n}")
-    if (reward.spec.media, reward.spec.level) != ("image", "instance"):
-        raise ConfigError(
-            f"reward: {reward.spec.name} judges {reward.spec.media} ({reward.spec.level}), not single pictures"
-        )
+    drawn = "mesh" if medium == "volume" else "image"
+    if (reward.spec.media, reward.spec.level) != (drawn, "instance"):
+        judged = f"{reward.spec.name} judges {reward.spec.media} ({reward.spec.level})"
+        raise ConfigError(f"reward: {judged}, not single {MEDIA[drawn].several}")
     more = [need for need in reward.spec.needs if need != "prompt"]
     if more:
         raise ConfigError(

@@ -132,6 +132,18 @@ class ImageGenerator:
             condition, x_init = self.condition(chunk), self.noise(generators)[:, 0]
             yield sample(denoiser, self.sampler, condition, x_init, self.times, generators=generators)
 
+    def decode_from(
+        self,
+        noise: Float[Tensor, "batch *sample"],
+        condition: Condition,
+        draws: torch.Generator,
+        *,
+        view: str = "policy",
+    ) -> Float[Tensor, "batch *medium"]:
+        """What comes of this starting noise, on the CPU; `draws` is of the steps that add noise."""
+        found = sample(self.denoiser(view), self.sampler, condition, noise, self.times, generators=[draws] * len(noise))
+        return self.backbone.decode(found).cpu()
+
     def denoiser(self, view: str) -> Denoiser:
         """What a step asks: the view, guided, at most `batch` samples at a time."""
         network = self.backbone.view(view)

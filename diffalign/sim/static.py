@@ -52,10 +52,14 @@ def static_stability(shape: Shape | Solid, *, tolerance: float = 1e-3) -> Static
     Source: the centre-of-mass test of e.g. Prévost et al. 2013, "Make It Stand".
     """
     solid = shape if isinstance(shape, Solid) else solid_of(shape)
+    height = float(solid.centre[2] - solid.points[:, 2].min())
+    return StaticStability(_depth(solid.centre[:2], support_polygon(solid, tolerance)), height, solid.mass)
+
+
+def support_polygon(solid: Solid, tolerance: float = 1e-3) -> NDArray[np.float64]:
+    """The corners [corners, 2], counterclockwise, of what a body stands on; `tolerance` as in `static_stability`."""
     ground = float(solid.points[:, 2].min())
-    touching = solid.points[solid.points[:, 2] <= ground + tolerance * solid.extent, :2]
-    polygon = convex_polygon(touching)
-    return StaticStability(_depth(solid.centre[:2], polygon), float(solid.centre[2]) - ground, solid.mass)
+    return convex_polygon(solid.points[solid.points[:, 2] <= ground + tolerance * solid.extent, :2])
 
 
 def convex_polygon(points: NDArray[np.float64]) -> NDArray[np.float64]:
