@@ -26,6 +26,7 @@ from diffalign.pipelines.shipped_pictures import shipped_comparisons
 from diffalign.rewards import load_reward
 from diffalign.rewards.scene import BACKGROUND, COLOURS, SIZE, parse_caption, render_scene
 from makers.hacked_figure import Figure, Pixels, judged, resized, write
+from makers.hacked_shapes import stability
 
 _CAPTION = "a red circle left of a blue square"
 
@@ -265,7 +266,7 @@ def figures() -> dict[str, Callable[[], Figure]]:
     """What makes each figure that needs nothing trained."""
     makers = (
         *(scene, jpeg, jpeg_incompressible, emoji, text_image, ocr, brisque, safety, distortion, geneval),
-        *(full_reference, perceptual_distance),
+        *(full_reference, perceptual_distance, stability),
     )
     return {maker.__name__: maker for maker in makers}
 
