@@ -90,8 +90,10 @@ class EvaluationConfig(Params):
 class HealthConfig(Params):
     """What each alarm does. NaN always stops: there is nothing left to save."""
 
-    winner_error_rising: Literal["off", "warn", "stop"] = "warn"  # the policy forgets the preferred pictures
-    winner_error_limit: PositiveFloat = 1.3  # times the reference's winner error, mean of the last `window` steps
+    # the policy forgets the preferred samples; auto: warn, and stop for dso_dro, whose loss has no bound
+    winner_error_rising: Literal["auto", "off", "warn", "stop"] = "auto"
+    # times the reference's error on them, or, where none is asked, their own at first; mean of the last `window` steps
+    winner_error_limit: PositiveFloat = 1.3
     saturation: Literal["off", "warn", "stop"] = "warn"  # the loss has nothing more to teach
     # mean loss of the last `window` steps; in proportion less where the first ones average below ln 2
     saturation_limit: PositiveFloat = 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +17,7 @@ def dso_dro(
     *,
     label: Float[Tensor, "groups members"] | None = None,
     max_bad_error: float | None,
+    max_bad_ratio: float | None,
 ) -> ObjectiveOutput:
     """Error of the good less error of the bad, on pairs or on labelled samples.
 
@@ -28,6 +30,8 @@ def dso_dro(
             has half the loss of the pair form, one without labels has loss 0.
         max_bad_error: the loss is unbounded below, for the error of a bad sample may grow without end: beyond this
             error it is pushed no further. None: no bound, as the authors train (and stop at 4000 steps).
+        max_bad_ratio: the same bound as a multiple of the mean error of the group's good members, so that it goes by
+            no model's scale; in a group without any it does not hold. None: no such bound.
 
     Returns:
         loss [groups]; metrics `good_error` and `bad_error` (means over the good and the bad members of the batch, 0
@@ -48,8 +52,15 @@ def dso_dro(
         sign = policy.new_tensor([[1.0, -1.0]]).expand_as(policy)
     else:
         sign = label.detach()
-    bad = sign < 0
-    bounded = policy if max_bad_error is None else policy.clamp(max=max_bad_error).where(bad, policy)
+    bad, good = sign < 0, sign > 0
+    good_error = policy.detach().masked_fill(~good, 0.0).sum() / good.sum().clamp(min=1)
+    bounded = policy
+    if max_bad_error is not None:
+        bounded = bounded.clamp(max=max_bad_error).where(bad, policy)
+    if max_bad_ratio is not None:
+        mean = policy.detach().masked_fill(~good, 0.0).sum(1) / good.sum(1).clamp(min=1)
+        bound = torch.where(good.any(1), max_bad_ratio * mean, torch.inf)[:, None]
+        bounded = torch.minimum(bounded, bound).where(bad, policy)
     labelled = sign != 0
     signed = (sign * bounded).masked_fill(~labelled, 0.0).sum(1)
     seen = policy.detach()
@@ -57,7 +68,7 @@ def dso_dro(
     return ObjectiveOutput(
         loss=signed if label is None else signed / labelled.sum(1).clamp(min=1),
         metrics={
-            "good_error": seen.masked_fill(~(sign > 0), 0.0).sum() / (sign > 0).sum().clamp(min=1),
+            "good_error": good_error,
             "bad_error": seen.masked_fill(~bad, 0.0).sum() / bad.sum().clamp(min=1),
             "clamped_share": beyond.sum() / bad.sum().clamp(min=1),
         },

@@ -16,6 +16,9 @@ from diffalign.config.run import HealthConfig
 from diffalign.exceptions import DivergenceError
 
 
+_REMEDY = "raise objective.beta or lower optimizer.learning_rate"
+
+
 @dataclass(frozen=True)
 class Alarm:
     """One event: which alarm, what to do about it ("warn" or "stop"), and the sentence for the user."""
@@ -43,8 +46,18 @@ def check_finite(step: int, metrics: Mapping[str, float], record_ids: Sequence[s
 class HealthMonitor:
     """Watches the training metrics and the rewards of the periodic samples."""
 
-    def __init__(self, config: HealthConfig, *, trained_reward: str | None) -> None:
+    def __init__(self, config: HealthConfig, *, trained_reward: str | None, unbounded: bool = False) -> None:
+        """Begin to watch.
+
+        Args:
+            unbounded: whether the loss has no lower bound: then a winner error that rises stops the run, unless the config
+                says what it does.
+        """
         self._config = config
+        wish = config.winner_error_rising
+        self._winner_action = wish if wish != "auto" else "stop" if unbounded else "warn"
+        self._unbounded = unbounded
+        self._first_winner: float | None = None  # error on preferred samples, of the first window
         self._trained_reward = trained_reward
         self._recent: deque[Mapping[str, float]] = deque(maxlen=config.window)
         self._first_loss: float | None = None  # mean of the first window
@@ -59,6 +72,7 @@ class HealthMonitor:
             "steps": self._steps,
             "recent": [dict(row) for row in self._recent],
             "first_loss": self._first_loss,
+            "first_winner": self._first_winner,
             "first_rewards": {name: dict(row) for name, row in self._first_rewards.items()},
             "first_diversity": self._first_diversity,
             "rung": dict(self._rung),
@@ -69,6 +83,7 @@ class HealthMonitor:
         self._steps = state.get("steps", 0)
         self._recent = deque(state["recent"], maxlen=self._config.window)
         self._first_loss = state.get("first_loss")
+        self._first_winner = state.get("first_winner")
         self._first_rewards = dict(state["first_rewards"])
         self._first_diversity = state.get("first_diversity")
         self._rung = dict(state.get("rung", {}))
@@ -96,17 +111,20 @@ class HealthMonitor:
         return sum(values) / len(values) if values else None
 
     def _winner_error(self) -> list[Alarm]:
-        policy, reference = self._mean("winner_error"), self._mean("reference_winner_error")
-        if policy is None or not reference:
+        policy, reference = self._mean("winner_error") or self._mean("good_error"), self._mean("reference_winner_error")
+        if policy is None or not (reference or self._unbounded):
             return []
+        if self._first_winner is None:
+            self._first_winner = policy
+        compared, whose = (reference, "the reference's") if reference else (self._first_winner, "what it was at first")
         limit = self._config.winner_error_limit
+        remedy = "lower optimizer.learning_rate" if self._unbounded else _REMEDY
         return self._report(
             "winner_error_rising",
-            self._config.winner_error_rising,
-            policy > limit * reference,
-            f"the policy's error on preferred samples is {policy / reference:.2f} times the reference's (limit {limit:g}) "
-            f"over the last {self._config.window} steps: it is forgetting what it should prefer; raise objective.beta or "
-            "lower optimizer.learning_rate",
+            self._winner_action,
+            policy > limit * compared,
+            f"the policy's error on preferred samples is {policy / compared:.2f} times {whose} (limit {limit:g}) over the "
+            f"last {self._config.window} steps: it is forgetting what it should prefer; {remedy}",
         )
 
     def _saturation(self) -> list[Alarm]:

@@ -168,7 +168,11 @@ def _run_on(
     backbone = start_backbone(config, accelerator, network_waits=True)
     build_generator(config, backbone)  # and so are sampler settings that the model does not take
     trainer = trainer_of(config, backbone, accelerator, prompts)
-    monitor = HealthMonitor(config.health, trained_reward=config.evaluation.trained_reward)
+    monitor = HealthMonitor(
+        config.health,
+        trained_reward=config.evaluation.trained_reward,
+        unbounded=config.objective.unbounded,
+    )
     started = False
     if folder is None:
         folder = team.from_main(lambda: make_run_folder(config))

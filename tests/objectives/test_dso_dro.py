@@ -11,8 +11,8 @@ from diffalign.objectives import dso_dro
 LABEL = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]], dtype=torch.float64)
 
 
-def _dro(policy, label=None, max_bad_error=None):
-    return dso_dro(policy, label=label, max_bad_error=max_bad_error)
+def _dro(policy, label=None, max_bad_error=None, max_bad_ratio=None):
+    return dso_dro(policy, label=label, max_bad_error=max_bad_error, max_bad_ratio=max_bad_ratio)
 
 
 def test_pair_by_hand():
@@ -91,3 +91,15 @@ def test_a_label_that_is_nan_spoils_its_group_alone():
 def test_without_labels_it_takes_pairs():
     with pytest.raises(ShapeError, match=r"policy errors have shape \(2, 3\); without `label` dso_dro takes pairs"):
         _dro(torch.rand(2, 3))
+
+
+def test_the_bound_by_the_good_members_goes_by_no_scale():
+    policy = torch.tensor([[1.0, 2.0], [3.0, 12.0]], requires_grad=True)
+    for scale in (1.0, 0.01):
+        output = _dro(scale * policy, max_bad_ratio=3.0)
+        torch.testing.assert_close(output.loss.detach() / scale, torch.tensor([1.0 - 2.0, 3.0 - 9.0]))
+        (gradient,) = torch.autograd.grad(output.loss.sum() / scale, policy)
+        assert gradient.tolist() == [[1.0, -1.0], [1.0, 0.0]]  # none through the bound either
+    assert _dro(policy, torch.tensor([[-1.0, -1.0], [-1.0, -1.0]]), max_bad_ratio=3.0).metrics["clamped_share"] == 0
+    spoilt = _dro(torch.tensor([[torch.nan, 2.0], [3.0, 9.5]]), max_bad_ratio=3.0).loss
+    assert spoilt[0].isnan() and spoilt[1] == 3.0 - 9.0

@@ -27,6 +27,7 @@ class ObjectiveFacts(Params):
         paper: where it comes from.
         families: "any", or "flow" where only flow models fit.
         unit_rewards: its rewards must lie in [0, 1].
+        unbounded: its loss has no lower bound.
         experts: member 0 is a record's, member 1 what the policy draws for its prompt.
     """
 
@@ -40,6 +41,7 @@ class ObjectiveFacts(Params):
     paper: ClassVar[str]
     families: ClassVar[Literal["any", "flow"]] = "any"
     unit_rewards: ClassVar[bool] = False
+    unbounded: ClassVar[bool] = False
     experts: ClassVar[bool] = False
 
     def inputs(self) -> tuple[str, ...]:

@@ -95,7 +95,10 @@ class DSODROParams(ObjectiveFacts):
     optional = ("label",)
     data = "pairs, or samples labelled good (+1) or bad (-1)"
     beta_factor = None
+    unbounded = True
     paper = "Li et al. 2025, DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"
 
     name: Literal["dso_dro"] = "dso_dro"
     max_bad_error: PositiveFloat | None = None  # no bound, as the authors: they stop after 4000 steps
+    # ours: a bad sample is pushed no further than to so many times the error of its group's good one; None: as the authors
+    max_bad_ratio: PositiveFloat | None = 3.0
