@@ -50,9 +50,10 @@ def render(
     ground = np.array([[-0.62, -0.62, 0], [0.62, -0.62, 0], [0.62, 0.62, 0], [-0.62, 0.62, 0]])
     canvas.fill(ground[[[0, 1, 2], [0, 2, 3]]], np.tile(_GROUND, (2, 1)), back=1e-3)
     triangles = points[mesh.faces]
-    fallen = triangles - triangles[..., 2:] / _LIGHT[2] * _LIGHT
+    lit, seen = (_facing(triangles, way) if mesh.closed else slice(None) for way in (_LIGHT, _axes()[2]))
+    fallen = triangles[lit] - triangles[lit][..., 2:] / _LIGHT[2] * _LIGHT
     canvas.fill(fallen.clip([-0.6, -0.6, -1], [0.6, 0.6, 1]), np.tile(_SHADOW, (len(fallen), 1)), back=5e-4)
-    canvas.fill(triangles, _shaded(triangles), back=0.0)
+    canvas.fill(triangles[seen], _shaded(triangles[seen]), back=0.0)
     coarse = canvas.colours.reshape(size, _FINER, size, _FINER, 3).mean((1, 3))
     return coarse.round().astype(np.uint8)
 
@@ -65,6 +66,12 @@ def settling(shape: Shape, pose: NDArray[np.float64], *, size: int = 128) -> NDA
     """
     span = 1.7 * (shape.surface() if isinstance(shape, Voxels) else shape).extent
     return np.concatenate([render(shape, size=size, span=span), render(shape, size=size, pose=pose, span=span)], axis=1)
+
+
+def _facing(triangles: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Of a closed surface the faces that look that way: they hide the others, and throw its whole shadow."""
+    facing: NDArray[np.bool_] = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]) @ way > 0
+    return facing
 
 
 def _shaded(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
