@@ -39,6 +39,7 @@ CHECKOUT = Path(__file__).parents[1]
         ),
         (("score_resume.py", "--pictures", "40", "--kills", "2"), r"3 processes, killed \d times: equal"),
         (("rewards.py", "--reward", "jpeg", "--sizes", "64", "--seconds", "0.1"), r"\| `jpeg` \| pictures/s \| \d+ \|"),
+        (("stability.py", "--shapes", "3", "--seconds", "0.1"), r"\| exact \| \d+ \| \d+ \|"),
         (("two_passes.py", "--groups", "1", "--members", "2"), r"2 members: one pass +\d+ MB"),
         (("online_memory.py", "--steps", "2"), r"2 sampling steps: peak +\d+ MB"),
         (("paper_way.py", "--groups", "1", "--steps", "2"), r"together / ours: median [\d.]+"),

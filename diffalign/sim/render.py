@@ -50,9 +50,11 @@ def render(
     canvas = _Canvas(fine)
     ground = np.array([[-0.62, -0.62, 0], [0.62, -0.62, 0], [0.62, 0.62, 0], [-0.62, 0.62, 0]])
     canvas.fill(ground[[[0, 1, 2], [0, 2, 3]]], np.tile(_GROUND, (2, 1)), back=1e-3)
-    fallen = triangles - triangles[..., 2:] / _LIGHT[2] * _LIGHT
+    closed = isinstance(shape, Voxels) or shape.closed
+    lit, seen = (_facing(triangles, way) if closed else slice(None) for way in (_LIGHT, _axes()[2]))
+    fallen = triangles[lit] - triangles[lit][..., 2:] / _LIGHT[2] * _LIGHT
     canvas.fill(fallen.clip([-0.6, -0.6, -1], [0.6, 0.6, 1]), np.tile(_SHADOW, (len(fallen), 1)), back=5e-4)
-    canvas.fill(triangles, _shaded(triangles), back=0.0)
+    canvas.fill(triangles[seen], _shaded(triangles[seen]), back=0.0)
     coarse = canvas.colours.reshape(size, _FINER, size, _FINER, 3).mean((1, 3))
     return coarse.round().astype(np.uint8)
 
@@ -69,6 +71,12 @@ def settling(shape: Shape, pose: NDArray[np.float64], *, size: int = 128) -> NDA
 
 def _extent(triangles: NDArray[np.float64]) -> float:
     return float((triangles.max((0, 1)) - triangles.min((0, 1))).max())
+
+
+def _facing(triangles: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Of a closed surface the faces that look that way: they hide the others, and throw its whole shadow."""
+    facing: NDArray[np.bool_] = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]) @ way > 0
+    return facing
 
 
 def _shaded(triangles: NDArray[np.float64]) -> NDArray[np.float64]:

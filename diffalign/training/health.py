@@ -15,7 +15,6 @@ from typing import Any
 from diffalign.config.run import HealthConfig
 from diffalign.exceptions import DivergenceError
 
-
 _REMEDY = "raise objective.beta or lower optimizer.learning_rate"
 
 

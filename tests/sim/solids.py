@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.sim import Mesh, Voxels
+from diffalign.sim.solid import hull_faces
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
 _CUBE = Voxels.of(np.ones((1, 1, 1))).surface()
@@ -99,6 +100,29 @@ def two_boxes(generator: np.random.Generator) -> Arrays:
     out = generator.uniform(-0.4, 0.4) * long
     beam = box((out - long / 2, -depth / 2, height), (out + long / 2, depth / 2, height + thick))
     return joined(standing_box(width, depth, height), beam)
+
+
+def blob(finer: int, seed: int = 0) -> Arrays:
+    """A bumpy ball of 20 * 4^finer faces."""
+    generator = np.random.default_rng(seed)
+    golden = (1 + math.sqrt(5)) / 2
+    corners = [[0, a, b * golden] for a in (-1, 1) for b in (-1, 1)]
+    vertices = np.array([np.roll(corner, turn) for turn in range(3) for corner in corners])
+    vertices, faces = hull_faces(vertices)
+    for _ in range(finer):
+        middles = [(vertices[faces[:, a]] + vertices[faces[:, b]]) / 2 for a, b in ((0, 1), (1, 2), (2, 0))]
+        count, each = len(vertices), len(faces)
+        ab, bc, ca = (count + each * part + np.arange(each) for part in range(3))
+        a, b, c = faces.T
+        finer_faces = [np.stack(three, axis=1) for three in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+        mesh = Mesh.of(np.concatenate([vertices, *middles]), np.concatenate(finer_faces))
+        vertices, faces = mesh.vertices, mesh.faces
+    vertices = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
+    radius = np.ones(len(vertices))
+    for _ in range(12):
+        way, waves, phase = generator.normal(size=3), generator.uniform(3, 9), generator.uniform(0, 6)
+        radius += 0.06 * np.sin(waves * (vertices @ (way / np.linalg.norm(way))) + phase)
+    return vertices * radius[:, None] * [1, 0.8, 0.7], faces
 
 
 SOLIDS: dict[str, Callable[[], Arrays]] = {

@@ -11,7 +11,8 @@ import pytest
 
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.sim import Mesh, Voxels, simulate_stability, static_stability
-from tests.sim.solids import SOLIDS, l_shape, solid, standing_box, two_boxes
+from diffalign.sim.simulate import _lean_of
+from tests.sim.solids import SOLIDS, blob, l_shape, solid, standing_box, two_boxes
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,31 @@ def test_statics_and_simulation_agree_on_flat_feet():
             labels.append((static.stable, simulate_stability(mesh).stable))
     assert all(first == second for first, second in labels)
     assert 5 < sum(first for first, _ in labels) < 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_hull_with_its_own_mass_moves_as_the_full_mesh_does(seed):
+    """The contact is that of the hull whatever the mesh: nothing has to be simplified."""
+    mesh = Mesh.of(*blob(3, seed))
+    found = simulate_stability(mesh, seed=seed, settle=True)
+    vertices = mesh.vertices / mesh.extent
+    spec = mujoco.MjSpec()
+    full = spec.add_mesh(name="m", uservert=vertices.ravel(), userface=mesh.faces.ravel().astype(np.int32))
+    full.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_EXACT
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
+    body = spec.worldbody.add_body(pos=[0, 0, -vertices[:, 2].min()])
+    body.add_freejoint()
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="m")
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    down = model.opt.gravity.copy()
+    model.opt.gravity[:] = _lean_of(1.0, seed) * 9.81
+    mujoco.mj_step(model, data, nstep=250)
+    model.opt.gravity[:] = down
+    mujoco.mj_step(model, data, nstep=round(found.seconds / 0.002) - 250)
+    tilt = math.degrees(math.acos(data.body(1).xmat[8]))
+    assert found.tilt > 3
+    assert found.tilt == pytest.approx(tilt, abs=0.05)
 
 
 def by_the_text(vertices: np.ndarray, faces: np.ndarray) -> float:
