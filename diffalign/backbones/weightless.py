@@ -210,3 +210,8 @@ class _Tokenizer:
 def parts_of(backbone: Backbone) -> dict[str, nn.Module]:
     """The modules of its pipeline by name."""
     return {name: each for name, each in backbone.pipeline.components.items() if isinstance(each, nn.Module)}
+
+
+def autoencoder_of(backbone: Backbone) -> dict[str, nn.Module]:
+    """Its autoencoder by name; nothing where the latents are the media."""
+    return {name: each for name, each in parts_of(backbone).items() if name == "vae"}
