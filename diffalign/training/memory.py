@@ -155,7 +155,7 @@ class MemoryEstimator:
         enter_parts(stage.ledger, texts_by, "text encoders")
         enter_parts(stage.ledger, autoencoder_of(backbone), "autoencoder")
         batch, shape = config.data.encode_batch, backbone.media_shape(config.data.resolution)
-        peaks = [peak_of(stage, lambda: backbone.text(["a prompt"] * 8 * batch), fake=True)]
+        peaks = [peak_of(stage, lambda: backbone.text([""] * 8 * batch), fake=True)]
         latents = 0
         if not str(_data_path(config)).endswith(".safetensors"):
             peaks.append(peak_of(stage, lambda: backbone.posterior(torch.empty(batch, *shape)), fake=True))
@@ -163,7 +163,7 @@ class MemoryEstimator:
             latents = 2 * 4 * elements * (members_of(config) if config.data.kind == "groups" else 2)
             latents *= 2 if config.data.flip else 1
         with mode:
-            states = backbone.text(["a prompt"])
+            states = backbone.text([""])  # a model that is shown pictures takes no other without a file
         leaves = {name: torch.zeros((), dtype=leaf.dtype).expand(leaf.shape[1:]) for name, leaf in states.items()}
         texts = sum(leaf.numel() * leaf.element_size() for leaf in leaves.values())
         return leaves, max(peaks, key=lambda uses: sum(uses.values())), latents, texts
