@@ -22,23 +22,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
+from diffalign.backbones import VolumePipeline
 from diffalign.backbones.volume_network import SparseStructureFlowModel
 from makers.blocks_objects import SIDE, captions, draw_object, is_held_out
-from makers.shapes_denoiser import plain_parser, start
+from makers.shapes_denoiser import plain_parser, save_half, start
 from makers.shapes_text import build_encoder, build_word_tokenizer
 
 log = logging.getLogger("makers.blocks_volume")
-LENGTH = 22  # tokens of the longest caption, and its begin and end
+LENGTH = 22  # tokens: the longest caption has 19 words
 TEXT_WIDTH, TEXT_LAYERS = 64, 2
 WIDTH, HEADS, LAYERS, PATCH = 144, 3, 5, 4
 TIME_MEAN, TIME_STD = (
     1.0,
     1.0,
 )  # logit-normal, as TRELLIS: cells agree with their neighbours, so much noise hides little
+SHIFT = 3.0  # of the sampling times, TRELLIS' rescale_t
 DROPPED = 0.1  # captions replaced by the empty one, for classifier-free guidance
 FALL = 0.3  # of all steps
 
@@ -187,8 +190,8 @@ def parser() -> argparse.ArgumentParser:
     parser = plain_parser(__doc__, seed=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--objects", type=int, default=32_000)
-    parser.add_argument("--steps", type=int, default=3000, help="of the learning rate schedule")
-    parser.add_argument("--stop", type=int, default=3000, help="the step after which training ends")
+    parser.add_argument("--steps", type=int, default=2400, help="of the learning rate schedule")
+    parser.add_argument("--stop", type=int, default=2400, help="the step after which training ends")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="of AdamW")
     parser.add_argument("--muon-rate", type=float, default=5e-3)
@@ -213,7 +216,10 @@ def main() -> None:
     }
     log.info("parameters %s", {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()})
     average = {name: copy.deepcopy(module).eval().requires_grad_(False) for name, module in modules.items()}
-    train(modules, average, tokens[1:], tokens[0], bank, options, options.out.with_name(options.out.name + "-state.pt"))
+    state_path = options.out.with_name(options.out.name + "-state.pt")
+    train(modules, average, tokens[1:], tokens[0], bank, options, state_path)
+    pipeline = VolumePipeline(tokenizer=tokenizer, scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), **average)
+    save_half(pipeline, options.out)
 
 
 if __name__ == "__main__":

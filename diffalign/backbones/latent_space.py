@@ -63,6 +63,15 @@ class LatentSpace:
         side = self.checked_resolution(resolution) // self._factor
         return (self._channels, side, side)
 
+    def media_shape(self, resolution: int | None = None) -> tuple[int, ...]:
+        """Shape of what one x0 is decoded to.
+
+        Raises:
+            ConfigError: the model has no media of that size.
+        """
+        side = self.checked_resolution(resolution)
+        return (3, side, side) if self.medium == "image" else (1, side, side, side)
+
     def checked_resolution(self, resolution: int | None) -> int:
         """The resolution, if the model can work at it; None: the model's own.
 

@@ -1,4 +1,4 @@
-"""Settings of well-known checkpoints, as published on the hub: what their shapes follow from, without their files."""
+"""Settings of well-known checkpoints, as published: what their shapes follow from, without their files."""
 
 from __future__ import annotations
 
@@ -130,10 +130,47 @@ _FLUX_DEV: dict[str, Part] = {
         max_image_seq_len=4096,
     ),
 }
+_TRELLIS_IMAGE: dict[str, Part] = {  # the first stage
+    "transformer": (
+        "diffalign.backbones.volume_network",
+        "SparseStructureFlowModel",
+        {
+            "resolution": 16,
+            "in_channels": 8,
+            "out_channels": 8,
+            "model_channels": 1024,
+            "cond_channels": 1024,
+            "num_blocks": 24,
+            "num_heads": 16,
+            "patch_size": 1,
+            "qk_rms_norm": True,
+        },
+    ),
+    "vae": (
+        "diffalign.backbones.volume_autoencoder",
+        "SparseStructureAutoencoder",
+        {
+            "decoder_settings": {
+                "out_channels": 1,
+                "latent_channels": 8,
+                "num_res_blocks": 2,
+                "num_res_blocks_middle": 2,
+                "channels": [512, 128, 32],
+            }
+        },
+    ),
+    "image_encoder": (
+        "transformers",
+        "Dinov2WithRegistersModel",
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518, "patch_size": 14},
+    ),
+    "scheduler": _flow(3.0),
+}
 PUBLISHED: dict[str, dict[str, Part]] = {  # hub id -> the pipeline's parts; every one has its tokenizers besides
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
     "runwayml/stable-diffusion-v1-5": _SD15,
     "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
     "stabilityai/stable-diffusion-3.5-medium": _SD35_MEDIUM,
     "black-forest-labs/FLUX.1-dev": _FLUX_DEV,
+    "microsoft/TRELLIS-image-large": _TRELLIS_IMAGE,
 }

@@ -119,7 +119,8 @@ def _family_of(published: str) -> str:
     parts = PUBLISHED[published]
     if "unet" in parts:
         return "sdxl" if "text_encoder_2" in parts else "sd"
-    return "sd3" if parts["transformer"][1].startswith("SD3") else "flux"
+    families = {"SD3": "sd3", "Flux": "flux", "SparseStructure": "volume"}
+    return next(family for start, family in families.items() if parts["transformer"][1].startswith(start))
 
 
 def _read(kind: type[Backbone], source: str, path: str) -> dict[str, Part | None]:
@@ -128,6 +129,11 @@ def _read(kind: type[Backbone], source: str, path: str) -> dict[str, Part | None
         raise ConfigError(
             f"model.path: {path} holds a {index.get('_class_name')}, but model.family {kind.family!r} needs "
             f"{kind.pipeline_class.__name__}"
+        )
+    if kind.network_name not in index:
+        raise ConfigError(
+            f"model.path: {path} is not in diffusers' format, whose settings are read; without weights these are known "
+            f"otherwise: {', '.join(PUBLISHED)}"
         )
     found: dict[str, Part | None] = {}
     for name, value in index.items():
@@ -210,3 +216,8 @@ class _Tokenizer:
 def parts_of(backbone: Backbone) -> dict[str, nn.Module]:
     """The modules of its pipeline by name."""
     return {name: each for name, each in backbone.pipeline.components.items() if isinstance(each, nn.Module)}
+
+
+def autoencoder_of(backbone: Backbone) -> dict[str, nn.Module]:
+    """Its autoencoder by name; nothing where the latents are the media."""
+    return {name: each for name, each in parts_of(backbone).items() if name == "vae"}

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffalign.backbones import Backbone
-from diffalign.backbones.weightless import copies_of, load_weightless, parts_of
+from diffalign.backbones.weightless import autoencoder_of, copies_of, load_weightless, parts_of
 from diffalign.config import RunConfig
 from diffalign.data import read_records
 from diffalign.denoising import NoiseDraw
@@ -151,21 +151,19 @@ class MemoryEstimator:
         stage = Stage(mode, MemoryLedger(), self._cuda)
         if not self._cuda or config.model.quantise is not None:  # else it comes to the device when this is done
             stage = self._stage(config, backbone, mode)
-        parts = parts_of(backbone)
-        enter_parts(
-            stage.ledger, {name: each for name, each in parts.items() if name.startswith("text_")}, "text encoders"
-        )
-        enter_parts(stage.ledger, {"vae": parts["vae"]}, "autoencoder")
-        batch, side = config.data.encode_batch, backbone.checked_resolution(config.data.resolution)
-        peaks = [peak_of(stage, lambda: backbone.text(["a prompt"] * 8 * batch), fake=True)]
+        texts_by = {name: each for name, each in parts_of(backbone).items() if name.startswith(("text_", "image_"))}
+        enter_parts(stage.ledger, texts_by, "text encoders")
+        enter_parts(stage.ledger, autoencoder_of(backbone), "autoencoder")
+        batch, shape = config.data.encode_batch, backbone.media_shape(config.data.resolution)
+        peaks = [peak_of(stage, lambda: backbone.text([""] * 8 * batch), fake=True)]
         latents = 0
         if not str(_data_path(config)).endswith(".safetensors"):
-            peaks.append(peak_of(stage, lambda: backbone.posterior(torch.empty(batch, 3, side, side)), fake=True))
+            peaks.append(peak_of(stage, lambda: backbone.posterior(torch.empty(batch, *shape)), fake=True))
             elements = math.prod(backbone.sample_shape(config.data.resolution))
             latents = 2 * 4 * elements * (members_of(config) if config.data.kind == "groups" else 2)
             latents *= 2 if config.data.flip else 1
         with mode:
-            states = backbone.text(["a prompt"])
+            states = backbone.text([""])  # a model that is shown pictures takes no other without a file
         leaves = {name: torch.zeros((), dtype=leaf.dtype).expand(leaf.shape[1:]) for name, leaf in states.items()}
         texts = sum(leaf.numel() * leaf.element_size() for leaf in leaves.values())
         return leaves, max(peaks, key=lambda uses: sum(uses.values())), latents, texts
@@ -176,7 +174,7 @@ class MemoryEstimator:
         training, settings = config.training, config.optimizer
         stage = self._stage(config, backbone, mode)
         if config.samples.every is not None:
-            enter_parts(stage.ledger, {"vae": parts_of(backbone)["vae"]}, "autoencoder")
+            enter_parts(stage.ledger, autoencoder_of(backbone), "autoencoder")
         optimizer = self._optimizer(config, stage, backbone)
         with crossing(stage, [backbone.network, *copies_of(backbone).values()]):
             loss = GroupLoss(config, backbone, get_objective(config.objective.name), start_accelerator(config))
@@ -194,7 +192,7 @@ class MemoryEstimator:
     ) -> Use:
         """One network call and the decoding of one batch; while training, with what the optimizer keeps."""
         stage = self._stage(config, backbone, mode)
-        enter_parts(stage.ledger, {"vae": parts_of(backbone)["vae"]}, "autoencoder")
+        enter_parts(stage.ledger, autoencoder_of(backbone), "autoencoder")
         optimizer = None
         if config.samples.every is not None:
             optimizer = self._optimizer(config, stage, backbone)

@@ -22,7 +22,8 @@ from tests.config.minimal import problems_of, settings
         ),
         (
             ["model.family=sdxl", "objective={name: sft}", "evaluation.sampler={name: flow_sde}"],
-            "evaluation.sampler.name: 'flow_sde' needs a flow model (sd3, flux, volume), and model.family 'sdxl' is none",
+            "evaluation.sampler.name: 'flow_sde' needs a flow model (sd3, flux, volume), and model.family 'sdxl' is none; "
+            "use ddim",
         ),
         (
             ["evaluation.sampler={name: flow_sde, form: cps, eta: 1.5}"],

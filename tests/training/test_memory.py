@@ -16,7 +16,7 @@ from diffalign.config import load_config
 from diffalign.exceptions import ConfigError
 from diffalign.training.fitting import propose
 from diffalign.training.memory import MemoryEstimate, MemoryEstimator, members_of
-from tests.backbones.models import FAMILIES, path_of
+from tests.backbones.models import ALL_FAMILIES, path_of
 from tests.data.pictures import write_rows
 
 CLOSE = 0.15
@@ -69,7 +69,7 @@ def test_estimate_of_a_middle_sized_network(home, trained):
 
 
 @pytest.mark.parametrize("trained", ["lora", "full"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_a_weightless_model_has_the_shapes_of_the_real_one(family, trained):
     how = (
         {"lora": LoRASettings(rank=4)} if trained == "lora" else {"full": FullSettings(reference_dtype=torch.bfloat16)}
