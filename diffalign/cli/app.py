@@ -226,9 +226,11 @@ def rebuild_report(run: Path, *, quiet: bool = False) -> None:
 
 def _report_stopped(run: Path) -> None:
     """The report of a run that an error is about to end; whatever is wrong with the report, that error is what counts."""
-    from diffalign.reports import write_report
+    from diffalign.reports import trains_reward, write_report
 
     try:
+        if trains_reward(run):
+            return
         log.info("report: %s", write_report(run))
     except Exception as error:
         log.warning("no report could be made of %s: %s", run, error)

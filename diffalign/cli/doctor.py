@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 State = Literal["fine", "note", "wrong"]
-_EXTRAS = {"trackers": "tensorboard"}  # those that something here uses, with a module of theirs
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Finding:
 
 def examine(*, as_json: bool) -> bool:
     """Print all findings; whether none of them is wrong."""
-    looks = (_python, _libraries, _torchvision, _hardware, _precision, _disk, _zoo, _extras)
+    looks = (_python, _libraries, _torchvision, _hardware, _precision, _disk, _zoo, _extras, _rewards)
     findings = [finding for look in looks for finding in _findings_of(look)]
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings], indent=2))
@@ -158,13 +157,27 @@ def _zoo() -> list[Finding]:
 
 
 def _extras() -> list[Finding]:
-    have = [extra for extra, module in _EXTRAS.items() if importlib.util.find_spec(module) is not None]
-    lack = [extra for extra in _EXTRAS if extra not in have]
-    hint = f"; pip install -e '.[{lack[0]}]' in the checkout adds one" if lack else ""
-    return [
-        Finding(
-            "extras",
-            "fine",
-            f"installed: {', '.join(have) or 'none'}; not installed: {', '.join(lack) or 'none'}{hint}",
-        )
+    from diffalign.cli.installed import extras
+
+    found = extras()
+    lack = [f"{name} (lacks {', '.join(gone)})" for name, gone in found.items() if gone]
+    here = [name for name, gone in found.items() if not gone]
+    hint = f"; pip install -e '.[{lack[0].partition(' ')[0]}]' in the checkout adds one" if lack else ""
+    text = f"installed: {', '.join(here) or 'none'}; not installed: {', '.join(lack) or 'none'}{hint}"
+    return [Finding("extras", "fine", text)]
+
+
+def _rewards() -> list[Finding]:
+    from diffalign.cli.installed import rewards, wheels
+
+    run, models, settings, lacking = rewards()
+    fetched, absent = wheels()
+    findings = [
+        Finding("rewards", "fine", f"run here: {', '.join(run)}"),
+        Finding("rewards", "fine", f"with weights from the hub or a folder: {', '.join(models)}"),
+        Finding("rewards", "fine", f"with settings of yours: {', '.join(settings)}"),
     ]
+    findings += [Finding("rewards", "note", f"not here: {name}: {how}") for name, how in lacking.items()]
+    hint = "; diffalign rewards fetch --all gets them" if absent else ""
+    text = f"fetched: {', '.join(fetched) or 'none'}; not fetched: {', '.join(absent) or 'none'}{hint}"
+    return [*findings, Finding("wheels", "fine", text)]

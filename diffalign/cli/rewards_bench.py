@@ -56,7 +56,7 @@ def bench(
     from diffalign.exceptions import ConfigError
     from diffalign.reports import bench_table, check_plot, save_calibration_plot
     from diffalign.rewards import reward_of_text
-    from diffalign.training.comparison_source import held_out_records, open_comparisons
+    from diffalign.training.comparison_source import kept_from, open_comparisons
 
     if len(set(rewards)) < len(rewards):
         raise ConfigError(f"--reward: the same stands twice in {', '.join(rewards)}")
@@ -69,17 +69,22 @@ def bench(
     if margin and chosen == "pairs":
         raise ConfigError("--margin: is of --kind groups, whose items have rewards; leave it out")
     made = {text: reward_of_text(text) for text in rewards}
-    records = open_comparisons(
-        source,
-        chosen,
-        dimensions=(dimension,),
-        margin=margin,
-        split=split,
-        limit=limit if held_out_of is None else None,
-        on_bad="error",
-    )
-    if held_out_of is not None:
-        records = held_out_records(records, held_out_of)[:limit]
+    wanted, cache = (None, Path("runs") / "cache") if held_out_of is None else kept_from(held_out_of)
+    with drawing_bar(0, "decoded") as progress:
+        records = open_comparisons(
+            source,
+            chosen,
+            dimensions=(dimension,),
+            margin=margin,
+            split=split,
+            limit=limit,
+            wanted=wanted,
+            on_bad="error",
+            cache=cache if cache.is_dir() else None,
+            progress=progress,
+        )
+    if not records:
+        raise ConfigError(f"--held-out-of: {source} has none of the prompts that {held_out_of} kept from its training")
     found = []
     for text, reward in made.items():
         with drawing_bar(0, "scored") as progress:

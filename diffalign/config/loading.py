@@ -110,7 +110,10 @@ def load_alignment(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig
     """
     config = load_config(name, overrides)
     if not isinstance(config, RunConfig):
-        raise ConfigError(f"task: {name} is of task: {config.task}, and this is for runs that align a model")
+        raise ConfigError(
+            f"task: {name} is of task: {config.task}, and this is for runs that align a model; what a trained reward "
+            "is worth stands in its run's held_out.json, and diffalign rewards bench measures it"
+        )
     return config
 
 

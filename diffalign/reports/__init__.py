@@ -3,7 +3,7 @@
 from diffalign.reports.page import write_report
 from diffalign.reports.pair_accuracy import bench_table, check_plot, held_out_table, save_calibration_plot
 from diffalign.reports.people import people_table
-from diffalign.reports.run_folder import RunReport, read_run
+from diffalign.reports.run_folder import RunReport, read_run, trains_reward
 from diffalign.reports.scores import score_histogram, score_table, set_table, unscored_lines
 from diffalign.reports.selftests import selftest_table
 from diffalign.reports.terminal import evaluation_table
@@ -21,6 +21,7 @@ __all__ = [
     "score_table",
     "selftest_table",
     "set_table",
+    "trains_reward",
     "unscored_lines",
     "write_report",
 ]

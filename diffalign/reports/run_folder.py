@@ -60,6 +60,11 @@ def read_run(run: Path) -> RunReport:
     run = Path(run)
     problems: dict[str, str] = {}
     config = _read_config(run)
+    if trains_reward(run):
+        raise DataError(
+            f"task: {run / 'config.yaml'} is of task: reward, and this is for runs that align a model; what a trained "
+            "reward is worth stands in its run's held_out.json, and diffalign rewards bench measures it"
+        )
     events: dict[str, tuple[dict[str, Any], ...]] = {}
     metrics = _read_lines(run, "metrics.jsonl", problems)
     if metrics is not None:
@@ -80,6 +85,15 @@ def read_run(run: Path) -> RunReport:
         sheets=_find_sheets(run / "samples"),
         problems=problems,
     )
+
+
+def trains_reward(run: Path | str) -> bool:
+    """Whether it is a run of `task: reward`, which has no report.
+
+    Raises:
+        DataError: it is no run folder.
+    """
+    return _read_config(Path(run)).get("task") == "reward"
 
 
 def hide_paths(value: Any) -> Any:

@@ -37,9 +37,6 @@ class CLAPReward(BatchReward):
         cut = {prompt: self.towers.tokens_cut(prompt) for prompt in {sample.prompt for sample in samples}}
         texts = self._texts([sample.prompt for sample in samples])
         for audio, sample, text in zip(media, samples, texts, strict=True):
-            if not sample.prompt.strip():
-                judged.append("it has no prompt to be compared with")
-                continue
             with torch.no_grad():
                 wave = resampled(torch.from_numpy(audio.mono())[None], audio.rate, self.towers.rate)
                 cosines = self._cosines(wave, text[None])[0]

@@ -15,8 +15,6 @@ from diffalign.rewards.open_clip_weights import load_hps, load_open_clip
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 
-NO_PROMPT = "it has no prompt to be compared with"
-
 
 class CosineReward(BatchReward):
     """What the rewards of this file share: towers, texts, and what is made of the cosine.
@@ -44,7 +42,7 @@ class CosineReward(BatchReward):
         judged: list[Judged] = []
         for sample, value, part in zip(samples, values.tolist(), cosine.tolist(), strict=True):
             parts = {"cosine": part, "tokens_cut": float(cut[sample.prompt])}
-            judged.append((value, parts) if sample.prompt.strip() else NO_PROMPT)
+            judged.append((value, parts))
         return judged
 
     def score_tensor(

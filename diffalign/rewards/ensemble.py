@@ -73,6 +73,17 @@ class RewardEnsemble(BatchReward):
         Raises:
             ConfigError: names the argument.
         """
+        strange = (
+            [each for each in rewards if not isinstance(each, Reward)]
+            if isinstance(rewards, list | tuple)
+            else [rewards]
+        )
+        if strange:
+            name = f"load_reward({strange[0]!r})" if isinstance(strange[0], str) else "load_reward(NAME)"
+            raise ConfigError(
+                f"rewards: must be a list of rewards, as {name} makes one, got {type(strange[0]).__name__}"
+                f"{'' if strange[0] is rewards else ' in it'}"
+            )
         if len(rewards) < 2:
             raise ConfigError(f"rewards: an ensemble needs two or more, got {len(rewards)}")
         if combine not in get_args(Combine):

@@ -14,7 +14,6 @@ from torch import Tensor
 from diffalign.config.rewards import ImageRewardParams
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.blip_weights import Blip, blip_of_authors
-from diffalign.rewards.clip import NO_PROMPT
 from diffalign.rewards.pictures import Pixels
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.squares import normalised, square_tensors, squares
@@ -73,7 +72,7 @@ class ImageReward(BatchReward):
         with torch.no_grad():
             values = self._of_squares(squares(pictures, self.side, "centre"), prompts).tolist()
         return [
-            (value, {"tokens_cut": float(self.tokens_cut(prompt))}) if prompt.strip() else NO_PROMPT
+            (value, {"tokens_cut": float(self.tokens_cut(prompt))})
             for value, prompt in zip(values, prompts, strict=True)
         ]
 

@@ -9,6 +9,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +19,16 @@ from torch import Tensor
 from diffalign.exceptions import DataError, ShapeError, is_out_of_memory
 from diffalign.rewards.media import MEDIA
 from diffalign.rewards.precision import full_precision
-from diffalign.rewards.spec import PER_SAMPLE, RewardOutput, RewardSpec, Sample, own_version, samples_of
+from diffalign.rewards.spec import (
+    PER_SAMPLE,
+    RewardOutput,
+    RewardSpec,
+    Sample,
+    check_samples,
+    lacks_prompt,
+    own_version,
+    samples_of,
+)
 
 __all__ = [
     "PER_SAMPLE",
@@ -155,12 +165,20 @@ class BatchReward(ABC):
         return output.values.to(media.device) if isinstance(media, Tensor) else output.values
 
     def judge_samples(self, batch: Sequence[Sample]) -> list[Judged]:
-        """The judgement of each sample, or the reason why it has none: `score` before it becomes tensors."""
+        """The judgement of each sample, or the reason why it has none: `score` before it becomes tensors.
+
+        Raises:
+            DataError: something is no `Sample`.
+        """
+        check_samples(batch)
+        batch = [sample if sample.prompt is not None else replace(sample, prompt="") for sample in batch]
         judged: list[Judged] = []
         good: list[tuple[int, Any]] = []
         read = MEDIA[self.spec.media].read
         for place, sample in enumerate(batch):
             try:
+                if (lacking := lacks_prompt(self.spec, sample)) is not None:
+                    raise DataError(lacking)
                 good.append((place, read(sample.media)))
                 judged.append("")
             except (DataError, ShapeError) as error:

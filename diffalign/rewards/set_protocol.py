@@ -20,6 +20,7 @@ from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.encoders import Encoder
 from diffalign.rewards.precision import full_precision
 from diffalign.rewards.protocol import RewardSpec, Sample
+from diffalign.rewards.spec import check_samples
 
 _log = logging.getLogger(__name__)
 State = TypeVar("State")
@@ -131,7 +132,12 @@ class EncodedSetReward(ABC, Generic[State]):
         return rows, reasons
 
     def score_set(self, batch: Sequence[Sample]) -> SetOutput:
-        """Score all samples together; a bad one is left out, with a reason. NaN where too few are left."""
+        """Score all samples together; a bad one is left out, with a reason. NaN where too few are left.
+
+        Raises:
+            DataError: something is no `Sample`.
+        """
+        check_samples(batch)
         rows, reasons = self.features(batch)
         unscored = [(sample.id, reason) for sample, reason in zip(batch, reasons, strict=True) if reason is not None]
         if unscored:

@@ -130,6 +130,30 @@ def check_given(spec: RewardSpec, prompts: Sequence[str] | None, metadata: Seque
         raise DataError(f"the {spec.name} reward needs metadata per {one}: call reward({several}, metadata=[...])")
 
 
+def check_samples(batch: Sequence[Any]) -> None:
+    """Whether a batch for `score` is one.
+
+    Raises:
+        DataError: something else stands in it.
+    """
+    other = None if isinstance(batch, list | tuple) else batch
+    if other is None and (other := next((each for each in batch if not isinstance(each, Sample)), None)) is None:
+        return
+    raise DataError(
+        f"score takes a list of Sample(media, prompt), got {'one of ' if isinstance(batch, list | tuple) else ''}"
+        f"{type(other).__name__}; or call the reward itself: reward(media, prompts)"
+    )
+
+
+def lacks_prompt(spec: RewardSpec, sample: Sample) -> str | None:
+    """Why the reward cannot take the sample's prompt; None: it can, or needs none."""
+    if not isinstance(sample.prompt, str):
+        return f"its prompt must be text, got {type(sample.prompt).__name__}"
+    if "prompt" in spec.needs and not sample.prompt.strip():
+        return f"it has no prompt, which {spec.name} needs"
+    return None
+
+
 def one_each(name: str, given: Sequence[Any] | None, missing: Any, count: int) -> list[Any]:
     """What was given for each of `count` samples, or `missing` for all of them.
 

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffalign.exceptions import DataError
 from diffalign.rewards._minilm import MINILM_FILES, MINILM_WEIGHTS, load_minilm
 from diffalign.rewards._vgg import VGG_WEIGHTS, check_vgg
 from diffalign.rewards.perceptual import PerceptualEncoder, as_batch
@@ -88,8 +87,6 @@ class TextImageReward(SampleReward):
         )
 
     def judge(self, pixels: Pixels, sample: Sample) -> tuple[float, dict[str, float]]:
-        if not sample.prompt.strip():
-            raise DataError("it has no prompt to be compared with")
         with torch.no_grad():
             return self.score_tensor(as_batch(pixels), [sample.prompt]).item(), {}
 

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from diffalign.config.rewards import VideoRewardParams
 from diffalign.exceptions import DataError
-from diffalign.rewards.clip import NO_PROMPT
 from diffalign.rewards.media import Video
 from diffalign.rewards.protocol import BatchReward, Judged, RewardSpec, Sample
 from diffalign.rewards.video_frames import DEEP, MERGE, PATCH, frame_places, frame_size, patches_of, scaled_frames
@@ -107,10 +106,8 @@ class VideoReward(BatchReward):
         """What the model reads: a video of so many tokens, and the authors' question about it.
 
         Raises:
-            DataError: there is no prompt, or it holds a token that the score is read off.
+            DataError: the prompt holds a token that the score is read off.
         """
-        if not prompt.strip():
-            raise DataError(NO_PROMPT)
         for token in _READ_OFF:
             if token in prompt:
                 raise DataError(f"its prompt holds {token}, which is the model's own")

@@ -115,8 +115,6 @@ class VLMJudge(BatchReward):
             threads.shutdown()
 
     def _judge(self, pixels: Pixels, sample: Sample) -> Judged:
-        if "prompt" in self.spec.needs and not sample.prompt.strip():
-            return "it has no prompt to be judged by"
         try:
             reply = self._caller.ask(f"{self.base}/chat/completions", self._question(pixels, sample.prompt))
             return self._read(reply)
@@ -161,8 +159,12 @@ class VLMJudge(BatchReward):
         try:
             choice = json.loads(text)["choices"][0]
             if self.style.pattern is None:
+                if not (choice.get("logprobs") or {}).get("content"):
+                    raise DataError("the endpoint sent no log-probabilities, which yes_no needs; take style=rubric")
                 return read_yes(choice["logprobs"]["content"][0]["top_logprobs"])
             answer, finished = choice["message"]["content"], choice.get("finish_reason")
+            if answer is None or answer == "":
+                raise DataError("the answer has no text")
             if not isinstance(answer, str):
                 raise TypeError(f"its content is {type(answer).__name__}")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:

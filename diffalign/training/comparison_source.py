@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,16 +30,19 @@ def open_comparisons(
     config_name: str | None = None,
     columns: Mapping[Any, str] | None = None,
     limit: int | None = None,
+    wanted: Callable[[str], bool] | None = None,
     on_bad: Literal["error", "skip"] = "error",
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     counts: ReadCounts | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[ComparedRecord]:
     """Read all comparisons of a source; the pictures of a zoo set are decoded by the model that drew them.
 
     Args:
         path: zoo://NAME/preferences, or what `Source` reads.
-        cache, device: of decoding.
+        wanted: whether records of a prompt are; None: all are. Then `limit` is of these.
+        cache, device, progress: of decoding.
         kind, dimensions, margin, split, config_name, columns, limit, on_bad, counts: see `read_comparisons` and `Source`.
 
     Raises:
@@ -59,8 +63,10 @@ def open_comparisons(
             kind,
             margin=margin,
             limit=limit,
+            wanted=wanted,
             cache=cache,
             device=device,
+            progress=progress,
         )
         if counts is not None:
             counts.kept = len(found)
@@ -71,18 +77,17 @@ def open_comparisons(
             f"{path}: holds latents of a model, and which one is not known; give records that name pictures"
         )
     source = Source(path if path.startswith("hf://") else Path(path), split, config_name)
-    return list(
-        read_comparisons(
-            source,
-            kind,
-            dimensions=dimensions,
-            margin=margin,
-            columns=columns,
-            limit=limit,
-            on_bad=on_bad,
-            counts=counts,
-        )
+    read = read_comparisons(
+        source,
+        kind,
+        dimensions=dimensions,
+        margin=margin,
+        columns=columns,
+        limit=limit if wanted is None else None,
+        on_bad=on_bad,
+        counts=counts,
     )
+    return list(islice((each for each in read if wanted is None or wanted(each.prompt)), limit))
 
 
 def pixels_of(record: ComparedRecord) -> list[np.ndarray]:
@@ -117,18 +122,24 @@ def split_by_prompt(
     return [each for each in records if not apart[each.prompt]], [each for each in records if apart[each.prompt]]
 
 
-def held_out_records(records: Sequence[ComparedRecord], run: Path) -> list[ComparedRecord]:
-    """Those of prompts that a run of `task: reward` has kept from its training.
+def kept_from(run: Path) -> tuple[Callable[[str], bool], Path]:
+    """Which prompts a run of `task: reward` has kept from its training, and the folder of its decoded pictures.
 
     Raises:
-        ConfigError: it is no such run, it kept none, or none of these.
+        ConfigError: it is no such run, or it kept none.
     """
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"--held-out-of: {run} is not a run folder: it has no config.yaml")
     config = load_config((run / "config.yaml").resolve())
     if not isinstance(config, RewardRunConfig) or not config.data.held_out:
         raise ConfigError(f"--held-out-of: {run} is no run of task: reward that kept prompts from its training")
-    return split_by_prompt(records, config.data.held_out, config.seed)[1]
+    share, seed = config.data.held_out, config.seed
+    return lambda prompt: _is_held_out(prompt, share, seed), cache_of(config)
+
+
+def cache_of(config: RewardRunConfig) -> Path:
+    """Where a run keeps the pictures that it has decoded."""
+    return Path(config.data.cache) if config.data.cache else Path(config.folder) / "cache"
 
 
 def _is_held_out(prompt: str, share: float, seed: int) -> bool:

@@ -31,7 +31,7 @@ from diffalign.training.checkpoint import (
     read_verified,
     saved_settings,
 )
-from diffalign.training.comparison_source import open_comparisons, split_by_prompt
+from diffalign.training.comparison_source import cache_of, open_comparisons, split_by_prompt
 from diffalign.training.devices import find_device
 from diffalign.training.result import result_step
 from diffalign.training.reward_loop import RewardLoop, RewardRun, steps_follow_from
@@ -104,7 +104,6 @@ def _run(
 
 def _read(config: RewardRunConfig, device: torch.device) -> tuple[list[ComparedRecord], list[ComparedRecord]]:
     data, counts = config.data, ReadCounts()
-    cache = Path(data.cache) if data.cache else Path(config.folder) / "cache"
     records = open_comparisons(
         data.path,
         data.kind,
@@ -115,7 +114,7 @@ def _read(config: RewardRunConfig, device: torch.device) -> tuple[list[ComparedR
         columns=data.columns,
         limit=data.limit,
         on_bad=data.on_bad,
-        cache=cache,
+        cache=cache_of(config),
         device=device,
         counts=counts,
     )

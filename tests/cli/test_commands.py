@@ -6,11 +6,13 @@ import json
 import logging
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from diffalign import cli
+from diffalign.cli import installed
 from diffalign.exceptions import (
     CheckpointError,
     ConfigError,
@@ -22,7 +24,7 @@ from diffalign.exceptions import (
     RunInterrupted,
     SaveError,
 )
-from tests.cli.conftest import run_process
+from tests.cli.conftest import CHECKOUT, run_process
 
 # ---------------------------------------------------------------- train, eval, report
 
@@ -192,13 +194,24 @@ def test_doctor_names_what_is_wrong_and_goes_on(call, monkeypatch):
     assert "extras: installed:" in result.stdout
 
 
-def test_doctor_shows_extras_by_name(call, monkeypatch):
+def test_doctor_shows_extras_and_rewards_by_name(call, monkeypatch, tmp_path):
     from diffalign.cli import doctor
 
     for look in ("_libraries", "_precision", "_zoo", "_hardware"):
         monkeypatch.setattr(doctor, look, lambda: [])
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    assert "pip install -e '.[trackers]' in the checkout adds one" in call("doctor").stdout
+    monkeypatch.setattr(installed, "version", lambda name: "0.1")
+    monkeypatch.setenv("DIFFALIGN_WHEELS", str(tmp_path))
+    told = call("doctor").stdout
+    assert "ocr (lacks onnxruntime>=1.18, rapidocr>=3.10)" in told
+    assert "pip install -e '.[audio]' in the checkout adds one" in told
+    assert "rewards: run here: scene, jpeg, emoji" in told and "learned (path), http (url)" in told
+    assert "rewards: not here: brisque: diffalign rewards fetch brisque==0.2.0\n" in told
+    assert "wheels: fetched: none; not fetched: " in told and "diffalign rewards fetch --all gets them" in told
+
+
+def test_extras_are_those_of_pyproject():
+    told = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert installed.extras().keys() == told.keys() - {"all", "dev"}
 
 
 # ---------------------------------------------------------------- how it ends

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from diffalign.config.yaml_values import write_yaml
-from diffalign.exceptions import ConfigError
+from diffalign.exceptions import ConfigError, DataError
 from tests.cli.conftest import run_process
 from tests.data.pictures import groups_folder, pairs_folder, write_rows
 from tests.rewards.sounds import note
@@ -44,6 +44,10 @@ def test_train_then_bench(call, config, tmp_path):
     assert "is not a run folder" in str(
         call("rewards", "bench", "-r", "jpeg", "-i", source, "--held-out-of", tmp_path).exception
     )
+    for command in ("eval", "report"):
+        refused = call(command, run).exception
+        assert isinstance(refused, ConfigError | DataError) and "stands in its run's held_out.json" in str(refused)
+    assert not (Path(run) / "report.html").exists()
     table = call("rewards", "bench", "-r", "jpeg", "-i", source)
     assert "95 % interval" in table.stdout and "12" in table.stdout
 

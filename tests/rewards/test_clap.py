@@ -86,7 +86,7 @@ def test_prompts() -> None:
     audio = Audio(buzz(16000, 1.0), 16000)
     long = "a" * (TOKENS + 5)
     output = reward.score([Sample(audio, "a dog"), Sample(audio, " "), Sample(audio, long), Sample(audio, "ünï")])
-    assert output.reasons == (None, "it has no prompt to be compared with", None, None)
+    assert output.reasons == (None, "it has no prompt, which clap needs", None, None)
     assert output.components["tokens_cut"][2] == 7  # begin and end are tokens too
     assert output.values.isnan().tolist() == [False, True, False, False]
     assert reward([audio], [long[: TOKENS - 2]]).item() == pytest.approx(output.values[2].item(), abs=1e-6)

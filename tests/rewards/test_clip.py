@@ -72,7 +72,7 @@ def test_a_sample_that_cannot_be_scored_spares_the_rest():
     samples = [Sample(picture, prompt) for picture, prompt in zip(pictures(), PROMPTS, strict=True)]
     reward = load_reward("clip", model=tiny_folder(), batch=2)
     output = reward.score([samples[0], Sample(None, "a fox"), Sample(samples[1].media, " "), *samples[1:]])
-    assert output.reasons[:3] == (None, output.reasons[1], "it has no prompt to be compared with")
+    assert output.reasons[:3] == (None, output.reasons[1], "it has no prompt, which clip needs")
     assert "got NoneType" in output.reasons[1]
     kept = torch.cat([output.values[:1], output.values[3:]])
     torch.testing.assert_close(kept, reward.score(samples).values, rtol=0, atol=1e-6)

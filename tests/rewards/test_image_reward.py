@@ -79,7 +79,7 @@ def test_the_head_is_five_layers_and_the_authors_scale():
 def test_a_missing_prompt_and_a_bad_picture_spare_the_rest():
     samples = [Sample(picture, prompt) for picture, prompt in zip(pictures(), PROMPTS, strict=True)]
     output = loaded(batch=2).score([samples[0], Sample(None, "fox"), Sample(samples[1].media, " "), *samples[1:]])
-    assert output.reasons[2] == "it has no prompt to be compared with" and "got NoneType" in output.reasons[1]
+    assert output.reasons[2] == "it has no prompt, which image_reward needs" and "got NoneType" in output.reasons[1]
     kept = torch.cat([output.values[:1], output.values[3:]])
     torch.testing.assert_close(kept, loaded().score(samples).values, rtol=0, atol=1e-5)
 

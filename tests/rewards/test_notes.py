@@ -96,3 +96,13 @@ def test_what_cannot_be_asked(prompt: str, metadata: dict[str, Any], says: str) 
         asked_notes(prompt, metadata)
     output = load_reward("notes").score([Sample(Audio(note(69, 0.5), RATE), prompt, metadata)])
     assert output.values.isnan().all() and output.reasons[0] is not None
+
+
+def test_overtones_cost_a_note_its_value() -> None:
+    """The figures of docs/rewards/notes.md."""
+    t = np.arange(RATE) / RATE
+    found = []
+    for fall in (1, 0):
+        wave = sum(np.sin(2 * np.pi * 440 * k * t) / k**fall for k in range(1, 7))
+        found.append(scored(0.3 * wave / np.abs(wave).max() * np.minimum(1, 50 * np.minimum(t, 1 - t)), notes=[69])[0])
+    assert found == pytest.approx([0.68, 0.51], abs=0.02)

@@ -64,4 +64,4 @@ def test_score_is_the_cosine_and_has_gradients() -> None:
 
 def test_a_sample_without_a_prompt_is_not_scored() -> None:
     output = TextImageReward(device="cpu").score([Sample(np.zeros((8, 8, 3), np.uint8), " ")])
-    assert output.values.isnan().all() and output.reasons == ("it has no prompt to be compared with",)
+    assert output.values.isnan().all() and output.reasons == ("it has no prompt, which text_image needs",)

@@ -99,7 +99,7 @@ def test_what_cannot_be_scored_spares_the_rest():
     assert output.reasons == (
         None,
         "a video must have 2 frames or more to be scored, got 1",
-        "it has no prompt to be compared with",
+        "it has no prompt, which video_reward needs",
         "its prompt holds <|TA_reward|>, which is the model's own",
         "a frame's sides may differ 200 times, got 1 x 300",
         "a video must be a Video(frames, fps), got ndarray",
