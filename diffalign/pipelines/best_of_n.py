@@ -28,7 +28,7 @@ class Best:
         chosen: which of the n was taken.
     """
 
-    pictures: Float[Tensor, "prompts 3 height width"]
+    pictures: Float[Tensor, "prompts *medium"]
     scores: Float[Tensor, "prompts n"]
     chosen: Int[Tensor, " prompts"]
 
@@ -103,7 +103,7 @@ class BestOf(ImageGenerator):
 
     def __call__(
         self, prompts: Sequence[str], seeds: Sequence[int], *, view: str = "policy"
-    ) -> Iterator[Float[Tensor, "batch 3 height width"]]:
+    ) -> Iterator[Float[Tensor, "batch *medium"]]:
         """Pictures in [0, 1], one at a time.
 
         Raises:

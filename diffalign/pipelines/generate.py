@@ -163,7 +163,7 @@ class ImageGenerator:
 
     def __call__(
         self, prompts: Sequence[str], seeds: Sequence[int], *, view: str = "policy"
-    ) -> Iterator[Float[Tensor, "batch 3 height width"]]:
+    ) -> Iterator[Float[Tensor, "batch *medium"]]:
         """Pictures in [0, 1], on the CPU, a batch at a time."""
         for latents in self.latents(prompts, seeds, view=view):
             yield self.backbone.decode(latents).cpu()

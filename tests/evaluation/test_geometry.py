@@ -1,0 +1,53 @@
+"""What alignment did to shapes: the figures of equal sets, of slabs, and of grids that are empty."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffalign.config.run import EvaluationConfig
+from diffalign.evaluation.geometry import compare_shapes
+from diffalign.rewards.functional import picture_diversity, thumbnails
+
+CONFIG = EvaluationConfig(resamples=200)
+
+
+def tower(x: int) -> torch.Tensor:
+    grid = torch.zeros(1, 8, 8, 8)
+    grid[:, x : x + 2, 3:5, :7] = 1
+    return grid
+
+
+def slab() -> torch.Tensor:
+    grid = torch.zeros(1, 8, 8, 8)
+    grid[:, :, :, :2] = 1
+    return grid
+
+
+def test_shapes_that_did_not_change():
+    grids = torch.stack([tower(1), tower(4)])
+    found = compare_shapes(grids, grids, ["a", "b"], CONFIG)
+    assert found["shared"] == 1.0 and found["f_score"] == 1.0 and found["chamfer"] < 1e-6
+    assert found["volume"]["difference"] == 0.0 and found["volume"]["base"] == pytest.approx(28 / 512)
+    assert found["pieces"]["aligned"] == 1.0 and found["empty"] == [0, 0] and found["compared"] == 2
+
+
+def test_everything_became_a_slab():
+    base, aligned = torch.stack([tower(1), tower(4), tower(2)]), torch.stack([slab()] * 3)
+    found = compare_shapes(base, aligned, ["a", "b", "c"], CONFIG)
+    assert found["shared"] < 0.1 and found["f_score"] < 0.5 and found["chamfer"] > 0.1
+    assert found["volume"]["low"] > 0 and found["volume"]["aligned"] == pytest.approx(0.25)
+    assert picture_diversity(thumbnails(aligned)) == 0.0 < picture_diversity(thumbnails(base))
+
+
+def test_empty_grids_are_counted_and_left_out():
+    base, aligned = torch.stack([tower(1), tower(4)]), torch.stack([torch.zeros(1, 8, 8, 8), tower(4)])
+    found = compare_shapes(base, aligned, ["a", "b"], CONFIG)
+    assert found["empty"] == [0, 1] and found["compared"] == 1 and found["shared"] == 1.0
+    none = compare_shapes(base, torch.zeros(2, 1, 8, 8, 8), ["a", "b"], CONFIG)
+    assert none["compared"] == 0 and "shared" not in none
+
+
+def test_diversity_of_shapes_goes_by_the_cells_that_differ():
+    grids = torch.stack([tower(1), tower(3)])  # two towers of 28 cells that do not meet
+    assert picture_diversity(grids) == pytest.approx((56 / 512) ** 0.5)
