@@ -1,0 +1,126 @@
+"""Stable shapes against seconds per object: the base model, searches at test time, and an aligned model.
+
+    python -m benchmarks.stability_test_time --run runs/dso_dro-TIME --out stable          # 64 held-out captions
+    python -m benchmarks.stability_test_time --run ... --captions 16 --best 2 4            # shorter
+
+Every method makes one object for each caption, one after the other, on one thread. Searches are guided by the simulator
+(the tilt, with parts that do not touch falling) or by the static margin; what they found is judged by another nudge than
+they saw. Prints a table, and writes OUT/table.json and OUT/figure.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from diffalign.evaluation.statistics import win_rate
+from diffalign.pipelines import ImageGenerator, best_of_n
+from diffalign.pipelines.shape_search import push_margin, search_noise
+from diffalign.rewards import StabilityReward
+from diffalign.sim import Voxels
+from diffalign.training import load_run
+from diffalign.training.build import held_out_prompts
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SEEN, JUDGE = 0, 1000  # seeds of the nudge
+GUIDE = StabilityReward(form="tilt", pieces="fall", seed=SEEN)
+WHOLE = StabilityReward(pieces="fall", seed=JUDGE)
+JOINED = StabilityReward(seed=JUDGE)
+ENOUGH = -5.0  # degrees
+
+
+def methods(generator: ImageGenerator, best: list[int], tries: list[int]) -> dict[str, Callable[[str, int], Tensor]]:
+    """What makes one object of a caption and a seed: occupancy [1, x, y, z]."""
+
+    def drawn(view: str) -> Callable[[str, int], Tensor]:
+        return lambda caption, seed: next(generator([caption], [seed], view=view))[0]
+
+    def chosen(count: int, view: str = "reference") -> Callable[[str, int], Tensor]:
+        return lambda caption, seed: best_of_n(
+            generator, [caption], GUIDE, count, seed=seed * count, view=view
+        ).pictures[0]
+
+    def searched(most: int) -> Callable[[str, int], Tensor]:
+        return lambda caption, seed: (
+            search_noise(generator, caption, seed, GUIDE, enough=ENOUGH, tries=most, view="reference").grid
+        )
+
+    base = drawn("reference")
+    return {
+        "base": base,
+        **{f"best of {count}": chosen(count) for count in best},
+        **{f"noise search, {most} tries": searched(most) for most in tries},
+        "gradient on the margin": lambda caption, seed: push_margin(base(caption, seed)).grid,
+        "aligned": drawn("policy"),
+        "aligned, gradient on the margin": lambda caption, seed: push_margin(drawn("policy")(caption, seed)).grid,
+    }
+
+
+def measure(make: Callable[[str, int], Tensor], captions: list[str], first: int) -> dict[str, float]:
+    make(captions[0], first)  # warm
+    started = time.perf_counter()
+    grids = [make(caption, first + number) for number, caption in enumerate(captions)]
+    seconds = (time.perf_counter() - started) / len(captions)
+    stands = WHOLE(grids).nan_to_num(0.0).double().numpy()
+    share = win_rate(stands, confidence=0.95)
+    return {
+        "stands": share.value,
+        "low": share.low,
+        "high": share.high,
+        "stands_as_one_body": JOINED(grids).nan_to_num(0.0).mean().item(),
+        "seconds": seconds,
+        "volume": sum(Voxels.of(grid.numpy()).volume for grid in grids if bool((grid > 0.5).any())) / len(grids),
+    }
+
+
+def draw(table: dict[str, dict[str, float]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=110)
+    for name, row in table.items():
+        spread = [[row["stands"] - row["low"]], [row["high"] - row["stands"]]]
+        colour = "tab:green" if "aligned" in name else "tab:gray" if name == "base" else "tab:blue"
+        axes.errorbar(row["seconds"], row["stands"], yerr=spread, fmt="o", capsize=3, color=colour)
+        axes.annotate(name, (row["seconds"], row["stands"]), textcoords="offset points", xytext=(7, -3), fontsize=8)
+    axes.set(
+        xscale="log", xlabel="seconds per object, one thread", ylabel="share that stands, in one piece", ylim=(0, 1.02)
+    )
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run of family volume")
+    parser.add_argument("--out", type=Path, default=Path("stable"))
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=7000, help="of the first object")
+    parser.add_argument("--best", type=int, nargs="*", default=[2, 4, 8])
+    parser.add_argument("--tries", type=int, nargs="*", default=[8])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    run = load_run(options.run)
+    captions = held_out_prompts(run.config)[: options.captions]
+    table = {}
+    for name, make in methods(run.generator, options.best, options.tries).items():
+        row = table[name] = measure(make, captions, options.seed)
+        print(
+            f"{name:34} stands {row['stands']:6.1%} ({row['low']:.1%} to {row['high']:.1%})  as one body "
+            f"{row['stands_as_one_body']:6.1%}  {row['seconds']:7.3f} s  filled {row['volume']:.3f}",
+            flush=True,
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+    draw(table, options.out / "figure.png")
+
+
+if __name__ == "__main__":
+    main()
