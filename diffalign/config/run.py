@@ -159,6 +159,11 @@ class RunConfig(Params):
         flow = family in FLOW_FAMILIES
         yield from method_problems(self.objective.name, family, draws=self.online is not None)
         yield from self.model.problems()
+        if family in SHAPE_FAMILIES and self.online is None:
+            yield (
+                f"data.kind: records hold pictures, and model.family {family!r} draws shapes, which it learns from as it "
+                "draws them: give data.kind: prompts and the section `online` (docs/volumes.md)"
+            )
         if sampler is not None:
             yield from sampler_problems(sampler, family, "evaluation.sampler")
             window = sampler.window if isinstance(sampler, FlowSDEParams) else None

@@ -94,13 +94,14 @@ def test_labels_come_from_the_threshold_and_all_members_teach(tmp_path):
         ({"evaluation": {"rewards": [{"name": "jpeg"}]}}, "evaluation.rewards: 'jpeg' judges pictures, and the model"),
         ({"online": {"rewards": [{"name": "scene"}]}}, "online.rewards: 'scene' judges pictures, and the model"),
         ({"model": {"family": "sd", "path": "zoo://shapes-sd"}}, "'stability' judges shapes, and the model draws pictures"),
+        ({"online": None, "data": {"kind": "pairs"}}, "data.kind: records hold pictures, and model.family 'volume' draws"),
         ({"objective": {"name": "gdro"}, "online": {"good_from": 0.5}}, "online.good_from: 'gdro' takes no labels"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said(tmp_path, change, message):
     told = settings(tmp_path, {"name": "dso_dro"})
     for section, values in change.items():
-        told[section] = values if section == "objective" else told[section] | values
+        told[section] = values if section == "objective" or values is None else told[section] | values
     with pytest.raises(ConfigError) as caught:
         parse_config(told)
     assert message in str(caught.value)
