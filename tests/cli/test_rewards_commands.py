@@ -203,7 +203,7 @@ def test_a_file_that_is_named_loses_nothing_either(call, folder, tmp_path):
     assert "jpeg:quality=50" not in json.loads(out.read_text().splitlines()[0])["versions"]
     told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg:quality=50").exception)
     assert "holds scores by jpeg with other settings, or of an earlier version" in told
-    assert call("score", "-i", out, "-o", out, "-r", "scene").exit_code == 0  # its own source, whose columns are kept
+    call("score", "-i", out, "-o", out, "-r", "scene")  # its own source, whose columns are kept
     assert {"jpeg", "scene"} <= json.loads(out.read_text().splitlines()[0])["versions"].keys()
 
 
@@ -211,7 +211,29 @@ def test_one_picture_and_one_that_has_no_score(call, folder):
     one = call("score", "-i", folder / "1.png", "-r", "jpeg", "--no-file")
     assert one.exit_code == 0 and "1 scored" in one.stderr and "█" in one.stdout
     none = call("score", "-i", folder / "1.png", "-r", "psnr", "--no-file")
-    assert none.exit_code == 0 and "█" not in none.stdout and len(none.stdout) < 2000
+    assert none.exit_code == 1 and "█" not in none.stdout and len(none.stdout) < 2000
+
+
+def test_what_is_left_out_and_what_is_gone_is_said(call, folder, tmp_path):
+    out = tmp_path / "s.jsonl"
+    for name in ("a.jp2", "b.avif", "0.txt", "notes.txt", "more.jsonl"):
+        (folder / name).write_text("a red circle", encoding="utf-8")
+    (folder / "link.png").symlink_to(folder / "nowhere.png")
+    done = call("score", "-i", folder, "-o", out, "-r", "jpeg")
+    assert "left out: 3 files of other kinds (.avif, .jp2, .txt), 1 broken link\n" in done.stderr
+    (folder / "1.png").unlink()
+    told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg").exception)
+    assert "1.png is no longer in the input; --overwrite drops its row and keeps the scores of the others" in told
+    again = call("score", "-i", folder, "-o", out, "-r", "jpeg", "--overwrite")
+    assert "pictures: 0 scored, " in again.stderr
+
+
+def test_sounds_are_called_so_and_reasons_stand_below_the_table(call, folder, tmp_path):
+    done = call("score", "-i", folder, "-r", "speech_quality", "--no-file")
+    assert done.exit_code == 1 and "sounds: " in done.stderr and "speech_quality judges sounds (and " in done.stdout
+    (folder / "0.png").write_bytes(b"broken")
+    of_set = call("score", "-i", folder, "-r", "vendi").stdout
+    assert of_set.splitlines()[-1].startswith("vendi: 1 left out: record '0.png': not a readable picture")
 
 
 def test_where_nothing_can_be_written_is_said_before_the_work(call, folder, tmp_path):
