@@ -44,13 +44,18 @@ def unscored_lines(summary: Mapping[str, Mapping[str, Any]], *, most: int | None
     """
     reasons = [facts["reasons"] for facts in summary.values()]
     alike = [reason for reason in reasons[0] if all(reason in each for each in reasons)] if len(reasons) > 1 else []
-    lines = [f"{reasons[0][reason]} unscored by all: {reason:.160}" for reason in alike]
+    lines = [f"{reasons[0][reason]} unscored by all: {shortened(reason)}" for reason in alike]
     for column, facts in summary.items():
         own = {reason: count for reason, count in facts["reasons"].items() if reason not in alike}
-        lines += [f"{column}: {count} unscored: {reason:.160}" for reason, count in list(own.items())[:most]]
+        lines += [f"{column}: {count} unscored: {shortened(reason)}" for reason, count in list(own.items())[:most]]
         rest = facts["unscored"] - sum(facts["reasons"][reason] for reason in alike) - sum(list(own.values())[:most])
         lines += [f"{column}: {rest} unscored for other reasons, which stand in the rows"] if rest else []
     return lines
+
+
+def shortened(reason: str, most: int = 160) -> str:
+    """The beginning of a reason that is too long, with dots that say so."""
+    return reason if len(reason) <= most else f"{reason[: most - 3]}..."
 
 
 def score_histogram(column: str, unit: str, values: Sequence[float]) -> Table:
@@ -117,10 +122,10 @@ def left_out_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """
     lines = []
     for column, facts in summary.items():
-        lines += [f"{column}: {facts['reason']:.160}"] if "reason" in facts else []
-        lines += [f"{column}: {count} left out: {reason:.160}" for reason, count in facts["reasons"].items()]
+        lines += [f"{column}: {shortened(facts['reason'])}"] if "reason" in facts else []
+        lines += [f"{column}: {count} left out: {shortened(reason)}" for reason, count in facts["reasons"].items()]
         own = {group: each["reason"] for group, each in facts.get("groups", {}).items() if "reason" in each}
-        lines += [f"{column}, {group}: {reason:.160}" for group, reason in own.items()]
+        lines += [f"{column}, {group}: {shortened(reason)}" for group, reason in own.items()]
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,11 +14,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.wheels import PackagedFile, packaged_file
 from tests.cli.test_record_commands import refusal
 from tests.data.pictures import picture_file, write_rows
+from tests.rewards.sounds import note
 from tests.rewards.tiny_clip import tiny_folder
 
 
@@ -38,8 +41,31 @@ def test_fit_writes_a_set_that_frechet_reads(call, folder, tmp_path):
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(folder.iterdir())))
     assert facts["inputs"] == digest.hexdigest() and facts["samples"] == "4"
     assert (facts["licence"], facts["source"], facts["encoder"]) == ("CC0-1.0", "drawn by hand", "pixels 1")
+    assert f"--out: {out} is there already; choose another file, or say --overwrite" in str(
+        call("rewards", "fit", "-i", folder, "-o", out).exception
+    )
+    again = call("rewards", "fit", "-i", folder, "-o", out, "--overwrite").stdout
+    assert again.startswith("4 pictures, encoder pixels 1, sha256 ")
+    wrong = str(call("rewards", "fit", "-i", folder, "-o", tmp_path / "b.safetensors", "-e", "aisfx").exception)
+    assert wrong.startswith("--encoder: aisfx takes sounds, and 0.png is a picture; choose an encoder of pictures")
     scored = call("score", "-i", folder, "-r", f"frechet:reference={out}", "--json")
     assert json.loads(scored.stdout)["sets"]["frechet"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_encoder_is_that_of_the_reference_file(call, folder, tmp_path):
+    home, out = tmp_path / "sounds", tmp_path / "set.safetensors"
+    home.mkdir()
+    for pitch in (60, 67):
+        soundfile.write(home / f"{pitch}.wav", note(pitch, 3.6), 22050)
+    fitted = call("rewards", "fit", "-i", home, "-o", out, "-e", "speaker")
+    assert re.match(r"\d+ frames of 2 sounds, encoder speaker ", fitted.stdout), fitted.exception
+    scored = json.loads(call("score", "-i", home, "-r", f"fad:reference={out}", "--json").stdout)
+    assert (
+        scored["sets"]["fad"]["value"] == pytest.approx(0, abs=1e-6) and "speaker" in scored["sets"]["fad"]["version"]
+    )
+    other = str(call("score", "-i", home, "-r", f"frechet:reference={out},encoder=pixels").exception)
+    assert "was made with encoder 'speaker" in other and "leave out the encoder" in other
+    assert str(call("score", "-i", folder, "-r", "frechet").exception).endswith("give it as frechet:reference=VALUE")
 
 
 def test_fit_of_texts_judges_pictures(call, folder, tmp_path):
@@ -47,11 +73,11 @@ def test_fit_of_texts_judges_pictures(call, folder, tmp_path):
     texts.write_text("a cat\n\na dog\nthe sea\n", encoding="utf-8")
     result = call("rewards", "fit", "-i", texts, "-o", out, "-e", encoder)
     assert result.exit_code == 0, result.exception
-    assert result.stdout.startswith("3 samples (text), encoder clip ") and result.stdout.endswith(f"{out}\n")
+    assert result.stdout.startswith("3 texts, encoder clip ") and result.stdout.endswith(f"{out}\n")
     scored = call("score", "-i", folder, "-r", f"frechet:reference={out},encoder={encoder}")
     assert scored.exit_code == 0, scored.exception
     assert "of the set" in scored.stdout and "frechet" in scored.stdout
-    arguments = ("rewards", "fit", "-i", texts, "-o", out)
+    arguments = ("rewards", "fit", "-i", texts, "-o", tmp_path / "another.safetensors")
     assert "--encoder: pixels takes no texts" in refusal(call, *arguments)
     assert "--out: must end in .safetensors" in refusal(call, *arguments[:-1], tmp_path / "set.npz")
     (folder / "9.png").write_bytes(b"broken")
