@@ -153,10 +153,12 @@ def score(
 
     Rewards of sets (vendi, frechet) say one number of all together, which is printed. The same call again goes on where
     it was cut off. Under torchrun, or with RANK and WORLD_SIZE set, each process scores its share; the last one writes.
+
+    Exit code 1 when nothing at all has a score.
     """
     from diffalign.cli.scoring import score_pictures
 
-    score_pictures(
+    scored = score_pictures(
         source,
         out,
         rewards,
@@ -169,6 +171,8 @@ def score(
         keep=not no_file,
         overwrite=overwrite,
     )
+    if not scored:
+        raise typer.Exit(1)
 
 
 @app.command()

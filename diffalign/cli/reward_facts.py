@@ -1,8 +1,12 @@
-"""What `diffalign list rewards NAME` says of one: what its number means."""
+"""What `diffalign list rewards` says of each: its settings, and what its number means."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
+from diffalign.config.sample_rewards import own_settings
 
 _PAGES = {  # rewards without a page of their own
     "psnr": "rewards/full_reference",
@@ -12,6 +16,7 @@ _PAGES = {  # rewards without a page of their own
     "vendi": "set_rewards",
     "frechet": "set_rewards",
 }
+SET_REWARD_NAMES = [params.model_fields["name"].default for params in SET_REWARD_PARAMS]
 
 
 def reward_facts(name: str) -> dict[str, Any]:
@@ -19,18 +24,47 @@ def reward_facts(name: str) -> dict[str, Any]:
     from diffalign.rewards import REWARDS, SET_REWARDS
 
     page = f"docs/{_PAGES.get(name, f'rewards/{name}')}.md"
-    if name in SET_REWARDS:  # what its number means depends on the encoder
-        return {"judges": "a whole set", "page": page}
-    spec = REWARDS[name].spec
+    of_sets = name in SET_REWARDS
+    spec = SET_REWARDS[name].spec if of_sets else REWARDS[name].spec
     low, high = spec.range
     return {
-        "judges": f"{spec.media}, {spec.level.replace('_', ' ')}",
-        "range": f"{low:g} to {high:g}",
+        "medium": "any" if name in ("vendi", "frechet") else spec.media,  # what their encoder sees
+        "judges": spec.level.replace("_", " "),
+        "range": [None if math.isinf(bound) else bound for bound in (low, high)],
         "unit": spec.unit,
-        "needs": ", ".join(spec.needs) or None,
-        "reads": ", ".join(spec.reads) or None,
-        "differentiable": "yes" if spec.differentiable else "no",
+        "needs": list(spec.needs),
+        "reads": list(spec.reads),
+        "differentiable": spec.differentiable,
         "licence": spec.licence,
         "source": spec.source,
         "page": page,
     }
+
+
+def reward_rows() -> list[dict[str, Any]]:
+    """One row a reward, those of sets last."""
+    return [
+        {
+            "name": params.model_fields["name"].default,
+            "what": (params.__doc__ or "").split("\n")[0],
+            "settings": {
+                key: "required" if params.model_fields[key].is_required() else params.model_fields[key].default
+                for key in own_settings(params)
+            },
+            **reward_facts(params.model_fields["name"].default),
+        }
+        for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
+    ]
+
+
+def told(key: str, value: Any) -> str:
+    """A field of a row, for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        parts = (f"{name} (required)" if each == "required" else f"{name}={each}" for name, each in value.items())
+        return ", ".join(parts) or "-"
+    if key == "range":
+        low, high = value
+        return f"{-math.inf if low is None else low:g} to {math.inf if high is None else high:g}"
+    return ", ".join(map(str, value)) or "-" if isinstance(value, list) else str(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from diffalign.cli.app import JsonOption, quiet_libraries
 from diffalign.cli.rewards_app import rewards_app
@@ -54,7 +55,7 @@ def bench(
     from diffalign.data.row_files import make_folder
     from diffalign.evaluation import bench_reward
     from diffalign.exceptions import ConfigError
-    from diffalign.reports import bench_table, check_plot, save_calibration_plot
+    from diffalign.reports import bench_lines, bench_table, check_plot, save_calibration_plot
     from diffalign.rewards import reward_of_text
     from diffalign.training.comparison_source import kept_from, open_comparisons
 
@@ -105,5 +106,7 @@ def bench(
         print(json.dumps({"input": source, "dimension": dimension, "rewards": found}, indent=2, ensure_ascii=False))
         return
     results_console().print(bench_table(found))
+    for line in bench_lines(found):
+        results_console().print(Text(line, style="yellow"))
     if plot is not None:
         print(plot)

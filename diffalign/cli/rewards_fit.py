@@ -24,11 +24,12 @@ def fit(
     ] = "pixels",
     licence: Annotated[str, typer.Option("--licence", help="Of the samples; stands in the file.")] = "",
     origin: Annotated[str, typer.Option("--source", help="Where they come from; stands in the file.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a reference set: mean and covariance of features, with encoder, hashes, licence and source.
 
-    Then `--reward frechet:reference=FILE,encoder=...` says how near a set comes to it. A set of texts judges pictures too,
+    Then `--reward frechet:reference=FILE` says how near a set comes to it. A set of texts judges pictures too,
     where the encoder has both in one space (clip).
     """
     quiet_libraries(["transformers"])
@@ -36,13 +37,17 @@ def fit(
     from diffalign.cli.scoring import input_of
     from diffalign.evaluation import fit_set
     from diffalign.rewards import load_encoder, reference_facts
+    from diffalign.rewards.media import MEDIA
 
     made = load_encoder(encoder)
     with input_of(source) as found, drawing_bar(0, "encoded") as progress:
-        done = fit_set(found, out, made, licence=licence, origin=origin, progress=progress)
+        done = fit_set(found, out, made, licence=licence, origin=origin, overwrite=overwrite, progress=progress)
     facts = reference_facts(done.file)
     if as_json:
         print(json.dumps({"file": str(done.file), **facts}, indent=2, ensure_ascii=False))
         return
-    print(f"{done.samples} samples ({facts['of']}), encoder {facts['encoder']}, sha256 {facts['sha256'][:12]}")
+    names = {"text": "texts"} | {medium: each.several for medium, each in MEDIA.items()}
+    of = f"{done.inputs} {names[facts['of']]}"
+    frames = f"{done.samples} frames of " if facts["of"] == "audio" else ""
+    print(f"{frames}{of}, encoder {facts['encoder']}, sha256 {facts['sha256'][:12]}")
     print(done.file)

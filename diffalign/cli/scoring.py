@@ -22,12 +22,13 @@ from diffalign.cli.progress import drawing_bar
 from diffalign.cli.score_file import default_file
 from diffalign.config.sample_rewards import ModelRewardParams
 from diffalign.data.line_rows import save_lines
-from diffalign.data.picture_rows import is_pattern
+from diffalign.data.picture_rows import is_pattern, left_out
 from diffalign.evaluation import Scored, score_in_processes, score_records, score_sets
 from diffalign.evaluation.known_scores import scored_rows
 from diffalign.exceptions import ConfigError
-from diffalign.reports import score_histogram, score_table, set_table, unscored_lines
+from diffalign.reports import left_out_lines, score_histogram, score_table, set_table, unscored_lines
 from diffalign.rewards import REWARDS, SET_REWARDS, options_of_text, rewards_by_name
+from diffalign.rewards.media import MEDIA
 
 
 def score_pictures(
@@ -43,11 +44,14 @@ def score_pictures(
     processes: int = 1,
     keep: bool = True,
     overwrite: bool = False,
-) -> None:
+) -> bool:
     """Score, with a bar on stderr; the table and the file's path go to stdout, of several processes by the last one.
 
     Without `out` the file is `default_file`'s; none is written if not `keep`. What a file holds beside is only lost if
     `overwrite`.
+
+    Returns:
+        Whether anything has a score, as far as this process knows.
 
     Raises:
         ConfigError, DataError: rewards, source or file cannot be used.
@@ -60,30 +64,33 @@ def score_pictures(
     sets = rewards_by_name(of_sets)
     told: dict[str, Any] = {"file": None, "rewards": {}}
     chosen = out if out is not None or not keep or not single else default_file(source)
+    what = _several(rewards)
     with input_of(source) as found, _file_of(chosen) as file:
+        if rank == 0 and (others := left_out(found)):
+            print(f"left out: {others}", file=sys.stderr)
         settings = {"components": components, "prompt": prompt, "batch": batch, "lose_nothing": not overwrite}
         if single:
             try:
-                done = _score(found, file, single, processes, (rank, world), settings)
+                done = _score(found, file, single, processes, (rank, world), what, settings)
             except KeyboardInterrupt:
                 if chosen is not None:
                     print("stopped; what was scored is kept: the same call goes on", file=sys.stderr)
                 raise
-            print(f"pictures: {done.scored} scored, {done.known} known already", file=sys.stderr)
+            print(f"{what}: {done.scored} scored, {done.known} known already", file=sys.stderr)
             if done.summary is None:
                 print(f"process {rank} of {world}: others are not done; the last one writes {file}", file=sys.stderr)
-                return
+                return True
             told = {"file": None if chosen is None else str(done.file), "rewards": done.summary}
         if sets:
-            with drawing_bar(0, "looked at") as progress:
+            with drawing_bar(0, "looked at", what) as progress:
                 told["sets"] = score_sets(found, sets, by=by, prompt=prompt, progress=progress)
         if as_json:
             print(json.dumps(told, indent=2, ensure_ascii=False))
-            return
+            return _any_scored(told)
         console = results_console()
         if single:
             console.print(score_table(told["rewards"]))
-            for line in unscored_lines(told["rewards"]):
+            for line in unscored_lines(told["rewards"], **({} if keep else {"most": None})):
                 console.print(Text(line, style="yellow"))
             values: dict[str, list[float]] = {column: [] for column in told["rewards"]}
             for row in scored_rows(done.file):
@@ -96,8 +103,25 @@ def score_pictures(
                 console.print(score_histogram(column, facts["unit"], values[column]))
         if sets:
             console.print(set_table(told["sets"]))
+            for line in left_out_lines(told["sets"]):
+                console.print(Text(line, style="yellow"))
         if told["file"] is not None:
             print(told["file"])
+    return _any_scored(told)
+
+
+def _any_scored(told: dict[str, Any]) -> bool:
+    values = [facts["value"] for facts in told.get("sets", {}).values()]
+    return any(facts["scored"] for facts in told["rewards"].values()) or any(value is not None for value in values)
+
+
+def _several(rewards: Sequence[str]) -> str:
+    """What the rewards look at, in a word."""
+    names = [options_of_text(text)[0] for text in rewards]
+    media = {REWARDS[name].spec.media if name in REWARDS else "" for name in names if name not in SET_REWARDS}
+    media |= {"audio" if name == "fad" else "" for name in names if name in SET_REWARDS}  # of the others any encoder
+    only = media.pop() if len(media) == 1 and "http" not in names else ""
+    return MEDIA[only].several if only in MEDIA else "samples"
 
 
 @contextmanager
@@ -152,10 +176,16 @@ def _quiet_models(rewards: Sequence[str]) -> None:
 
 
 def _score(
-    source: Path, file: Path, rewards: Sequence[str], processes: int, place: tuple[int, int], settings: dict[str, Any]
+    source: Path,
+    file: Path,
+    rewards: Sequence[str],
+    processes: int,
+    place: tuple[int, int],
+    what: str,
+    settings: dict[str, Any],
 ) -> Scored:
     rank, world = place
-    with as_options(("out", "processes")), drawing_bar(0, "scored") as progress:
+    with as_options(("out", "processes")), drawing_bar(0, "scored", what) as progress:
         if processes > 1:
             return score_in_processes(
                 source, file, rewards, processes, begin=partial(_quiet_models, rewards), progress=progress, **settings

@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from diffalign.cli.console import results_console
-from diffalign.cli.reward_facts import reward_facts
+from diffalign.cli.reward_facts import SET_REWARD_NAMES, reward_rows, told
 from diffalign.config import RewardRunConfig, RunConfig
 from diffalign.config.loading import config_summary, list_configs
 from diffalign.config.model import FAMILIES, FLOW_FAMILIES
 from diffalign.config.objectives import OBJECTIVE_PARAMS, ObjectiveFacts
-from diffalign.config.rewards import REWARD_PARAMS, SET_REWARD_PARAMS
 from diffalign.config.sample_rewards import SHARED_SETTINGS, own_settings
 from diffalign.config.samplers import SAMPLER_PARAMS
 from diffalign.exceptions import ConfigError
@@ -37,7 +36,7 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
     """
     lists: dict[str, Callable[[], Rows]] = {
         "objectives": _objectives,
-        "rewards": _rewards,
+        "rewards": reward_rows,
         "families": _families,
         "samplers": _samplers,
         "configs": lambda: [{"name": name, "what": config_summary(name)} for name in list_configs()],
@@ -50,20 +49,25 @@ def show_list(what: str, name: str | None = None, *, as_json: bool) -> None:
         names = [row["name"] for row in rows]
         if name not in names:
             raise ConfigError(f"list {what}: must be one of {', '.join(names)}, got {name!r}{_hint(name, names)}")
-        rows = [row | (reward_facts(name) if what == "rewards" else {}) for row in rows if row["name"] == name]
+        rows = [row for row in rows if row["name"] == name]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif name is not None:
         for key, value in rows[0].items():
             if value is not None:
-                print(f"{key}: {value}")
+                print(f"{key}: {told(key, value)}")
+    elif what == "rewards":
+        shown = ("name", "medium", "needs", "what")
+        results_console().print(_table([{key: told(key, row[key]) for key in shown} for row in rows]))
     elif not rows:
         print(f"no {what} here")
     elif what == "objectives":
         _print_objectives()
     else:
         results_console().print(_table([{key: row[key] for key in row if key != "page"} for row in rows]))
-    if what == "rewards" and not as_json:
+    if what == "rewards" and not as_json and name not in SET_REWARD_NAMES:
+        if name is None:
+            print("with settings, range, licence and source: diffalign list rewards NAME")
         print(f"those of single samples also take {' and '.join(SHARED_SETTINGS)}: docs/rewards/remote.md")
 
 
@@ -241,17 +245,6 @@ def _settings(params: Any) -> str:
         f"{name} (required)" if field.is_required() else f"{name}={field.default}" for name, field in fields.items()
     )
     return ", ".join(shown) or "-"
-
-
-def _rewards() -> Rows:
-    return [
-        {
-            "name": params.model_fields["name"].default,
-            "settings": _settings(params),
-            "what": (params.__doc__ or "").split("\n")[0],
-        }
-        for params in (*REWARD_PARAMS, *SET_REWARD_PARAMS)
-    ]
 
 
 def _families() -> Rows:

@@ -133,7 +133,7 @@ class SSIMParams(SampleRewardParams):
 
 
 class BrisqueParams(SampleRewardParams):
-    """How natural the picture's local statistics are, without a reference: minus BRISQUE, about -100 to 0."""
+    """How natural the picture's local statistics are, without a reference: minus BRISQUE, of photographs about -60 to 8."""
 
     name: Literal["brisque"] = "brisque"
 
@@ -245,7 +245,7 @@ class FrechetParams(Params):
 
     name: Literal["frechet"] = "frechet"
     reference: LocalPath  # a folder of pictures, or a .safetensors file of features or of their statistics
-    encoder: EncoderText = "pixels"
+    encoder: EncoderText | None = None  # None: the one that the file was made with; of a folder, pixels
 
 
 SET_REWARD_PARAMS: tuple[type[Params], ...] = (VendiParams, FrechetParams, FADParams)

@@ -39,7 +39,7 @@ class _OfFrames(Params):
     """A distance of sound to a reference set."""
 
     reference: LocalPath  # a .safetensors file of features of frames, or of their statistics
-    encoder: Literal["aisfx", "speaker", "clap"] = "aisfx"
+    encoder: Literal["aisfx", "speaker", "clap"] | None = None  # None: that of the file; aisfx where it says nothing
     model: LocalPath = "laion/larger_clap_music"  # of encoder clap: a folder or hub id in transformers' format
 
 

@@ -23,6 +23,7 @@ _PROMPTS = ("prompt", "caption", "text")  # ours, Pick-a-Pic's, and what image f
 _SINGLE = ("file_name", "item")
 _SEVERAL = (("chosen", "rejected"), ("jpg_0", "jpg_1"))
 _NAMING = {*_SINGLE, "items", *(column for pair in _SEVERAL for column in pair)}  # columns that name files
+_TOLD = {".jsonl", ".json", ".parquet", ".csv"}  # endings of files that say something of media
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,29 @@ def read_pictures(path: Path, prompt: str = "") -> Iterator[PictureRow]:
         yield row if row.prompt or not prompt else replace(row, prompt=prompt)
     if not seen:
         raise DataError(f"{path}: no pictures in it, nor sounds or videos")
+
+
+def left_out(path: Path) -> str:
+    """What lies among the bare media files of a folder and is none of them, in words; "" where that is nothing.
+
+    Captions, and files that hold records or scores, do not count.
+    """
+    if not path.is_dir() or (path / LISTING).exists() or any(path.glob("*.parquet")):
+        return ""
+    files = [each for each in path.rglob("*") if not any(part.startswith(".") for part in each.relative_to(path).parts)]
+    links = sum(each.is_symlink() and not each.exists() for each in files)
+    there = {each.with_suffix("") for each in files if each.suffix.lower() in MEDIA_FILES}
+    others = [
+        each
+        for each in files
+        if each.is_file()
+        and each.suffix.lower() not in MEDIA_FILES | _TOLD
+        and not (each.suffix == ".txt" and each.with_suffix("") in there)
+    ]
+    endings = ", ".join(sorted({each.suffix.lower() or each.name for each in others})[:8])
+    found = [f"{len(others)} file{'s' * (len(others) > 1)} of other kinds ({endings})"] if others else []
+    found += [f"{links} broken link{'s' * (links > 1)}"] if links else []
+    return ", ".join(found)
 
 
 def is_pattern(path: Path) -> bool:

@@ -30,19 +30,31 @@ def check_nothing_is_lost(
     if not file.exists():
         return
     there = {(row.id, _place(row)): row.prompt for row in rows}
+    gone: list[str] = []
+    found = False
     for row in scored_rows(file):
         name = row["id"]
         prompt = there.get((str(name), _kept_place(file, row)))
         if prompt is None:
-            raise ConfigError(
-                f"out: {file} holds scores of another input ({name!r}); write elsewhere, or say --overwrite"
-            )
+            gone.append(str(name))
+            continue
+        found = True
         if prompt != str(row.get("prompt") or ""):
             raise ConfigError(
                 f"out: {file} holds scores of {name!r} with another prompt ({row.get('prompt')!r}); write elsewhere, "
                 "or say --overwrite"
             )
         _check_columns(file, row, columns, components=components)
+    if gone and not found:
+        raise ConfigError(
+            f"out: {file} holds scores of another input ({gone[0]!r}); write elsewhere, or say --overwrite"
+        )
+    if gone:
+        several = f" and {len(gone) - 1} more are" if len(gone) > 1 else " is"
+        raise ConfigError(
+            f"out: {file}: {gone[0]}{several} no longer in the input; --overwrite drops "
+            f"{'their rows' if len(gone) > 1 else 'its row'} and keeps the scores of the others"
+        )
 
 
 def _check_columns(file: Path, row: Mapping[str, Any], columns: Mapping[str, str], *, components: bool) -> None:

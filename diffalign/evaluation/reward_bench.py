@@ -15,7 +15,7 @@ import numpy as np
 from diffalign.annotation import wilson
 from diffalign.data.comparisons import OVERALL, ComparedRecord
 from diffalign.data.picture_rows import PictureRow
-from diffalign.evaluation.score_samples import sample_of
+from diffalign.evaluation.score_samples import grouped, sample_of
 from diffalign.evaluation.statistics import Interval
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import Reward, Sample
@@ -138,7 +138,7 @@ def bench_reward(
         accuracy_with_ties=tied,
         tie_threshold=threshold,
         calibration=calibrate(gaps, *shares, temperature=temperature),
-        unscored=dict(unscored.most_common()),
+        unscored=grouped(unscored),
         confidence=confidence,
     )
 

@@ -16,6 +16,7 @@ from diffalign.data.media_files import MEDIA_FILES
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.row_files import path_from
 from diffalign.evaluation.known_scores import METADATA_DIGEST, REFERENCE_DIGEST, Score
+from diffalign.evaluation.score_samples import grouped
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import Reward
 from diffalign.rewards.media import MEDIA
@@ -158,7 +159,7 @@ class ScoreSummary:
             "unit": self._spec.unit,
             "scored": len(values),
             "unscored": self._reasons.total(),
-            "reasons": dict(self._reasons.most_common(5)),
+            "reasons": grouped(self._reasons),
         }
         if len(values):
             told |= {

@@ -9,7 +9,7 @@ from typing import Any
 from diffalign.data.picture_rows import PictureRow
 from diffalign.evaluation.known_scores import KnownScores, Score, score_key
 from diffalign.evaluation.score_rows import metadata_digest, short
-from diffalign.evaluation.score_samples import sample_of
+from diffalign.evaluation.score_samples import reason_of, sample_of
 from diffalign.exceptions import DataError
 from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample
 
@@ -55,7 +55,7 @@ class ScoreRunner:
     def scores(self, row: PictureRow, picture: str | DataError) -> dict[str, Score | None]:
         """By column; None where nothing is known."""
         if isinstance(picture, DataError):
-            return {column: Score(None, str(picture)) for column in self.rewards}
+            return {column: Score(None, reason_of(picture)) for column in self.rewards}
         reference, metadata = self.look_at_reference(row) or "", self.look_at_metadata(row) or ""
         keys = {
             column: score_key(reward.spec, row.prompt, picture, reference, metadata)
@@ -95,7 +95,7 @@ class ScoreRunner:
                         )
                     readable.append(place)
                 except DataError as error:
-                    new[place][keys[place]] = Score(None, str(error))
+                    new[place][keys[place]] = Score(None, reason_of(error))
             if readable:
                 output = reward.score([samples[place, medium, compares] for place in readable])
                 if not output.components:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards import Audio, Sample, Video
 from diffalign.rewards.media import MEDIA
 from diffalign.sim import Mesh, read_mesh
+
+_NAMED = re.compile(r"""^((?:reference: )?)record (?:'[^']*'|"[^"]*"): """)
+_OWN = re.compile(
+    r"""'[^']*'|"[^"]*"|\([^()]*\)|\S*/\S*|\S+\.\w+|\d+"""
+)  # of one sample: quotations, details, paths, files, numbers
 
 
 def sample_of(row: PictureRow, medium: str, judge: str, *, compares: bool = False) -> Sample:
@@ -36,6 +43,23 @@ def sample_of(row: PictureRow, medium: str, judge: str, *, compares: bool = Fals
     except DataError as error:
         raise DataError(f"reference: {error}") from None
     return Sample(read, row.prompt, {**row.columns, "reference": other}, row.id)
+
+
+def reason_of(error: DataError) -> str:
+    """Why a row is unscored, without the record's name, which stands in the row: what is alike can then be counted."""
+    return _NAMED.sub(r"\1", str(error))
+
+
+def grouped(reasons: Counter[str]) -> dict[str, int]:
+    """Reasons that differ in numbers, names and quotations alone as one, the first of them; the commonest ones first."""
+    alike: dict[str, Counter[str]] = {}
+    for reason, count in reasons.items():
+        alike.setdefault(_OWN.sub("", reason), Counter())[reason] += count
+    found = {
+        next(iter(each)) + (f" (and {len(each) - 1} alike)" if len(each) > 1 else ""): each.total()
+        for each in alike.values()
+    }
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 
 def _read(source: PictureSource, row: PictureRow, medium: str, judge: str) -> Any:

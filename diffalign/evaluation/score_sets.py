@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from diffalign.data.picture_rows import PictureRow, read_pictures
-from diffalign.evaluation.score_samples import sample_of
+from diffalign.evaluation.score_samples import grouped, sample_of
 from diffalign.exceptions import ConfigError, DataError, ShapeError
 from diffalign.rewards import Sample, SetReward
 from diffalign.rewards.media import MEDIA
@@ -104,7 +104,7 @@ def _facts(
     spec = reward.spec
     told: dict[str, Any] = {"reward": spec.name, "version": spec.version, "unit": spec.unit}
     told |= _value(reward, [row for row in rows if row is not None])
-    told |= {"unscored": reasons.total(), "reasons": dict(reasons.most_common(5))}
+    told |= {"unscored": reasons.total(), "reasons": grouped(reasons)}
     if groups is not None:
         own: dict[str, list[Tensor]] = {group: [] for group in groups}
         for group, row in zip(groups, rows, strict=True):

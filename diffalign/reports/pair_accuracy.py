@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffalign.exceptions import ConfigError
+from diffalign.reports.scores import shortened
 
 PLOTS = (".png", ".svg")
 _SIZE, _DOTS = (5.0, 5.0), 150  # inches, dots an inch
@@ -26,28 +28,12 @@ def bench_table(benched: Sequence[Mapping[str, Any]]) -> Table:
         benched: what `diffalign.evaluation.Benched.as_dict` gives.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("reward", overflow="fold")
-    for name in (
-        "accuracy",
-        f"{100 * _confidence(benched):g} % interval",
-        "with ties",
-        "comparisons",
-        "ties",
-        "calibration error",
-        "temperature",
-    ):
-        table.add_column(name, justify="right")
+    table.add_column("reward", overflow="fold", min_width=12)
+    interval = f"{100 * _confidence(benched):g} %\ninterval"
+    for name in ("accuracy", interval, "with\nties", "pairs", "ties", "calib.\nerror", "tempe-\nrature"):
+        table.add_column(name, justify="right", no_wrap=True)  # names alone have to give way: 80 columns hold the rest
     for each in benched:
-        label = Text(each["name"], style="bold")
-        reasons = list(each["unscored"].items())
-        for reason, count in reasons[:_REASONS]:
-            label.append(f"\n{count} not scored: {reason:.120}", style="not bold yellow")
-        if rest := reasons[_REASONS:]:  # of files that cannot be read, each has its own
-            label.append(
-                f"\n{sum(count for _, count in rest)} more not scored; --json has the reasons", "not bold yellow"
-            )
-        if each["equal"]:
-            label.append(f"\n{each['equal']} of equal reward", style="not bold dim")
+        label = Text(_without_folders(each["name"]), style="bold")
         accuracy, fit = each["accuracy"], each["calibration"]
         shown = ("-", "-") if accuracy is None else (_percent(accuracy["value"]), _interval(accuracy))
         table.add_row(
@@ -57,9 +43,31 @@ def bench_table(benched: Sequence[Mapping[str, Any]]) -> Table:
             str(each["comparisons"]),
             str(each["ties"]),
             f"{fit['error']:.3f}",
-            f"{fit['temperature']:.3g}{'' if fit['fitted'] else ' (given)'}",
+            f"{fit['temperature']:.3g}{'' if fit['fitted'] else ' given'}",
         )
     return table
+
+
+def bench_lines(benched: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What did not count, and what was tied by the reward: lines that stand below the table.
+
+    Args:
+        benched: as of `bench_table`.
+    """
+    lines = []
+    for each in benched:
+        name, reasons = _without_folders(each["name"]), list(each["unscored"].items())
+        lines += [f"{name}: {count} not scored: {shortened(reason)}" for reason, count in reasons[:_REASONS]]
+        if rest := sum(count for _, count in reasons[_REASONS:]):
+            lines.append(f"{name}: {rest} more not scored; --json has the reasons")
+        if each["equal"]:
+            lines.append(f"{name}: {each['equal']} of equal reward")
+    return lines
+
+
+def _without_folders(name: str) -> str:
+    """A reward as it was asked for, of its paths the last part."""
+    return re.sub(r"(?<==)[^,;=]*/([^/,;=]+)", r"\1", name)
 
 
 def held_out_table(measures: Mapping[str, Mapping[str, Any]]) -> Table:

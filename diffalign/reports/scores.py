@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 _BINS = 8
+_REASONS = 5
 _WIDTH = 40  # columns of the longest bar
 
 
@@ -34,21 +35,27 @@ def score_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def unscored_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def unscored_lines(summary: Mapping[str, Mapping[str, Any]], *, most: int | None = _REASONS) -> list[str]:
     """Why samples have no score, a line a reason; what all rewards say alike stands there once.
 
     Args:
         summary: as of `score_table`.
+        most: of each reward; of the others the number is told. None: all of them.
     """
     reasons = [facts["reasons"] for facts in summary.values()]
     alike = [reason for reason in reasons[0] if all(reason in each for each in reasons)] if len(reasons) > 1 else []
-    lines = [f"{reasons[0][reason]} unscored by all: {reason:.160}" for reason in alike]
+    lines = [f"{reasons[0][reason]} unscored by all: {shortened(reason)}" for reason in alike]
     for column, facts in summary.items():
         own = {reason: count for reason, count in facts["reasons"].items() if reason not in alike}
-        lines += [f"{column}: {count} unscored: {reason:.160}" for reason, count in own.items()]
-        rest = facts["unscored"] - sum(facts["reasons"].values())
+        lines += [f"{column}: {count} unscored: {shortened(reason)}" for reason, count in list(own.items())[:most]]
+        rest = facts["unscored"] - sum(facts["reasons"][reason] for reason in alike) - sum(list(own.values())[:most])
         lines += [f"{column}: {rest} unscored for other reasons, which stand in the rows"] if rest else []
     return lines
+
+
+def shortened(reason: str, most: int = 160) -> str:
+    """The beginning of a reason that is too long, with dots that say so."""
+    return reason if len(reason) <= most else f"{reason[: most - 3]}..."
 
 
 def score_histogram(column: str, unit: str, values: Sequence[float]) -> Table:
@@ -100,17 +107,26 @@ def set_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for column, facts in summary.items():
         label = Text(column, style="bold")
-        for reason, count in facts["reasons"].items():
-            label.append(f"\n{count} left out: {reason:.120}", style="not bold yellow")
         unit = "" if facts["unit"] == "1" else facts["unit"]
-        table.add_row(_with_reason(label, facts), unit, _number(facts), str(facts["scored"]), str(facts["unscored"]))
+        table.add_row(label, unit, _number(facts), str(facts["scored"]), str(facts["unscored"]))
         for group, own in facts.get("groups", {}).items():
-            table.add_row(_with_reason(Text(f"  {group}"), own), "", _number(own), str(own["scored"]), "")
+            table.add_row(Text(f"  {group}"), "", _number(own), str(own["scored"]), "")
     return table
 
 
-def _with_reason(label: Text, facts: Mapping[str, Any]) -> Text:
-    return label.append(f"\n{facts['reason']:.120}", style="not bold yellow") if "reason" in facts else label
+def left_out_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why sets have no value, and why samples are left out of them, a line a reason.
+
+    Args:
+        summary: as of `set_table`.
+    """
+    lines = []
+    for column, facts in summary.items():
+        lines += [f"{column}: {shortened(facts['reason'])}"] if "reason" in facts else []
+        lines += [f"{column}: {count} left out: {shortened(reason)}" for reason, count in facts["reasons"].items()]
+        own = {group: each["reason"] for group, each in facts.get("groups", {}).items() if "reason" in each}
+        lines += [f"{column}, {group}: {shortened(reason)}" for group, reason in own.items()]
+    return lines
 
 
 def _number(facts: Mapping[str, Any]) -> str:

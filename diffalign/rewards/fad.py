@@ -70,12 +70,8 @@ class FADReward(EncodedSetReward[FADState]):
         self.smallest, self.sizes, self.seed = smallest, sizes, seed
         self._distance = FrechetReward(reference, encoder=encoder)
         version = self._distance.spec.version
-        self.spec = replace(
-            self._distance.spec,
-            name="fad",
-            version=f"{version}-infinity-{smallest}-{sizes}-{seed}" if infinity else version,
-            source=_SOURCE,
-        )
+        more = f"-infinity-{smallest}-{sizes}-{seed}" if infinity else ""
+        self.spec = fad_spec(replace(self._distance.spec, version=f"{version}{more}"))
 
     def features(self, batch: Sequence[Sample]) -> tuple[Float[Tensor, "samples features"], tuple[str | None, ...]]:
         found = frames_of(self.encoder, [sample.media for sample in batch])
@@ -158,6 +154,11 @@ class FADSongReward(BatchReward):
         if len(frames) < 2:
             return "it has 1 frame of features, and a covariance needs 2: it is too short"
         return self._distance.value(self._distance.start(frames)), {"frames": float(len(frames))}
+
+
+def fad_spec(distance: RewardSpec) -> RewardSpec:
+    """What the number means, of the distance that it is."""
+    return replace(distance, name="fad", source=_SOURCE)
 
 
 def fad_song_spec(version: str = "1") -> RewardSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -55,18 +56,7 @@ class FrechetReward(EncodedSetReward[FrechetState]):
         self.reference = Gaussian(mean, cov, reference.size)
         self._factor = covariance_factor(cov)
         digest = hashlib.sha256(mean.numpy().tobytes() + cov.contiguous().numpy().tobytes()).hexdigest()
-        self.spec = RewardSpec(
-            name="frechet",
-            version=f"1-{self.encoder.name}{self.encoder.version}-{digest[:12]}",
-            media=self.encoder.media,
-            level="set_to_set",
-            unit="squared features",
-            range=(-math.inf, 0.0),
-            differentiable=False,
-            licence="Apache-2.0; that of the reference set is its owner's",
-            needs=(),
-            source='Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule [...]"; Bai et al. 2025, "DRAGON"',
-        )
+        self.spec = frechet_spec(self.encoder.media, f"-{self.encoder.name}{self.encoder.version}-{digest[:12]}")
 
     def refuse(self, row: Float[Tensor, " features"]) -> str | None:
         width = len(self.reference.mean)
@@ -101,3 +91,19 @@ class FrechetReward(EncodedSetReward[FrechetState]):
             second = second + torch.outer(came, came) - torch.outer(went, went)
         squares = state.squares + new.square().sum() - old.square().sum()
         return replace(state, rows=rows, total=state.total + new - old, squares=squares, second=second)
+
+
+def frechet_spec(media: Literal["image", "video", "audio", "features"] = "image", more: str = "") -> RewardSpec:
+    """What the number means; `more` joins the version."""
+    return RewardSpec(
+        name="frechet",
+        version=f"1{more}",
+        media=media,
+        level="set_to_set",
+        unit="squared features",
+        range=(-math.inf, 0.0),
+        differentiable=False,
+        licence="Apache-2.0; that of the reference set is its owner's",
+        needs=(),
+        source='Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule [...]"; Bai et al. 2025, "DRAGON"',
+    )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from diffalign.config.params import Params
 from diffalign.config.sample_rewards import (
-    SHARED_SETTINGS,
-    ProcessParams,
-    SampleRewardParams,
-    own_settings,
     without_shared,
 )
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.cache import cached
 from diffalign.rewards.isolation import IsolatedReward
 from diffalign.rewards.named_options import options_of_text
+from diffalign.rewards.option_errors import as_text, closest, sentence
 from diffalign.rewards.protocol import BatchReward, Reward
 from diffalign.rewards.set_protocol import SetReward
 from diffalign.rewards.table import REWARDS, SET_REWARDS, RewardEntry
@@ -49,12 +44,12 @@ def load_reward(name: str, **options: Any) -> Reward | SetReward:
     """
     table: dict[str, Any] = REWARDS | SET_REWARDS
     if name not in table:
-        raise ConfigError(f"reward: must be one of {', '.join(table)}, got {name!r}{_closest(name, table)}")
+        raise ConfigError(f"reward: must be one of {', '.join(table)}, got {name!r}{closest(name, table)}")
     entry = table[name]
     try:
         params = entry.params.model_validate({"name": name, **options})
     except ValidationError as error:
-        problems = [_sentence(name, entry.params, item) for item in error.errors(include_url=False)]
+        problems = [sentence(name, entry.params, item) for item in error.errors(include_url=False)]
         raise ConfigError("\n".join(problems)) from None
     return entry.load(params) if name in SET_REWARDS else _placed(entry, params)
 
@@ -83,7 +78,10 @@ def any_reward_of_text(text: str) -> Any:
         ConfigError: an unknown name or a wrong option; says what would be right.
     """
     name, options = options_of_text(text)
-    return load_reward(name, **options)
+    try:
+        return load_reward(name, **options)
+    except ConfigError as error:  # in the terms in which it was asked for
+        raise ConfigError(as_text(str(error))) from None
 
 
 def rewards_by_name(texts: Sequence[str], make: Callable[[str], Any] = any_reward_of_text) -> dict[str, Any]:
@@ -144,26 +142,3 @@ def _entry_of(params: Params, table: dict[str, Any]) -> Any:
             return entry
     known = ", ".join(entry.params.__name__ for entry in table.values())
     raise ConfigError(f"reward: settings must be one of {known}, got {type(params).__name__}")
-
-
-def _sentence(reward: str, params: type[Params], item: ErrorDetails) -> str:
-    """One problem as `dotted.path: what was expected, what was seen`."""
-    path = ".".join(str(step) for step in (reward, *item["loc"]))
-    if item["type"] == "extra_forbidden":
-        known = [*own_settings(params), *(SHARED_SETTINGS if issubclass(params, SampleRewardParams) else ())]
-        known = known if len(item["loc"]) == 1 else list(ProcessParams.model_fields)
-        key = str(item["loc"][-1])
-        return f"{path}: unknown option{_closest(key, known) or '; known options: ' + ', '.join(known)}"
-    if item["type"] == "missing":
-        return f"{path}: required, but missing: load_reward({reward!r}, {item['loc'][-1]}=...)"
-    if item["type"] == "value_error":  # ours, which says itself what was seen
-        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
-    context, said = item.get("ctx", {}), item["msg"].removeprefix("Input should be ")
-    bounds = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    expected = next((f"{sign} {context[key]}" for key, sign in bounds.items() if key in context), said)
-    return f"{path}: must be {expected}, got {item['input']!r}"
-
-
-def _closest(seen: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(seen), list(known), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -148,6 +148,14 @@ def read_reference(path: str | Path, encoder: Encoder, reward: str = "frechet") 
     return _of_file(place, encoder, reward)
 
 
+def encoder_of(path: str | Path) -> str | None:
+    """The name of the encoder that a reference file was made with; None where it does not say, and of a folder."""
+    place = Path(path)
+    if place.suffix != ".safetensors" or not place.is_file():
+        return None
+    return reference_facts(place).get("encoder", "").partition(" ")[0] or None
+
+
 def _of_folder(folder: Path, encoder: Encoder, reward: str) -> Gaussian:
     if encoder.media != "image":
         raise ConfigError(
@@ -189,7 +197,7 @@ def _of_file(path: Path, encoder: Encoder, reward: str) -> Gaussian:
     if made_with != _identity(encoder):
         raise ConfigError(
             f"{reward}.reference: {path} was made with encoder {made_with!r}, and {reward}.encoder is "
-            f"{_identity(encoder)!r}; make it anew, or set the encoder"
+            f"{_identity(encoder)!r}; leave out the encoder, set another model of it, or make the file anew"
         )
     if "features" in found:
         return _of_features(path, found["features"])

@@ -21,7 +21,7 @@ from diffalign.exceptions import DataError, ShapeError
 from diffalign.rewards.media import Audio, Video
 from diffalign.rewards.pictures import as_pixels
 from diffalign.rewards.protocol import Reward, RewardOutput, Sample
-from diffalign.rewards.selftest_checks import Check, NotApplicable, TestFailure, run_checks
+from diffalign.rewards.selftest_checks import Check, NotApplicable, TestFailure, cut, run_checks
 from diffalign.rewards.selftest_gradient import Differentiable, check_gradient, check_tensor
 from diffalign.rewards.selftest_samples import MAKERS, examples_for, other_sizes
 from diffalign.rewards.selftest_sets import set_checks
@@ -202,7 +202,7 @@ class _Trial:
         again = torch.cat([self.reward.score([sample]).values for sample in samples])
         self.same(again, output.values, "other sizes one by one")
         scored = int(output.values.isfinite().sum())
-        why = next((f"; one is not: {reason:.80}" for reason in output.reasons if reason), "")
+        why = next((f"; one is not: {cut(reason, 100)}" for reason in output.reasons if reason), "")
         return f"{scored} of {len(samples)} scored{why}"
 
     def prompts(self, prompts: Sequence[str]) -> str:
@@ -210,7 +210,7 @@ class _Trial:
         output = self.scored_or_said([*odd, *self.samples], "with such prompts")
         self.same(output.values[len(odd) :], self.values, "samples beside them")
         scored = int(output.values[: len(odd)].isfinite().sum())
-        why = next((f"; else: {reason:.80}" for reason in output.reasons[: len(odd)] if reason), "")
+        why = next((f"; else: {cut(reason, 100)}" for reason in output.reasons[: len(odd)] if reason), "")
         return f"{scored} of {len(odd)} scored{why}"
 
     def unscored(self, media: Any, what: str) -> str:
@@ -218,7 +218,7 @@ class _Trial:
         if not output.values[0].isnan():
             raise TestFailure(f"{what}: scored {output.values[0].item():.4g}")
         self.same(output.values[1:], self.values, f"samples beside {what}")
-        return f"{what}: {output.reasons[0]!s:.100}"
+        return f"{what}: {cut(str(output.reasons[0]), 140)}"
 
     def not_finite(self) -> str:
         if self.reward.spec.media == "image":

@@ -47,5 +47,10 @@ def run_checks(checks: Iterable[tuple[str, Callable[[], str]]]) -> list[Check]:
         except NotApplicable as why:
             done.append(Check(name, None, str(why)))
         except Exception as error:  # whatever a reward raises where it should score or say why not
-            done.append(Check(name, False, f"raised {type(error).__name__}: {error!s:.200}"))
+            done.append(Check(name, False, f"raised {type(error).__name__}: {cut(str(error), 200)}"))
     return done
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of a text that is too long, with dots that say so."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffalign.rewards.protocol import BatchReward, Judged, Reward, Sample
 from diffalign.rewards.remote_reward import RemoteReward, without_gradients
-from diffalign.rewards.selftest_checks import NotApplicable, TestFailure
+from diffalign.rewards.selftest_checks import NotApplicable, TestFailure, cut
 from diffalign.rewards.wire import pack_judged, pack_samples, read_judged, read_samples
 from diffalign.rewards.wire_media import Packed
 
@@ -35,7 +35,7 @@ def check_wired(reward: Reward, samples: Sequence[Sample], same: Callable[[Tenso
     said = same(there.values, here.values, "in a process")
     if there.reasons != here.reasons:
         odd = next(pair for pair in zip(there.reasons, here.reasons, strict=True) if pair[0] != pair[1])
-        raise TestFailure(f"in a process: the reason is {odd[0]!s:.80}, here {odd[1]!s:.80}")
+        raise TestFailure(f"in a process: the reason is {cut(str(odd[0]), 80)}, here {cut(str(odd[1]), 80)}")
     if there.components.keys() != here.components.keys():
         raise TestFailure(f"in a process: components {[*there.components]}, here {[*here.components]}")
     for name, values in here.components.items():

@@ -51,8 +51,8 @@ from diffalign.rewards.clip import (
 from diffalign.rewards.distortion import DistortionReward
 from diffalign.rewards.emoji import EmojiReward
 from diffalign.rewards.encoders import Encoder, load_encoder
-from diffalign.rewards.fad import FADReward, FADSongReward, fad_song_spec
-from diffalign.rewards.frechet import FrechetReward
+from diffalign.rewards.fad import FADReward, FADSongReward, fad_song_spec, fad_spec
+from diffalign.rewards.frechet import FrechetReward, frechet_spec
 from diffalign.rewards.full_reference import PSNRReward, SSIMReward
 from diffalign.rewards.geneval import GenEvalReward
 from diffalign.rewards.http_reward import HTTPReward, http_spec
@@ -63,7 +63,7 @@ from diffalign.rewards.notes import NotesReward, notes_spec
 from diffalign.rewards.ocr import OCRReward
 from diffalign.rewards.perceptual import PerceptualDistanceReward
 from diffalign.rewards.protocol import BatchReward, RewardSpec
-from diffalign.rewards.reference_set import read_reference
+from diffalign.rewards.reference_set import encoder_of, read_reference
 from diffalign.rewards.safety import SafetyReward, check_safety_parts
 from diffalign.rewards.scene import SceneReward
 from diffalign.rewards.set_protocol import SetReward
@@ -91,10 +91,11 @@ class RewardEntry:
 
 @dataclass(frozen=True)
 class SetRewardEntry:
-    """One row of the table of rewards of sets: its settings, and how it is made from them."""
+    """One row of the table of rewards of sets: its settings, how it is made from them, and its spec at default settings."""
 
     params: type[Params]
     load: Callable[[Any], SetReward]
+    spec: RewardSpec
 
 
 def _load_scene(params: SceneParams) -> SceneReward:
@@ -171,9 +172,10 @@ def _load_fad_song(params: FADSongParams) -> FADSongReward:
 
 
 def _sound_encoder(params: FADParams | FADSongParams) -> Encoder:
-    if params.encoder == "clap":
+    name = params.encoder or encoder_of(params.reference) or "aisfx"
+    if name == "clap":
         return ClapEncoder(ClapTowers(*load_clap(params.name, params.model)))
-    return load_encoder(params.encoder)
+    return load_encoder(name)
 
 
 def _load_stability(params: StabilityParams) -> StabilityReward:
@@ -218,7 +220,7 @@ def _load_vendi(params: VendiParams) -> VendiReward:
 
 
 def _load_frechet(params: FrechetParams) -> FrechetReward:
-    encoder = load_encoder(params.encoder)
+    encoder = load_encoder(params.encoder or encoder_of(params.reference) or "pixels")
     return FrechetReward(read_reference(params.reference, encoder), encoder=encoder)
 
 
@@ -235,7 +237,7 @@ def _load_fad(params: FADParams) -> FADReward:
 
 
 SET_REWARDS: dict[str, SetRewardEntry] = {
-    "vendi": SetRewardEntry(VendiParams, _load_vendi),
-    "frechet": SetRewardEntry(FrechetParams, _load_frechet),
-    "fad": SetRewardEntry(FADParams, _load_fad),
+    "vendi": SetRewardEntry(VendiParams, _load_vendi, VendiReward().spec),
+    "frechet": SetRewardEntry(FrechetParams, _load_frechet, frechet_spec()),
+    "fad": SetRewardEntry(FADParams, _load_fad, fad_spec(frechet_spec("audio"))),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,11 +14,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from diffalign.exceptions import ConfigError
 from diffalign.rewards.wheels import PackagedFile, packaged_file
 from tests.cli.test_record_commands import refusal
 from tests.data.pictures import picture_file, write_rows
+from tests.rewards.sounds import note
 from tests.rewards.tiny_clip import tiny_folder
 
 
@@ -38,8 +41,31 @@ def test_fit_writes_a_set_that_frechet_reads(call, folder, tmp_path):
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(folder.iterdir())))
     assert facts["inputs"] == digest.hexdigest() and facts["samples"] == "4"
     assert (facts["licence"], facts["source"], facts["encoder"]) == ("CC0-1.0", "drawn by hand", "pixels 1")
+    assert f"--out: {out} is there already; choose another file, or say --overwrite" in str(
+        call("rewards", "fit", "-i", folder, "-o", out).exception
+    )
+    again = call("rewards", "fit", "-i", folder, "-o", out, "--overwrite").stdout
+    assert again.startswith("4 pictures, encoder pixels 1, sha256 ")
+    wrong = str(call("rewards", "fit", "-i", folder, "-o", tmp_path / "b.safetensors", "-e", "aisfx").exception)
+    assert wrong.startswith("--encoder: aisfx takes sounds, and 0.png is a picture; choose an encoder of pictures")
     scored = call("score", "-i", folder, "-r", f"frechet:reference={out}", "--json")
     assert json.loads(scored.stdout)["sets"]["frechet"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_encoder_is_that_of_the_reference_file(call, folder, tmp_path):
+    home, out = tmp_path / "sounds", tmp_path / "set.safetensors"
+    home.mkdir()
+    for pitch in (60, 67):
+        soundfile.write(home / f"{pitch}.wav", note(pitch, 3.6), 22050)
+    fitted = call("rewards", "fit", "-i", home, "-o", out, "-e", "speaker")
+    assert re.match(r"\d+ frames of 2 sounds, encoder speaker ", fitted.stdout), fitted.exception
+    scored = json.loads(call("score", "-i", home, "-r", f"fad:reference={out}", "--json").stdout)
+    assert (
+        scored["sets"]["fad"]["value"] == pytest.approx(0, abs=1e-6) and "speaker" in scored["sets"]["fad"]["version"]
+    )
+    other = str(call("score", "-i", home, "-r", f"frechet:reference={out},encoder=pixels").exception)
+    assert "was made with encoder 'speaker" in other and "leave out the encoder" in other
+    assert str(call("score", "-i", folder, "-r", "frechet").exception).endswith("give it as frechet:reference=VALUE")
 
 
 def test_fit_of_texts_judges_pictures(call, folder, tmp_path):
@@ -47,11 +73,11 @@ def test_fit_of_texts_judges_pictures(call, folder, tmp_path):
     texts.write_text("a cat\n\na dog\nthe sea\n", encoding="utf-8")
     result = call("rewards", "fit", "-i", texts, "-o", out, "-e", encoder)
     assert result.exit_code == 0, result.exception
-    assert result.stdout.startswith("3 samples (text), encoder clip ") and result.stdout.endswith(f"{out}\n")
+    assert result.stdout.startswith("3 texts, encoder clip ") and result.stdout.endswith(f"{out}\n")
     scored = call("score", "-i", folder, "-r", f"frechet:reference={out},encoder={encoder}")
     assert scored.exit_code == 0, scored.exception
     assert "of the set" in scored.stdout and "frechet" in scored.stdout
-    arguments = ("rewards", "fit", "-i", texts, "-o", out)
+    arguments = ("rewards", "fit", "-i", texts, "-o", tmp_path / "another.safetensors")
     assert "--encoder: pixels takes no texts" in refusal(call, *arguments)
     assert "--out: must end in .safetensors" in refusal(call, *arguments[:-1], tmp_path / "set.npz")
     (folder / "9.png").write_bytes(b"broken")
@@ -203,7 +229,7 @@ def test_a_file_that_is_named_loses_nothing_either(call, folder, tmp_path):
     assert "jpeg:quality=50" not in json.loads(out.read_text().splitlines()[0])["versions"]
     told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg:quality=50").exception)
     assert "holds scores by jpeg with other settings, or of an earlier version" in told
-    assert call("score", "-i", out, "-o", out, "-r", "scene").exit_code == 0  # its own source, whose columns are kept
+    call("score", "-i", out, "-o", out, "-r", "scene")  # its own source, whose columns are kept
     assert {"jpeg", "scene"} <= json.loads(out.read_text().splitlines()[0])["versions"].keys()
 
 
@@ -211,7 +237,29 @@ def test_one_picture_and_one_that_has_no_score(call, folder):
     one = call("score", "-i", folder / "1.png", "-r", "jpeg", "--no-file")
     assert one.exit_code == 0 and "1 scored" in one.stderr and "█" in one.stdout
     none = call("score", "-i", folder / "1.png", "-r", "psnr", "--no-file")
-    assert none.exit_code == 0 and "█" not in none.stdout and len(none.stdout) < 2000
+    assert none.exit_code == 1 and "█" not in none.stdout and len(none.stdout) < 2000
+
+
+def test_what_is_left_out_and_what_is_gone_is_said(call, folder, tmp_path):
+    out = tmp_path / "s.jsonl"
+    for name in ("a.jp2", "b.avif", "0.txt", "notes.txt", "more.jsonl"):
+        (folder / name).write_text("a red circle", encoding="utf-8")
+    (folder / "link.png").symlink_to(folder / "nowhere.png")
+    done = call("score", "-i", folder, "-o", out, "-r", "jpeg")
+    assert "left out: 3 files of other kinds (.avif, .jp2, .txt), 1 broken link\n" in done.stderr
+    (folder / "1.png").unlink()
+    told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg").exception)
+    assert "1.png is no longer in the input; --overwrite drops its row and keeps the scores of the others" in told
+    again = call("score", "-i", folder, "-o", out, "-r", "jpeg", "--overwrite")
+    assert "pictures: 0 scored, " in again.stderr
+
+
+def test_sounds_are_called_so_and_reasons_stand_below_the_table(call, folder, tmp_path):
+    done = call("score", "-i", folder, "-r", "speech_quality", "--no-file")
+    assert done.exit_code == 1 and "sounds: " in done.stderr and "speech_quality judges sounds (and " in done.stdout
+    (folder / "0.png").write_bytes(b"broken")
+    of_set = call("score", "-i", folder, "-r", "vendi").stdout
+    assert of_set.splitlines()[-1].startswith("vendi: 1 left out: record '0.png': not a readable picture")
 
 
 def test_where_nothing_can_be_written_is_said_before_the_work(call, folder, tmp_path):

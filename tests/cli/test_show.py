@@ -127,9 +127,22 @@ def test_name_that_is_not_in_the_list(call):
 def test_one_reward_in_full(call):
     told = dict(line.split(": ", 1) for line in call("list", "rewards", "psnr").stdout.splitlines()[:-1])
     assert (told["range"], told["unit"], told["needs"]) == ("0 to 100", "dB", "reference")
-    assert told["page"] == "docs/rewards/full_reference.md" and told["judges"] == "image, instance"
+    assert told["page"] == "docs/rewards/full_reference.md" and (told["medium"], told["judges"]) == (
+        "image",
+        "instance",
+    )
+    assert told["settings"] == "channel=y, crop_border=0"
     (row,) = json.loads(call("list", "rewards", "fad", "--json").stdout)
-    assert row["judges"] == "a whole set" and row["page"] == "docs/rewards/fad.md"
+    assert (row["medium"], row["judges"]) == ("audio", "set to set") and row["page"] == "docs/rewards/fad.md"
+    assert row["range"] == [None, 0.0] and row["unit"] == "squared features" and row["licence"] and row["source"]
+    assert row["settings"]["reference"] == "required" and row["settings"]["smallest"] == 500
+    of_set = call("list", "rewards", "vendi").stdout
+    assert "range: 1 to inf\n" in of_set and "process and cache" not in of_set
+
+
+def test_the_list_of_rewards_is_not_wide(call):
+    lines = call("list", "rewards").stdout.splitlines()
+    assert max(map(len, lines)) < 160 and not any("batch=" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", [*REWARDS, *SET_REWARDS])
@@ -143,7 +156,7 @@ def test_what_all_rewards_of_single_samples_take_is_said_once(call):
         "those of single samples also take process and cache: docs/rewards/"
     )
     assert result.stdout.count("cache") == 1
-    assert json.loads(call("list", "rewards", "--json").stdout)[0]["settings"] == "form=strict"
+    assert json.loads(call("list", "rewards", "--json").stdout)[0]["settings"] == {"form": "strict"}
 
 
 def test_check_prints_the_batch_arithmetic(call):

@@ -124,7 +124,7 @@ def test_missing_and_wrong_references_are_null_with_the_reason_and_spare_other_r
     done = score_records(restored, tmp_path / "s.jsonl", [PSNRReward(), JPEGReward()])
     first, second, third = rows_of(tmp_path / "s.jsonl")
     assert first["psnr"] is None and "no reference to compare with" in first["psnr_reason"]
-    assert second["psnr"] is None and "reference: record 'r1': cannot read" in second["psnr_reason"]
+    assert second["psnr"] is None and "reference: cannot read" in second["psnr_reason"]
     assert third["psnr"] is None and "its reference 17 x 16; they must be of one size" in third["psnr_reason"]
     assert all(row["jpeg"] < 0 for row in (first, second, third))
     assert done.summary is not None and done.summary["psnr"]["unscored"] == 3

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from diffalign.exceptions import ConfigError
-from diffalign.reports import bench_table, check_plot, held_out_table, save_calibration_plot
+from diffalign.reports import bench_lines, bench_table, check_plot, held_out_table, save_calibration_plot
 
 FIT = {
     "temperature": 0.25, "fitted": True, "error": 0.0456, "loss": 0.5,
@@ -23,23 +23,35 @@ BENCHED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def printed(table: Any) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def printed(table: Any, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 
 
 def test_table_says_all():
     text = printed(bench_table([BENCHED, BENCHED | {"accuracy": None, "calibration": FIT | {"fitted": False}}]))
-    for part in ("90 % interval", "85.7 %", "60.0 to 95.0", "70.0 %", "0.046", "4 not scored: it is [black]"):
+    for part in ("90 %", "interval", "85.7 %", "60.0 to 95.0", "70.0 %", "0.046", "0.25 given"):
         assert part in text
-    assert "2 of equal reward" in text and "0.25 (given)" in text
+    assert bench_lines([BENCHED]) == [
+        "scene:form=graded: 4 not scored: it is [black]",
+        "scene:form=graded: 2 of equal reward",
+    ]
 
 
 def test_table_names_a_few_reasons_and_counts_the_rest():
-    text = printed(bench_table([BENCHED | {"unscored": {f"reason {each}": 2 for each in range(5)}}]))
-    assert "2 not scored: reason 2" in text and "reason 3" not in text
-    assert "4 more not scored" in text
+    lines = bench_lines([BENCHED | {"unscored": {f"reason {each}": 2 for each in range(5)}}])
+    assert lines[2] == "scene:form=graded: 2 not scored: reason 2" and not any("reason 3" in line for line in lines)
+    assert lines[3] == "scene:form=graded: 4 more not scored; --json has the reasons"
+    assert max(map(len, bench_lines([BENCHED | {"unscored": {"so " * 100: 1}}]))) < 200
+
+
+def test_a_terminal_of_80_columns_keeps_names_readable():
+    long = BENCHED | {"name": "learned:path=/home/me/experiments/runs/shapes_reward-20260101-120000"}
+    text = printed(bench_table([long, BENCHED]), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "60.0 to 95.0" in text and "scene:form=graded" in text and "…" not in text and "/home" not in text
+    assert "learned:path=shape" in text
 
 
 def test_held_out_table():

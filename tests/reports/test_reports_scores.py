@@ -53,5 +53,8 @@ def test_why_there_is_no_score_is_said_once_if_all_say_it():
         "brisque: 5 unscored: needs 16 pixels",
         "brisque: 1 unscored for other reasons, which stand in the rows",
     ]
+    many = {"jpeg": {"unscored": 6, "reasons": {f"reason {letter}": 1 for letter in "abcdef"}}}
+    assert unscored_lines(many)[-1] == "jpeg: 1 unscored for other reasons, which stand in the rows"
+    assert unscored_lines(many, most=None)[-1] == "jpeg: 1 unscored: reason f"  # there are no rows
     assert unscored_lines({"jpeg": summary["jpeg"]}) == ["jpeg: 3 unscored: not a readable picture"]
     assert unscored_lines({"jpeg": {"unscored": 0, "reasons": {}}}) == []

@@ -166,6 +166,7 @@ def test_by_name_with_a_reference_in_a_file(tmp_path: Path) -> None:
     assert (song(voices) < 0).all() and song(others).max() < song(voices).min()
     assert song.spec.name == "fad_song" and song.spec.media == reward.spec.media == "audio"
     with pytest.raises(ConfigError, match=r"made with encoder 'speaker .*', and fad.encoder is 'aisfx"):
-        load_reward("fad", reference=options["reference"])
+        load_reward("fad", reference=options["reference"], encoder="aisfx")
+    assert load_reward("fad", reference=options["reference"]).spec == reward.spec  # the file knows its encoder
     with pytest.raises(ConfigError, match=r"fad_song\.reference: no such file or folder"):
         load_reward("fad_song", reference=str(tmp_path / "none.safetensors"))
