@@ -215,11 +215,11 @@ def _geometry_rows(summary: Mapping[str, Any]) -> list[Row]:
         base, aligned, difference, low, high = (finite(entry.get(key)) for key in keys)
         if not math.isnan(aligned):
             scale = scale_for(name == "volume", low, high, [base, aligned])
-            rows.append(Row(name, note, "", base, aligned, difference, low, high, scale))
+            rows.append(Row(name, "", note, base, aligned, difference, low, high, scale))
     for name, same in (("chamfer", 0.0), ("f_score", 1.0), ("shared", 1.0)):
         aligned = finite(geometry.get(name))
         if not math.isnan(aligned):
             scale = scale_for(False, math.nan, math.nan, [same, aligned])
             note = f"to the base model's shape of the same prompt and seed ({same:g}: the same)"
-            rows.append(Row(name, note, "", same, aligned, aligned - same, math.nan, math.nan, scale))
+            rows.append(Row(name, "", note, same, aligned, aligned - same, math.nan, math.nan, scale))
     return rows
