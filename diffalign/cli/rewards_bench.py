@@ -57,6 +57,7 @@ def bench(
     from diffalign.exceptions import ConfigError
     from diffalign.reports import bench_lines, bench_table, check_plot, save_calibration_plot
     from diffalign.rewards import reward_of_text
+    from diffalign.rewards.media import MEDIA
     from diffalign.training.comparison_source import kept_from, open_comparisons
 
     if len(set(rewards)) < len(rewards):
@@ -88,7 +89,7 @@ def bench(
         raise ConfigError(f"--held-out-of: {source} has none of the prompts that {held_out_of} kept from its training")
     found = []
     for text, reward in made.items():
-        with drawing_bar(0, "scored") as progress:
+        with drawing_bar(0, "scored", MEDIA[reward.spec.media].several) as progress:
             found.append(
                 bench_reward(
                     text,

@@ -33,6 +33,11 @@ def options_of_text(text: str, what: str = "reward", between: str = ",") -> tupl
     options: dict[str, Any] = {}
     for part in re.split(f"[{between}]", told) if told else ():
         key, sign, value = part.partition("=")
+        if not sign and options:
+            raise ConfigError(
+                f"{what}: {text!r}: {part!r} is no option=value; where a value has a comma in it, name the {what} from "
+                "Python or in a config, for here commas stand between options"
+            )
         if not sign or not key.strip() or key.strip() in options:
             raise ConfigError(
                 f"{what}: {text!r}: after the colon stand options, each once, as {name or 'NAME'}:option=value,option=value"

@@ -140,7 +140,8 @@ def hub_file(setting: str, repository: str, name: str) -> str:
     except (HfHubHTTPError, OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
-            f"{setting}: cannot get {name} of {repository} from the hub: {first} Say where the file is"
+            f"{setting}: cannot get {name} of {repository} from the hub: {first} Say where the file is: "
+            f"{setting.replace('.', ':')}=FILE"
         ) from None
 
 

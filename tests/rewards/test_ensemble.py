@@ -129,6 +129,8 @@ def test_reward_from_one_line():
     assert made.spec == load_reward("jpeg", quality=80, direction="incompressible").spec
     for text, says in (
         ("jpeg:quality", "after the colon stand options"),
+        ("vlm_judge:model=x,scale=0,90", "'90' is no option=value; where a value has a comma in it"),
+        ("learned", "learned.path: required, but missing: give it as learned:path=VALUE"),
         ("jpg", "did you mean 'jpeg'"),
         ("jpeg:q=1", "unknown"),
     ):
