@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import math
 import os
 import re
 import time
@@ -75,15 +76,17 @@ class Bank:
     texts: list[str]
 
 
-def draw_bank(count: int, seed: int) -> Bank:
-    """So many objects of the captions that are not held out, in turn; every other one stands."""
+def draw_bank(count: int, seed: int, standing: float = 0.5) -> Bank:
+    """So many objects of the captions that are not held out, in turn; of each caption that share stands."""
     rng = np.random.default_rng(seed)
     shapes = {text: shape for text, shape in captions().items() if not is_held_out(text)}
     texts = list(shapes)
     index = np.arange(count) % len(texts)
     cells = np.empty((count, 1, SIDE, SIDE, SIDE), np.int8)
     for number, at in enumerate(index):
-        grid = draw_object(shapes[texts[at]], rng, standing=number // len(texts) % 2 == 0)
+        turn = number // len(texts)
+        stand = math.ceil((turn + 1) * standing) > math.ceil(turn * standing)
+        grid = draw_object(shapes[texts[at]], rng, standing=stand)
         cells[number, 0] = np.where(grid, 1, -1)
     return Bank(torch.from_numpy(cells), torch.from_numpy(index), texts)
 
@@ -124,8 +127,9 @@ def train(
     parameters = [p for module in modules.values() for p in module.parameters()]
     parts = {"modules": modules, "average": average}
     first = 0
-    if state_path.is_file():
-        state = torch.load(state_path, weights_only=True)
+    source = state_path if state_path.is_file() else options.start
+    if source is not None:
+        state = torch.load(source, weights_only=True)
         for kind, members in parts.items():
             for name, module in members.items():
                 module.load_state_dict(state[kind][name])
@@ -189,6 +193,8 @@ def average_into(average: dict[str, nn.Module], modules: dict[str, nn.Module], d
 def parser() -> argparse.ArgumentParser:
     parser = plain_parser(__doc__, seed=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="the state to begin with, another run's -state.pt")
+    parser.add_argument("--standing", type=float, default=0.5, help="share of the training objects that stand")
     parser.add_argument("--objects", type=int, default=32_000)
     parser.add_argument("--steps", type=int, default=2400, help="of the learning rate schedule")
     parser.add_argument("--stop", type=int, default=2400, help="the step after which training ends")
@@ -204,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = start(parser())
-    bank = draw_bank(options.objects, options.seed)
+    bank = draw_bank(options.objects, options.seed, options.standing)
     log.info(
         "%d objects of %d captions, %.3f filled", len(bank.cells), len(bank.texts), (bank.cells > 0).float().mean()
     )

@@ -1,7 +1,8 @@
 """The models that ship with diffalign, and where their files are. Imports no torch.
 
-`zoo://NAME` is a diffusers pipeline folder, `zoo://NAME/preferences` its preference set, `zoo://NAME/held_out` its
-held-out prompts. `python -m makers...` rebuilds each from nothing; the model cards say how.
+`zoo://NAME` is a diffusers pipeline folder, `zoo://NAME/held_out` its held-out prompts, and `zoo://NAME/preferences` its
+preference set; a model whose own samples a program judges has none. `python -m makers...` rebuilds each from nothing; the
+model cards say how.
 """
 
 from __future__ import annotations
@@ -57,4 +58,9 @@ def locate(path: str) -> Path:
         return _HOME / name
     if part not in _FILES:
         raise ConfigError(f"{path}: a zoo model has {' and '.join(_FILES)}, not {part!r}")
-    return _HOME / name / _FILES[part]
+    file = _HOME / name / _FILES[part]
+    if not file.is_file():
+        raise ConfigError(
+            f"{path}: {name} ships without {part}; take its prompts, {_PREFIX}{name}/held_out, and a reward"
+        )
+    return file
