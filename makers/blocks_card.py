@@ -80,6 +80,8 @@ def main() -> None:
     }
     (options.model / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (options.model / "held_out.txt").write_text("\n".join(held_out) + "\n", encoding="utf-8")
+    others = [text for text in shapes if text not in set(held_out)]
+    (options.model / "prompts.txt").write_text("\n".join(others) + "\n", encoding="utf-8")
     sheet(grids[: min(SHOWN, len(asked))], cell=5).save(options.model / "held_out.png")
     (options.model / "README.md").write_text(write_readme(card, asked[:SHOWN]), encoding="utf-8")
     log.info("%s", card)

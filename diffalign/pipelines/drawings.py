@@ -91,7 +91,7 @@ def draw_pictures(
 
     Raises:
         ConfigError: `out` cannot be made, lists something that was not drawn here, or pictures of other prompts or settings
-            (to be overwritten: such that people voted on); or the model draws no pictures.
+            (to be overwritten: such that people voted on).
     """
     model = DrawingModel(lambda: generator, view, source, adapter)
     return draw_models([model], prompts, out, seed=seed, count=count, overwrite=overwrite, progress=progress).rows
@@ -135,11 +135,6 @@ def draw_models(
     drawn = there = 0
     for place, model in enumerate(models):
         generator = model.load()
-        if generator.backbone.medium != "image":
-            raise ConfigError(
-                f"model.family: {generator.backbone.family!r} draws no pictures but {generator.backbone.medium}s, which no "
-                "folder of pictures can hold; draw them from Python, diffalign.pipelines.ImageGenerator"
-            )
         settings = _settings_of(generator, model)
         ending = ".glb" if generator.backbone.medium == "volume" else ".png"
         wanted = [

@@ -1,7 +1,7 @@
 """The models that ship with diffalign, and where their files are. Imports no torch.
 
 `zoo://NAME` is a diffusers pipeline folder, `zoo://NAME/held_out` its held-out prompts, and `zoo://NAME/preferences` its
-preference set; a model whose own samples a program judges has none. `python -m makers...` rebuilds each from nothing; the
+preference set; a model whose own samples a program judges has `zoo://NAME/prompts` in its place. `python -m makers...` rebuilds each from nothing; the
 model cards say how.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["ZooModel", "is_zoo", "list_zoo", "locate"]
 
 _HOME = Path(__file__).resolve().parent
 _PREFIX = "zoo://"
-_FILES = {"preferences": "preferences.safetensors", "held_out": "held_out.txt"}
+_FILES = {"preferences": "preferences.safetensors", "held_out": "held_out.txt", "prompts": "prompts.txt"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,9 @@ def locate(path: str) -> Path:
     if not part:
         return _HOME / name
     if part not in _FILES:
-        raise ConfigError(f"{path}: a zoo model has {' and '.join(_FILES)}, not {part!r}")
+        raise ConfigError(f"{path}: a zoo model has {', '.join(_FILES)}, not {part!r}")
     file = _HOME / name / _FILES[part]
     if not file.is_file():
-        raise ConfigError(
-            f"{path}: {name} ships without {part}; take its prompts, {_PREFIX}{name}/held_out, and a reward"
-        )
+        there = [key for key, each in _FILES.items() if (_HOME / name / each).is_file()]
+        raise ConfigError(f"{path}: {name} ships without {part}; it has {' and '.join(there)}")
     return file

@@ -212,11 +212,3 @@ def test_a_record_tells_samplers_apart(tmp_path):
         told.append((row["sampler"], row["eta"]))
     assert told[0] == ("FlowEuler", 0.0) and told[3] == ("DDIM", 0.8)
     assert told[1:3] == [("FlowSDE(form='flow_grpo', guard=None)", 0.8), ("FlowSDE(form='cps', guard=None)", 0.8)]
-
-
-def test_volumes_are_no_pictures(tmp_path):
-    generator = ImageGenerator.create(load("volume", None), steps=1)
-    with pytest.raises(
-        ConfigError, match="'volume' draws no pictures but volumes, which no folder of pictures can hold"
-    ):
-        draw_pictures(generator, ["a red circle"], tmp_path / "out")

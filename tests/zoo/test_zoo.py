@@ -45,8 +45,8 @@ def test_is_zoo():
         ("zoo://shape-sd", "did you mean zoo://shapes-sd"),
         ("zoo://", "the zoo has blocks-volume, emoji-sd3, shapes-sd, shapes-sd3"),
         ("zoo://../config", "the zoo has blocks-volume, emoji-sd3, shapes-sd, shapes-sd3"),
-        ("zoo://blocks-volume/preferences", "blocks-volume ships without preferences; take its prompts"),
-        ("zoo://shapes-sd/prefs", "a zoo model has preferences and held_out, not 'prefs'"),
+        ("zoo://blocks-volume/preferences", "blocks-volume ships without preferences; it has held_out and prompts"),
+        ("zoo://shapes-sd/prefs", "a zoo model has preferences, held_out, prompts, not 'prefs'"),
         ("zoo://shapes-sd/../../config/run.py", "a zoo model has"),
     ],
 )
