@@ -1,8 +1,8 @@
 """The models that ship with diffalign, and where their files are. Imports no torch.
 
 `zoo://NAME` is a diffusers pipeline folder, `zoo://NAME/held_out` its held-out prompts, and `zoo://NAME/preferences` its
-preference set; a model whose own samples a program judges has `zoo://NAME/prompts` in its place. `python -m makers...` rebuilds each from nothing; the
-model cards say how.
+preference set; a model whose own samples a program judges has `zoo://NAME/prompts` in its place. `python -m makers...`
+rebuilds each from nothing; the model cards say how.
 """
 
 from __future__ import annotations

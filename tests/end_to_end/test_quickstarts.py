@@ -100,6 +100,26 @@ def test_the_online_loop_makes_smaller_files_when_these_are_rewarded(method, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("dso_dpo", ["training.steps=32", "samples.every=null"]),  # two rounds of five
+        *(pytest.param(method, [], marks=pytest.mark.long) for method in ("dso_dpo", "dso_dro")),
+    ],
+)
+def test_more_shapes_stand_and_they_are_no_slabs(method, settings, tmp_path):
+    """Held-out captions; what a slab would show in is bounded."""
+    summary = _run(f"quickstart/{method}.yaml", tmp_path, *settings)
+    stability, geometry = summary["rewards"]["stability"], summary["geometry"]
+    assert summary["prompts"] == 94 and stability["trained_on"]
+    assert 0.35 <= stability["base_mean"] <= 0.65
+    assert stability["low"] > 0 and stability["wins"] > stability["losses"]
+    assert summary["diversity"]["aligned"] > 0.85 * summary["diversity"]["base"]
+    assert geometry["empty"] == [0, 0] and geometry["shared"] > 0.5
+    assert geometry["volume"]["aligned"] < 1.35 * geometry["volume"]["base"]
+
+
+@pytest.mark.slow
 @pytest.mark.long
 def test_the_designers_emoji_before_its_own_raise_the_likeness_of_other_names(tmp_path):
     summary = _run("quickstart/emoji_dpo.yaml", tmp_path)
