@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
-    parser.add_argument("--each", type=int, default=6, help="objects of every held-out caption")
+    parser.add_argument("--each", type=int, default=4, help="objects of every held-out caption")
     parser.add_argument("--examples", type=int, default=16, help="procedural objects of every caption to compare with")
     parser.add_argument("--captions", type=int, help="of the held-out ones; all unless told")
     return parser
@@ -97,7 +97,7 @@ def write_readme(card: dict[str, Any], shown: list[str]) -> str:
         f"**Parameters**: {parameters}; half precision on disk. No autoencoder: the latent is occupancy, -1 for empty and "
         "+1 for filled; axes x (left to right), y (front to back), z (up).",
         f"**Stability, unaligned**: {card['standing']:.1%} of {card['objects']:,} objects stand ({kinds}), {card['each']} "
-        f"of each of the held-out captions; of {card['both_ways']:.0%} of the captions some stand and some topple. It "
+        f"of each of the held-out captions; of {card['both_ways']:.0%} of the captions some stand and some topple. That "
         "is the static test of makers/blocks_static.py: the centre of mass above the hull of the lowest layer. Standing "
         f"objects are {card['height_standing']:.1f} voxels high on average, toppling ones {card['height_toppling']:.1f}. "
         f"{card['steps']} steps, guidance scale {card['guidance_scale']:g}, seeds {card['seeds']}, fp32 on the CPU.",
@@ -105,7 +105,7 @@ def write_readme(card: dict[str, Any], shown: list[str]) -> str:
         f"procedural objects of these captions the same figures are {known['kind']:.1%}, {known['direction']:.1%}, "
         f"{known['words']:.1%}, {known['caption']:.1%} and {known['overlap']:.3f}.",
         f"**Data**: procedural objects (makers/blocks_objects.py) of {card['captions']} captions: tables, chairs, lamps, L "
-        "and T shapes, stacked blocks and towers. Of every caption half of the training objects stand and half topple. One "
+        "and T shapes, stacked blocks and towers. Of every caption half of the training objects stand, later a third. One "
         f"in {HELD_OUT_SHARE} captions is held out (`held_out.txt`, {card['held_out_captions']}) and was never trained on. "
         "There is no preference set: the model's own objects, judged by a simulator, are one.",
     )

@@ -1,9 +1,9 @@
 """Train `blocks-volume` from nothing: a flow over 16^3 occupancy (+1 filled, -1 empty), told what to make by a caption.
 
-    python -m makers.blocks_volume --out build/blocks-volume
+    python -m makers.blocks_all blocks-volume     # in two phases, with the card: see blocks_recipes.py
 
-About 30 minutes of one CPU thread. Muon trains the matrices of the transformer's blocks, AdamW all else. Half of the
-training objects of every caption stand and half topple: what alignment can change.
+About 30 minutes of one CPU thread. Muon trains the matrices of the transformer's blocks, AdamW all else. Of every caption
+some training objects stand and some topple: what alignment can change.
 
 Every `--keep-every` steps the state goes to the file OUT-state.pt, from which a later call goes on.
 """

@@ -111,6 +111,8 @@ def test_the_bank_is_balanced_and_has_no_held_out_captions():
     assert torch.bincount(bank.index).tolist() == [2] * 322
     assert set(bank.cells.unique().tolist()) == {-1, 1}
     assert not set(bank.texts) & set(held_out_captions())
+    few = blocks_volume.draw_bank(3 * 322, 0, standing=0.35)
+    assert sum(stands(grid) for grid in few.cells[:, 0].numpy() > 0) == 2 * 322  # the first and the third of each
     again = blocks_volume.draw_bank(10, 0)
     assert torch.equal(again.cells, bank.cells[:10])
 
@@ -168,13 +170,14 @@ def test_toppling_objects_are_red():
 
 def test_recipe_can_be_typed(tmp_path, monkeypatch, capsys):
     steps = list(shapes_all.steps_left("blocks-volume", tmp_path, RECIPES))
-    assert [step.module for step in steps] == ["makers.blocks_volume", "makers.blocks_card"]
+    assert [step.module for step in steps] == ["makers.blocks_volume"] * 2 + ["makers.blocks_card"]
+    assert f"--start {tmp_path}/{steps[0].makes}-state.pt" in steps[1].command(str(tmp_path))
     for step in steps:
         options = import_module(step.module).parser().parse_args(step.arguments(str(tmp_path)))
         assert (getattr(options, "out", None) or options.model / "card.json") == tmp_path / step.makes
     monkeypatch.setattr(sys, "argv", ["blocks_all", "blocks-volume", "--build", str(tmp_path), "--dry"])
     blocks_all.main(blocks_all.__doc__, RECIPES)
-    assert capsys.readouterr().out.count("python -m") == 2
+    assert capsys.readouterr().out.count("python -m") == 3
 
 
 def test_rate_rises_stays_and_falls():
@@ -193,7 +196,10 @@ def test_from_nothing_to_a_card(monkeypatch, tmp_path):
     common = ("--batch", 2, "--width", 24, "--heads", 2, "--layers", 1, "--objects", 8)
     call(blocks_volume, monkeypatch, "--out", model, *common, "--stop", 2)
     call(blocks_volume, monkeypatch, "--out", model, *common, "--stop", 4)  # goes on
-    call(blocks_volume, monkeypatch, "--out", whole, *common, "--stop", 4)
+    call(blocks_volume, monkeypatch, "--out", whole, *common, "--stop", 2)
+    begun = tmp_path / "whole-state.pt"
+    whole = tmp_path / "from-the-other"
+    call(blocks_volume, monkeypatch, "--out", whole, "--start", begun, *common, "--stop", 4)
     for part in ("transformer", "text_encoder"):
         halves = next((model / part).glob("*.safetensors")).read_bytes()
         assert halves == next((whole / part).glob("*.safetensors")).read_bytes()
