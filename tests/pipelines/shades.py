@@ -29,7 +29,7 @@ def shades(offset: int = 0, batch: int = 2, backbone: Any = None) -> Shades:
     """A generator of its own; without a backbone it is what records say of one that has 2 x 2 pixels."""
     made = object.__new__(Shades)  # past the check of types, which asks for a whole backbone
     fields = {
-        "backbone": backbone or SimpleNamespace(resolution=2, dtype=torch.float32),
+        "backbone": backbone or SimpleNamespace(medium="image", resolution=2, dtype=torch.float32),
         "sampler": DDIM(),
         "times": torch.zeros(3),
         "guidance_scale": 1.0,
