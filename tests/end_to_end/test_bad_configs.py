@@ -185,7 +185,7 @@ def test_of_two_overrides_the_later_one_counts(tmp_path):
         (["list", "objectivs"], ("list: must be one of objectives", "did you mean 'objectives'?")),
         (
             ["list", "rewards", "jpg"],
-            ("fad_song, vendi, frechet, fad, got 'jpg'; did you mean 'jpeg'?",),
+            ("fad_song, stability, vendi, frechet, fad, got 'jpg'; did you mean 'jpeg'?",),
         ),
         (["list", "zoo", ""], ("list zoo: must be one of", "got ''")),
         (["doctor", "now"], ("unexpected extra argument", "now")),

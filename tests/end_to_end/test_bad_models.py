@@ -96,7 +96,7 @@ def test_damaged_model(tmp_path, harm, says):
 # name, settings, what the message says
 SETTINGS: list[tuple[str, dict[str, object], tuple[str, ...]]] = [
     ("no such zoo model", {"model.path": "zoo://shapes-sd4"}, ("model.path: ", "did you mean zoo://shapes-sd?")),
-    ("no such zoo file", {"data.path": "zoo://shapes-sd/pairs"}, ("data.path: ", "preferences and held_out")),
+    ("no such zoo file", {"data.path": "zoo://shapes-sd/pairs"}, ("data.path: ", "preferences, held_out, prompts")),
     ("no such folder", {"model.path": "/absent/model"}, ("model.path: ", "'/absent/model'", "no such folder")),
     ("no such hub model", {"model.path": "nobody/nothing"}, ("model.path: ", "'nobody/nothing'", "no such folder")),
     ("folder that is no model", {"model.path": "HOME"}, ("model.path: ", "model_index.json")),
@@ -176,7 +176,7 @@ DRAWS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
     (
         "no such zoo prompts",
         ("generate", "-p", "zoo://shapes-sd/all", "-o", "out", *ZOO),
-        ("preferences and held_out",),
+        ("preferences, held_out, prompts",),
     ),
     ("zoo latents as prompts", ("generate", "-p", "zoo://shapes-sd/preferences", "-o", "out", *ZOO), ("not UTF-8",)),
     ("folder is a file", (*DRAW, *ZOO, "-o", "blank.txt"), ("--out: ", "blank.txt")),

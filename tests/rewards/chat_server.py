@@ -73,10 +73,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.asked.append(asked)
             self.server.now += 1
             self.server.at_once = max(self.server.at_once, self.server.now)
+        self.counted = True
         if self._is_admitted():
             self._answer(asked)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Before the last byte goes: whoever has it may ask again at once."""
         with self.server.lock:
-            self.server.now -= 1
+            self.server.now -= self.counted
+        self.counted = False
 
     def _is_admitted(self) -> bool:
         if self.server.key in (None, self.headers.get("Authorization", "").removeprefix("Bearer ")):
@@ -99,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._complete({"message": {"content": TEXTS[case]}, "finish_reason": "stop"})
 
     def _complete(self, choice: dict[str, Any]) -> None:
+        self._leave()
         self._send(200, {"choices": [choice]})
 
     def _busy(self, tries: int) -> None:

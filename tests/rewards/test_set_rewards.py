@@ -221,7 +221,7 @@ def test_the_table_is_consistent():
         ("vendi", {"kernal": "cosine"}, "vendi.kernal: unknown option; did you mean 'kernel'?"),
         ("frechet", {}, "frechet.reference: required, but missing: load_reward('frechet', reference=...)"),
         ("frechet", {"reference": "/nowhere"}, "frechet.reference: no such file or folder: /nowhere"),
-        ("vendy", {}, "fad_song, vendi, frechet, fad, got 'vendy'; did you mean 'vendi'?"),
+        ("vendy", {}, "fad_song, stability, vendi, frechet, fad, got 'vendy'; did you mean 'vendi'?"),
     ],
 )
 def test_wrong_names_and_options(name, options, message):

@@ -64,7 +64,14 @@ def test_every_method_has_a_quickstart_of_its_own():
     """CI runs those of tests/end_to_end; each is valid (tests/config) and begins to learn (above)."""
     names = {Path(name).stem for name in list_configs() if name.startswith("quickstart/")} - {"shapes_reward"}
     own = {name for name in names if quickstart(name).objective.name == name}
-    assert own >= set(OFFLINE) and names - own == {"emoji_dpo", "ddpo", "dragon_vendi", "rank_dpo_votes"}
+    assert own >= set(OFFLINE) and names - own == {
+        "emoji_dpo",
+        "ddpo",
+        "dragon_vendi",
+        "rank_dpo_votes",
+        "dso_dpo",
+        "dso_dro_scenes",
+    }
     for name in names:
         config = quickstart(name)
         assert config.name == name
