@@ -14,8 +14,16 @@ from tests.training.tiny import tiny
 OFFLINE = sorted(name for name, row in OBJECTIVES.items() if not row.params.online)
 
 
+OF_RECORDS = {"dso_dro": "dso_dro_scenes"}  # whose own quickstart draws shapes
+
+
 def quickstart(name: str, *overrides: str) -> RunConfig:
     return load_config(f"quickstart/{name}.yaml", overrides)
+
+
+def of_records(name: str, *overrides: str) -> RunConfig:
+    """The method's quickstart on records of the zoo's pictures."""
+    return quickstart(OF_RECORDS.get(name, name), *overrides)
 
 
 def settings(name: str, family: str | None = None) -> dict[str, Any]:
@@ -23,7 +31,7 @@ def settings(name: str, family: str | None = None) -> dict[str, Any]:
 
     On the other family than the quickstart's, beta is moved by as much as Diffusion-DPO's is to Flow-DPO's.
     """
-    config = quickstart(name)
+    config = of_records(name)
     found = config.objective.model_dump()
     if family not in (None, config.model.family) and "beta" in found:
         betas = {"sd": quickstart("diffusion_dpo").objective.beta, "sd3": quickstart("flow_dpo").objective.beta}
@@ -33,7 +41,7 @@ def settings(name: str, family: str | None = None) -> dict[str, Any]:
 
 def records(name: str) -> dict[str, Any]:
     """The quickstart's section `data` without where the records are."""
-    return quickstart(name).data.model_dump(include={"kind", "reward_range", "pairs_per_group"})
+    return of_records(name).data.model_dump(include={"kind", "reward_range", "pairs_per_group"})
 
 
 def families(name: str) -> list[str]:

@@ -15,7 +15,7 @@ from diffalign.training import train
 from diffalign.training.build_trainer import build_trainer
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.offline import OfflineTrainer
-from tests.training.methods import OFFLINE, QUICK, families, quickstart, settings, trainer_of
+from tests.training.methods import OFFLINE, QUICK, families, of_records, quickstart, settings, trainer_of
 from tests.training.tiny import adapter, rows, tiny, tiny_settings
 
 EVERY = pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_loss_on_a_fixed_batch_falls(home, name, family):
 
     On the family of its quickstart with all that this sets, but for the size and number of steps.
     """
-    if quickstart(name).model.family == family:
+    if of_records(name).model.family == family:
         small = ("training.groups=8", "training.steps=30", "optimizer.warmup_steps=0")
-        trainer = build_trainer(quickstart(name, f"folder={home}", f"data.cache={home}/cache", *small))
+        trainer = build_trainer(of_records(name, f"folder={home}", f"data.cache={home}/cache", *small))
     else:
         trainer = trainer_of(home, name, family, optimizer={"learning_rate": 3e-3})
     micro = trainer._micro_batch(0)
