@@ -18,11 +18,12 @@ def dso_dro(
     label: Float[Tensor, "groups members"] | None = None,
     max_bad_error: float | None,
     max_bad_ratio: float | None,
+    bad_weight: float,
 ) -> ObjectiveOutput:
     """Error of the good less error of the bad, on pairs or on labelled samples.
 
-        pair    loss = policy_good - policy_bad
-        signed  loss = mean_i label_i policy_i                              over the labelled members
+        pair    loss = policy_good - a policy_bad                           a = bad_weight, the paper's 1
+        signed  loss = mean_i w_i label_i policy_i                          over the labelled members; w = a where bad
 
     Args:
         policy: denoising error of the trained model; without labels pairs, the good member first.
@@ -32,6 +33,9 @@ def dso_dro(
             error it is pushed no further. None: no bound, as the authors train (and stop at 4000 steps).
         max_bad_ratio: the same bound as a multiple of the mean error of the group's good members, so that it goes by
             no model's scale; in a group without any it does not hold. None: no such bound.
+        bad_weight: of the bad half. With 1, the authors', and one x_t for both the difference of the errors is linear in
+            the prediction: a pull without end, away from the bad towards what is beyond the good. Below 1 it is convex,
+            with its least value at good + a / (1 - a) (good - bad).
 
     Returns:
         loss [groups]; metrics `good_error` and `bad_error` (means over the good and the bad members of the batch, 0
@@ -62,7 +66,8 @@ def dso_dro(
         bound = torch.where(good.any(1), max_bad_ratio * mean, torch.inf)[:, None]
         bounded = torch.minimum(bounded, bound).where(bad, policy)
     labelled = sign != 0
-    signed = (sign * bounded).masked_fill(~labelled, 0.0).sum(1)
+    weighed = torch.where(bad, bad_weight * sign, sign)
+    signed = (weighed * bounded).masked_fill(~labelled, 0.0).sum(1)
     seen = policy.detach()
     beyond = bad & (bounded.detach() < seen)
     return ObjectiveOutput(

@@ -11,8 +11,8 @@ from diffalign.objectives import dso_dro
 LABEL = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]], dtype=torch.float64)
 
 
-def _dro(policy, label=None, max_bad_error=None, max_bad_ratio=None):
-    return dso_dro(policy, label=label, max_bad_error=max_bad_error, max_bad_ratio=max_bad_ratio)
+def _dro(policy, label=None, max_bad_error=None, max_bad_ratio=None, bad_weight=1.0):
+    return dso_dro(policy, label=label, max_bad_error=max_bad_error, max_bad_ratio=max_bad_ratio, bad_weight=bad_weight)
 
 
 def test_pair_by_hand():
@@ -103,3 +103,22 @@ def test_the_bound_by_the_good_members_goes_by_no_scale():
     assert _dro(policy, torch.tensor([[-1.0, -1.0], [-1.0, -1.0]]), max_bad_ratio=3.0).metrics["clamped_share"] == 0
     spoilt = _dro(torch.tensor([[torch.nan, 2.0], [3.0, 9.5]]), max_bad_ratio=3.0).loss
     assert spoilt[0].isnan() and spoilt[1] == 3.0 - 9.0
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 0.75])
+def test_with_less_weight_on_the_bad_the_pull_has_an_end(weight):
+    """One x_t for both: the least loss is at good + a / (1 - a) (good - bad), worked out by hand."""
+    good, bad = torch.tensor([1.0, -0.5, 2.0]), torch.tensor([0.5, 0.5, 1.0])
+    prediction = torch.zeros(3, requires_grad=True)
+    for _ in range(400):
+        errors = torch.stack([(prediction - target).square().mean() for target in (good, bad)])[None]
+        (gradient,) = torch.autograd.grad(_dro(errors, bad_weight=weight).loss.sum(), prediction)
+        prediction = (prediction - gradient).detach().requires_grad_()
+    torch.testing.assert_close(prediction.detach(), good + weight / (1 - weight) * (good - bad))
+
+
+def test_the_weight_counts_for_labelled_members_too():
+    policy = torch.tensor([[1.0, 2.0, 4.0]])
+    labelled = _dro(policy, torch.tensor([[1.0, -1.0, -1.0]]), bad_weight=0.5)
+    assert labelled.loss.item() == pytest.approx((1.0 - 0.5 * 6.0) / 3)
+    assert _dro(policy[:, :2], bad_weight=0.5).loss.item() == pytest.approx(1.0 - 0.5 * 2.0)

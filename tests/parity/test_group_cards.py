@@ -316,10 +316,12 @@ def test_dso_errors():
 
 def test_dso_dro_values():
     policy, _ = _dso_errors()
-    _six(dso_dro(policy, max_bad_error=None, max_bad_ratio=None).loss, [0.652800])
-    signed = dso_dro(policy, label=_rows([1.0, -1.0]), max_bad_error=None, max_bad_ratio=None)
+    _six(dso_dro(policy, max_bad_error=None, max_bad_ratio=None, bad_weight=1.0).loss, [0.652800])
+    signed = dso_dro(policy, label=_rows([1.0, -1.0]), max_bad_error=None, max_bad_ratio=None, bad_weight=1.0)
     _six(2 * signed.loss, [0.652800])
-    labelled = dso_dro(_rows([0.42, 0.58, 0.30]), label=_rows([1.0, -1.0, 1.0]), max_bad_error=None, max_bad_ratio=None)
+    labelled = dso_dro(
+        _rows([0.42, 0.58, 0.30]), label=_rows([1.0, -1.0, 1.0]), max_bad_error=None, max_bad_ratio=None, bad_weight=1.0
+    )
     _six(labelled.loss, [0.046667])
 
 
