@@ -14,7 +14,6 @@ import argparse
 import copy
 import logging
 import math
-import os
 import re
 import time
 from collections import Counter
@@ -33,6 +32,7 @@ from diffalign.backbones.volume_network import SparseStructureFlowModel
 from makers.blocks_objects import SIDE, captions, draw_object, is_held_out
 from makers.shapes_denoiser import plain_parser, save_half, start
 from makers.shapes_text import build_encoder, build_word_tokenizer
+from makers.training_state import average_into, load_state, save_state
 
 log = logging.getLogger("makers.blocks_volume")
 LENGTH = 22  # tokens: the longest caption has 19 words
@@ -129,14 +129,7 @@ def train(
     first = 0
     source = state_path if state_path.is_file() else options.start
     if source is not None:
-        state = torch.load(source, weights_only=True)
-        for kind, members in parts.items():
-            for name, module in members.items():
-                module.load_state_dict(state[kind][name])
-        for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(content)
-        generator.set_state(state["generator"])
-        first = state["step"]
+        first = load_state(source, parts, optimizers, generator)
         log.info("on from step %d", first)
     started, used, running = time.monotonic(), time.process_time(), 0.0
     for step in range(first, options.stop):
@@ -171,23 +164,7 @@ def train(
                 done, running, time.monotonic() - started, time.process_time() - used,
             )  # fmt: skip
         if done % options.keep_every == 0 or done == options.stop:
-            state = {kind: {n: m.state_dict() for n, m in members.items()} for kind, members in parts.items()}
-            state |= {
-                "optimizers": [o.state_dict() for o in optimizers],
-                "generator": generator.get_state(),
-                "step": done,
-            }
-            partial = state_path.with_suffix(".partial")
-            torch.save(state, partial)
-            os.replace(partial, state_path)
-
-
-@torch.no_grad()
-def average_into(average: dict[str, nn.Module], modules: dict[str, nn.Module], decay: float) -> None:
-    """average = decay * average + (1 - decay) * modules."""
-    kept = [p for name in modules for p in average[name].parameters()]
-    current = [p for module in modules.values() for p in module.parameters()]
-    torch._foreach_lerp_(kept, current, 1 - decay)
+            save_state(state_path, parts, optimizers, generator, done)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ import argparse
 import copy
 import json
 import logging
-import os
 import re
 import time
 from collections import Counter
@@ -31,6 +30,7 @@ from makers.emoji_vae import encode as encode_pictures
 from makers.shapes_denoiser import plain_parser, save_half, start
 from makers.shapes_sd3 import encode
 from makers.shapes_text import build_projected_encoder, build_word_tokenizer
+from makers.training_state import average_into, load_state, save_state
 
 log = logging.getLogger("makers.emoji_sd3")
 WIDTHS = {"text_encoder": 64, "text_encoder_2": 32}
@@ -112,14 +112,7 @@ def train(
     parts = {"modules": modules, "average": average}
     first = 0
     if state_path.is_file():
-        state = torch.load(state_path, weights_only=True)
-        for kind, members in parts.items():
-            for name, module in members.items():
-                module.load_state_dict(state[kind][name])
-        for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(content)
-        generator.set_state(state["generator"])
-        first = state["step"]
+        first = load_state(state_path, parts, optimizers, generator)
         log.info("on from step %d", first)
     started, used, running = time.monotonic(), time.process_time(), 0.0
     for step in range(first, options.stop):
@@ -147,7 +140,7 @@ def train(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        _average_into(average, modules, min(0.999, (step + 1) / (step + 20)))
+        average_into(average, modules, min(0.999, (step + 1) / (step + 20)))
         running = loss.item() if step == first else 0.99 * running + 0.01 * loss.item()
         done = step + 1
         if done % 100 == 0:
@@ -156,22 +149,7 @@ def train(
                 done, running, time.monotonic() - started, time.process_time() - used,
             )  # fmt: skip
         if done % options.keep_every == 0 or done == options.stop:
-            state = {kind: {n: m.state_dict() for n, m in members.items()} for kind, members in parts.items()}
-            state |= {
-                "optimizers": [o.state_dict() for o in optimizers],
-                "generator": generator.get_state(),
-                "step": done,
-            }
-            partial = state_path.with_suffix(".partial")
-            torch.save(state, partial)
-            os.replace(partial, state_path)
-
-
-@torch.no_grad()
-def _average_into(average: dict[str, nn.Module], modules: dict[str, nn.Module], decay: float) -> None:
-    kept = [p for name in modules for p in average[name].parameters()]
-    current = [p for module in modules.values() for p in module.parameters()]
-    torch._foreach_lerp_(kept, current, 1 - decay)
+            save_state(state_path, parts, optimizers, generator, done)
 
 
 def parser() -> argparse.ArgumentParser:

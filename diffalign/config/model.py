@@ -85,6 +85,11 @@ class ModelConfig(Params):
             yield "model.reference: is of model.train: full (a LoRA's reference is its own base, at no cost); leave it out"
 
     @property
+    def draws(self) -> str:
+        """What rewards look at: "image", or "mesh" of a family that draws shapes."""
+        return "mesh" if self.family in SHAPE_FAMILIES else "image"
+
+    @property
     def result(self) -> str:
         """The folder of a run that what was trained is saved in."""
         return "adapter" if self.train == "lora" else "model"

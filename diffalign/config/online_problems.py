@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from diffalign.config.model import SHAPE_FAMILIES
 from diffalign.config.params import Params
 from diffalign.config.sample_rewards import medium_problems
 from diffalign.config.samplers import DDIMParams, FlowSDEParams, sampler_problems
@@ -51,8 +50,7 @@ def online_problems(config: RunConfig) -> Iterator[str]:
     if named is not None and named not in config.trained_on:
         judges = "people do" if online.preference == "human" else ", ".join(config.trained_on) or "nobody does"
         yield f"evaluation.trained_reward: {named!r} does not judge in this run ({judges}); leave it out (=null)"
-    drawn = "mesh" if config.model.family in SHAPE_FAMILIES else "image"
-    yield from medium_problems("online.rewards", online.rewards, drawn)
+    yield from medium_problems("online.rewards", online.rewards, config.model.draws)
     yield from _data_problems(config)
     yield from _round_problems(config, online)
     if config.objective.on_trajectories:

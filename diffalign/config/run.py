@@ -238,8 +238,7 @@ class RunConfig(Params):
             yield f"data.reward_range: scales rewards, and {name!r} takes neither rewards nor soft preferences"
 
     def _evaluation_problems(self) -> Iterator[str]:
-        drawn = "mesh" if self.model.family in SHAPE_FAMILIES else "image"
-        yield from medium_problems("evaluation.rewards", self.evaluation.rewards, drawn)
+        yield from medium_problems("evaluation.rewards", self.evaluation.rewards, self.model.draws)
         names = [reward.name for reward in self.evaluation.rewards]
         listed = ", ".join(names)
         if len(set(names)) < len(names):

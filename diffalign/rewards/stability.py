@@ -85,23 +85,24 @@ class StabilityReward(SampleReward):
         shape = medium.turned(self.up) if isinstance(medium, Mesh) and self.up != "auto" else medium
         solid = solid_of(shape)
         static = static_stability(solid)
+        pieces = shape.pieces
         parts = {
             "margin": static.margin / solid.extent,
             "critical_angle": static.critical_angle,
-            "pieces": float(shape.pieces),
+            "pieces": float(pieces),
             "exact": float(solid.mass == "exact"),
         }
         if self.form == "margin":
             return parts["margin"], parts
         found = simulate_stability(
-            shape,
+            solid if self.mode == "exact" else shape,
             mode=self.mode,
             threshold=self.threshold,
             nudge=self.nudge,
             seed=self.seed,
             settle=self.form == "tilt",
         )
-        apart = self.pieces == "fall" and shape.pieces > 1
+        apart = self.pieces == "fall" and pieces > 1
         stands = bool(found.stable) and not apart
         parts |= {"stands": float(stands), "tilt": found.tilt, "rotation": found.rotation, "seconds": found.seconds}
         if self.form == "stands":

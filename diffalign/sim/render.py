@@ -23,7 +23,6 @@ def render(
     size: int = 128,
     pose: NDArray[np.float64] | None = None,
     span: float | None = None,
-    centre: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
     """A picture of a shape on the ground, seen from the front, from its right and from above, without perspective.
 
@@ -32,7 +31,6 @@ def render(
         size: pixels along a side.
         pose: [4, 4], as `Stability.pose`: where the shape is; None: as it is, put on the ground.
         span: how much of the world the picture shows, in units of the shape; None: 1.7 of its longest side.
-        centre: what of the ground is in the middle; None: what is below the middle of the shape.
 
     Returns:
         uint8 [size, size, 3].
@@ -44,7 +42,7 @@ def render(
     else:
         triangles = triangles @ pose[:3, :3].T + pose[:3, 3]
     box = triangles.max((0, 1)), triangles.min((0, 1))
-    middle = (box[0] + box[1])[:2] / 2 if centre is None else np.array(centre)
+    middle = (box[0] + box[1])[:2] / 2
     triangles = (triangles - [*middle, 0]) / span
     fine = size * _FINER
     canvas = _Canvas(fine)

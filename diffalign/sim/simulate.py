@@ -56,7 +56,7 @@ class Stability:
 
 
 def simulate_stability(
-    shape: Shape,
+    shape: Shape | Solid,
     *,
     mode: Mode = "exact",
     threshold: float = 20.0,
@@ -74,7 +74,7 @@ def simulate_stability(
     plane. The answer depends on the arguments alone: simulated time is what is limited, never that of a clock.
 
     Args:
-        shape: a mesh or voxels, z up.
+        shape: a mesh or voxels, z up; in mode exact also the body of one, as `solid_of` makes it.
         mode: `exact`: exact inertia, longest side scaled to 1, a nudge, steps of 2 ms, at most 5 s, and an end as soon as
             it is at rest or has toppled (is tilted by 10 degrees more than the threshold). `dso`: the recipe of the
             authors' labels: MuJoCo's legacy inertia, no scaling, no nudge, steps of 1 ms for all of 10 s, and the whole
@@ -103,8 +103,10 @@ def simulate_stability(
     """
     _check(mode, mass, fallback)
     if mode == "dso":
+        if isinstance(shape, Solid):
+            raise ConfigError("mode: dso makes its own body of a mesh or voxels, and got a Solid")
         return _as_dso(shape, threshold, 10.0 if seconds is None else seconds, bool(normalise))
-    solid = solid_of(shape, mass=mass, fallback=fallback)
+    solid = shape if isinstance(shape, Solid) else solid_of(shape, mass=mass, fallback=fallback)
     unit = 1.0 if normalise is False else 1.0 / solid.extent
     placed = replace(solid, points=solid.points - solid.centre, centre=np.zeros(3)).scaled(unit)
     start = solid.centre * unit

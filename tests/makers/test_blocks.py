@@ -17,7 +17,7 @@ from makers.blocks_measure import Examples, both_ways, measure, standing_by_kind
 from makers.blocks_objects import DIRECTIONS, KINDS, SIDE, captions, draw_object, held_out_captions, is_held_out
 from makers.blocks_pictures import picture, sheet
 from makers.blocks_recipes import RECIPES
-from makers.blocks_static import convex_hull, in_one_piece, stands, static_margin
+from makers.blocks_static import in_one_piece, stands
 
 SHAPES = captions()
 
@@ -32,30 +32,15 @@ def solid(*boxes: tuple[slice, slice, slice]) -> np.ndarray:
 # ---------------------------------------------------------------- the static test
 
 
-def test_margins_by_hand():
-    cube = solid((slice(2, 6), slice(2, 6), slice(0, 4)))
-    assert static_margin(cube) == 2
-    arm = (slice(6, 14), slice(2, 6), slice(3, 4))  # 32 voxels with their centre at x = 10, beside 64 at x = 4
-    hook = solid((slice(2, 6), slice(2, 6), slice(0, 4)), arm)
-    assert static_margin(hook) == pytest.approx(6 - (64 * 4 + 32 * 10) / 96)  # exactly above the edge
-    assert not stands(hook)
-    assert stands(solid((slice(2, 6), slice(2, 6), slice(0, 4)), (slice(6, 13), slice(2, 6), slice(3, 4))))
-    assert static_margin(np.zeros((4, 4, 4), bool)) == -np.inf and not stands(np.zeros((4, 4, 4), bool))
-
-
-def test_the_lowest_layer_counts_wherever_it_is():
-    raised = solid((slice(2, 6), slice(2, 6), slice(5, 9)))
-    assert static_margin(raised) == 2
-
-
-def test_the_margin_is_that_of_a_table_on_three_legs():
-    """The support is a triangle, not its bounding box."""
-    legs = [(slice(x, x + 1), slice(y, y + 1), slice(0, 4)) for x, y in ((0, 0), (0, 9), (9, 0))]
-    top = solid((slice(0, 10), slice(0, 10), slice(4, 5)), *legs)
-    triangle = [(0, 0), (10, 0), (10, 1), (1, 10), (0, 10)]
-    assert convex_hull(np.argwhere(top[:, :, 0])) == triangle
-    centre = np.argwhere(top)[:, :2].mean(0) + 0.5
-    assert static_margin(top) == pytest.approx((11 - centre.sum()) / np.sqrt(2))
+def test_what_stands_by_hand():
+    foot = (slice(2, 6), slice(2, 6), slice(0, 4))
+    assert stands(solid(foot)) and stands(
+        solid((slice(2, 6), slice(2, 6), slice(5, 9)))
+    )  # wherever its lowest layer is
+    # 32 voxels with their centre at x = 10, beside 64 at x = 4: exactly above the edge at 6
+    assert not stands(solid(foot, (slice(6, 14), slice(2, 6), slice(3, 4))))
+    assert stands(solid(foot, (slice(6, 13), slice(2, 6), slice(3, 4))))
+    assert not stands(np.zeros((4, 4, 4), bool))
 
 
 def test_pieces_touch_by_their_faces():
