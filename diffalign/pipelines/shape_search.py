@@ -42,8 +42,9 @@ def push_margin(
     """Move the centre of mass over the feet by gradients: cells of the surface are added and taken away.
 
     The static margin, as a function of how full every cell is, is raised by gradient steps on the cells of the surface
-    and those that touch it, until it reaches `target`; the rest of the shape stays. Cells of the lowest layer may come,
-    and none of it goes: the feet only grow.
+    and those that touch it, until it reaches `target`. Layer by layer this may change much of a shape that has far to go,
+    and part it into pieces: look at what it shares with what it was. Cells of the lowest layer may come, and none of it
+    goes: the feet only grow.
 
     Args:
         grid: occupancy in [0, 1].
