@@ -100,6 +100,9 @@ class HealthConfig(Params):
     reward_hacking: Literal["off", "warn", "stop"] = "warn"  # the held-out reward falls while the trained one rises
     diversity_collapse: Literal["off", "warn", "stop"] = "warn"  # pictures of different prompts become alike
     diversity_limit: ShareBelowOne = 0.6  # times the samples' diversity before the first step
+    # shapes become fuller, or vanish: a slab stands too; auto: warn, and stop for dso_dro
+    volume_drift: Literal["auto", "off", "warn", "stop"] = "auto"
+    volume_limit: Annotated[float, Field(gt=1.0)] = 1.35  # times the samples' volume before the first step, or 1 / that
     window: PositiveInt = 20
 
 

@@ -8,6 +8,7 @@ Source: Bai et al. 2025, "DRAGON: Distributional Rewards Optimize Diffusion Gene
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -108,15 +109,17 @@ class SwapResult:
     swaps: int
 
 
-def paired_by_reward(reward: Float[Tensor, "groups members"]) -> Contrast:
+def paired_by_reward(
+    reward: Float[Tensor, "groups members"], draws: Sequence[torch.Generator] | None = None
+) -> Contrast:
     """The best member of each group to D+, the worst to D-.
 
     Args:
         reward: of each sample, higher is better; NaN where unscored, and never chosen.
+        draws: one per group: which of equally good (or equally bad) members is taken. None: the first of them.
 
     Returns:
-        A group is valid where two scored members differ: with all equal, argmax and argmin are one member. Among
-        equally good (or bad) ones the first is taken.
+        A group is valid where two scored members differ: with all equal, argmax and argmin are one member.
 
     Raises:
         ShapeError: fewer than 2 members.
@@ -127,7 +130,11 @@ def paired_by_reward(reward: Float[Tensor, "groups members"]) -> Contrast:
     high = reward.masked_fill(~scored, -torch.inf).amax(1, keepdim=True)
     low = reward.masked_fill(~scored, torch.inf).amin(1, keepdim=True)
     valid = (scored.sum(1) >= 2) & (high != low)[:, 0]
-    best, worst = ((reward == bound).int().argmax(1) for bound in (high, low))  # of equal ones the first
+    lots = torch.arange(reward.shape[1], 0, -1).expand(reward.shape)  # of equal ones the first
+    if draws is not None:
+        lots = torch.stack([torch.randperm(reward.shape[1], generator=each) + 1 for each in draws])
+    lots = lots.to(reward.device)
+    best, worst = (((reward == bound) * lots).argmax(1) for bound in (high, low))
     return Contrast(best.masked_fill(~valid, -1), worst.masked_fill(~valid, -1), valid)
 
 

@@ -49,8 +49,8 @@ class HealthMonitor:
         """Begin to watch.
 
         Args:
-            unbounded: whether the loss has no lower bound: then a winner error that rises stops the run, unless the config
-                says what it does.
+            unbounded: whether the loss has no lower bound: then a winner error that rises, and a volume that drifts, stop
+                the run, unless the config says what they do.
         """
         self._config = config
         wish = config.winner_error_rising
@@ -62,6 +62,9 @@ class HealthMonitor:
         self._first_loss: float | None = None  # mean of the first window
         self._first_rewards: dict[str, Mapping[str, float]] = {}
         self._first_diversity: float | None = None
+        self._first_volume: float | None = None
+        drift = config.volume_drift
+        self._volume_action = drift if drift != "auto" else "stop" if unbounded else "warn"
         self._steps = 0
         self._rung: dict[str, int | None] = {}  # the step since which it has been quiet; None: it rings
 
@@ -74,6 +77,7 @@ class HealthMonitor:
             "first_winner": self._first_winner,
             "first_rewards": {name: dict(row) for name, row in self._first_rewards.items()},
             "first_diversity": self._first_diversity,
+            "first_volume": self._first_volume,
             "rung": dict(self._rung),
         }
 
@@ -85,6 +89,7 @@ class HealthMonitor:
         self._first_winner = state.get("first_winner")
         self._first_rewards = dict(state["first_rewards"])
         self._first_diversity = state.get("first_diversity")
+        self._first_volume = state.get("first_volume")
         self._rung = dict(state.get("rung", {}))
 
     def after_step(self, metrics: Mapping[str, float]) -> list[Alarm]:
@@ -95,15 +100,27 @@ class HealthMonitor:
             return []
         return [*self._winner_error(), *self._saturation()]
 
-    def after_samples(self, rewards: Mapping[str, Mapping[str, float]], diversity: float | None = None) -> list[Alarm]:
-        """Feed the periodic samples' figures: reward name -> mean, spread (standard deviation), count; and their diversity.
+    def after_samples(
+        self,
+        rewards: Mapping[str, Mapping[str, float]],
+        diversity: float | None = None,
+        volume: float | None = None,
+    ) -> list[Alarm]:
+        """Feed the periodic samples' figures.
 
         The first ones, drawn before the first step, are what the others are compared with.
+
+        Args:
+            rewards: reward name -> mean, spread (standard deviation), count.
+            diversity: of the samples.
+            volume: of shapes the share of cells that are filled.
         """
         for name, figures in rewards.items():
             self._first_rewards.setdefault(name, figures)
         alarms = self._hacking(rewards)
-        return alarms if diversity is None else [*alarms, *self._collapse(diversity)]
+        if diversity is not None:
+            alarms += self._collapse(diversity)
+        return alarms if volume is None else [*alarms, *self._drift(volume)]
 
     def _mean(self, name: str) -> float | None:
         values = [row[name] for row in self._recent if name in row]
@@ -176,6 +193,20 @@ class HealthMonitor:
             diversity < limit * first,
             f"the samples of different prompts differ {diversity / first:.2f} times as much as before the first step "
             f"(limit {limit:g}): the pictures become one; look at the samples, and go back to an earlier checkpoint",
+        )
+
+    def _drift(self, volume: float) -> list[Alarm]:
+        if self._first_volume is None:
+            self._first_volume = volume
+        first, limit = self._first_volume, self._config.volume_limit
+        if not first > 0:
+            return []
+        return self._report(
+            "volume_drift",
+            self._volume_action,
+            not first / limit <= volume <= first * limit,
+            f"the shapes fill {volume / first:.2f} times as much as before the first step (limit {limit:g}, or 1 / {limit:g}): "
+            "they lose their form; look at the samples, and train for fewer steps or with another objective",
         )
 
     def _report(self, alarm: str, action: str, rings: bool, message: str, subject: str = "") -> list[Alarm]:

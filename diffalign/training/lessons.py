@@ -39,21 +39,31 @@ class Lesson:
         order: the members that are trained on, the better ones first [prompts, trained]; a pair's winner and loser.
         valid: prompts that say something [prompts]: a pair or ranking whose rewards are equal does not.
         advantage: of each member [prompts, members], or None.
+        by_reward: whether `order` is a pair of the best and the worst by `reward`, among equal ones the first.
     """
 
     reward: Float[Tensor, "prompts members"]
     order: Int[Tensor, "prompts trained"]
     valid: Bool[Tensor, " prompts"]
     advantage: Float[Tensor, "prompts members"] | None = None
+    by_reward: bool = False
 
     @property
     def informative(self) -> Bool[Tensor, " prompts"]:
         """Prompts whose rewards teach something: of advantages, those that are not all 0 (the others keep their KL)."""
         return self.valid if self.advantage is None else (self.advantage != 0).any(1)
 
-    def taught(self, places: slice) -> Taught:
-        """Of the prompts at these places."""
-        order, valid = self.order[places], self.valid[places]
+    def members(self, places: slice, draws: Sequence[torch.Generator]) -> Int[Tensor, "groups trained"]:
+        """Who is trained on, of the prompts at these places.
+
+        Args:
+            draws: one per prompt: which of several best (and of several worst) members are its pair this time.
+        """
+        return _pairs(paired_by_reward(self.reward[places], draws)) if self.by_reward else self.order[places]
+
+    def taught(self, places: slice, draws: Sequence[torch.Generator]) -> Taught:
+        """Of the prompts at these places, with `draws` as for `members`."""
+        order, valid = self.members(places, draws), self.valid[places]
         reward = self.reward[places].gather(1, order)
         advantage = None if self.advantage is None else self.advantage[places].gather(1, order)
         blank = reward.isnan() & ~valid[:, None]
@@ -97,7 +107,8 @@ def lesson_of(
     if contrast is not None or objective.layout == "pairs":
         if online.combine == "pareto":
             contrast = _dominating(rewards)
-        return _paired(reward, contrast or paired_by_reward(reward))
+        by_reward = contrast is None
+        return _paired(reward, contrast or paired_by_reward(reward), by_reward=by_reward)
     if objective.on_trajectories:  # as they were drawn: scored again at the same places of the batch
         order = torch.arange(reward.shape[1]).expand(reward.shape)
         return Lesson(reward, order, (~reward.isnan()).any(1), _advantage(config, rewards, reward, weights).values)
@@ -151,10 +162,14 @@ def contrast_of_sets(
     return greedy_swap(held, features, passes=online.swap_passes)
 
 
-def _paired(reward: Tensor, contrast: Contrast) -> Lesson:
+def _paired(reward: Tensor, contrast: Contrast, *, by_reward: bool) -> Lesson:
+    return Lesson(reward, _pairs(contrast), contrast.valid, by_reward=by_reward)
+
+
+def _pairs(contrast: Contrast) -> Int[Tensor, "groups 2"]:
     """A pair of each prompt; of one that is not valid, which counts for nothing, the first two members."""
     chosen = torch.stack([contrast.positive, contrast.negative], 1)
-    return Lesson(reward, torch.where(contrast.valid[:, None], chosen, torch.tensor([[0, 1]])), contrast.valid)
+    return torch.where(contrast.valid[:, None], chosen, torch.tensor([[0, 1]]))
 
 
 def _dominating(rewards: Float[Tensor, "rewards prompts 2"]) -> Contrast:

@@ -108,7 +108,7 @@ class GroupLoss:
             **seen,
             "loss": _weighted(output.loss, micro).mean().item(),
             **{name: value.item() for name, value in output.metrics.items()},
-            **error_figures(errors, micro.batch),
+            **error_figures(errors, micro.batch, micro.weight),
             **reward_sums(micro.batch, micro.told),
         }
         fine = output.loss.isfinite().tolist()

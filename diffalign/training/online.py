@@ -29,7 +29,7 @@ from diffalign.training.inverted_noise import training_noise
 from diffalign.training.lessons import Lesson, contrast_of_sets, labels_from, lesson_of, round_figures
 from diffalign.training.micro_batch import MicroBatch
 from diffalign.training.record_checks import check_rewards
-from diffalign.training.round_draws import drawn_noise, trained_steps
+from diffalign.training.round_draws import drawn_noise, pair_draws, trained_steps
 from diffalign.training.rounds import Chunk, Plan, Round, chunk_of, from_tensors, to_tensors
 from diffalign.training.trainer import Trainer
 from diffalign.training.trajectory_loss import TrajectoryBatch, TrajectoryLoss
@@ -206,7 +206,7 @@ class OnlineTrainer(Trainer):
         assert chunk.trajectory is not None
         places, lesson, device = self._plan.places(chunk.number), taught.lesson, self.backbone.device
         part = slice(places.start, places.stop)
-        taken = chunk.trajectory.of_members(lesson.order[part]).to(device)
+        taken = chunk.trajectory.of_members(lesson.members(part, pair_draws(self.config, chunk, self.step))).to(device)
         batch = TrajectoryBatch(
             replace(taken, condition=self._condition(chunk)),
             trained_steps(self.config, chunk, self.step).to(device),
@@ -220,7 +220,7 @@ class OnlineTrainer(Trainer):
     def _micro_batch(self, number: int, draw: int = 0) -> MicroBatch:
         home, chunk = self._taught(number)
         training, device, places = self.config.training, self.backbone.device, self._plan.places(chunk.number)
-        taught = home.lesson.taught(slice(places.start, places.stop))
+        taught = home.lesson.taught(slice(places.start, places.stop), pair_draws(self.config, chunk, self.step))
         x0 = chunk.x0[torch.arange(len(places))[:, None], taught.order]
         batch = GroupBatch(
             x0=x0,

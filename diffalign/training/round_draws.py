@@ -1,4 +1,4 @@
-"""What is drawn for a step on a round: times and noise for denoising errors, steps for trajectories.
+"""What is drawn for a step on a round: pairs, times and noise for denoising errors, steps for trajectories.
 
 A group's draws follow from the seed, the step, its name and the number of the draw, not from what else is in the batch.
 """
@@ -73,6 +73,11 @@ def _scheduled(
         generator = seeded(config.seed, step, name, "times")
         drawn.append(torch.stack([torch.randperm(len(listed), generator=generator) for _ in range(rows)]))
     return listed[torch.stack(drawn)[..., number % len(listed)]].expand(len(names), members)
+
+
+def pair_draws(config: RunConfig, chunk: Chunk, step: int) -> list[torch.Generator]:
+    """What draws each group's pair of this step among its equally good and its equally bad members."""
+    return [seeded(config.seed, step, name, "pair") for name in chunk.names]
 
 
 def trained_steps(config: RunConfig, chunk: Chunk, step: int) -> Int[Tensor, "steps groups"]:

@@ -13,18 +13,20 @@ from diffalign.types import GroupBatch
 _REWARD_SUMS = ("reward_count", "reward_sum", "reward_squares")
 
 
-def error_figures(errors: DenoisingErrors, batch: GroupBatch) -> dict[str, float]:
+def error_figures(errors: DenoisingErrors, batch: GroupBatch, weight: Tensor | None = None) -> dict[str, float]:
     """Winner and loser errors of policy and reference, and how far the policy has drifted from the reference.
 
-    Members that carry labels of their own are no winners and losers; their objectives report them.
+    Members that carry labels of their own are no winners and losers; their objectives report them. `weight` [groups] is
+    what a group's loss is multiplied by: one whose rewards say nothing has no winner either, and 0.
     """
     figures: dict[str, float] = {}
     if batch.label is None:
         for prefix, each in (("", errors.policy), ("reference_", errors.reference)):
             if each is not None:
-                figures[f"{prefix}winner_error"] = each[:, 0].mean().item()
+                counted = each.detach() if weight is None else each.detach() * weight[:, None]
+                figures[f"{prefix}winner_error"] = counted[:, 0].mean().item()
                 if each.shape[1] > 1:
-                    figures[f"{prefix}loser_error"] = each[:, -1].mean().item()
+                    figures[f"{prefix}loser_error"] = counted[:, -1].mean().item()
     if errors.residuals is not None and "reference" in errors.residuals:
         apart = errors.residuals["policy"].detach() - errors.residuals["reference"]
         figures["reference_drift"] = apart.square().mean().item()

@@ -46,6 +46,18 @@ def test_never_the_same_member_never_an_unscored_one():
     assert (picked[:, 0] > picked[:, 1]).all()  # false for a NaN
 
 
+def test_lots_fall_among_equally_good_and_equally_bad_members_alone():
+    reward = torch.tensor([[1.0, 0.0, 1.0, float("nan"), 0.5, 0.0, 1.0]])
+    drawn = [paired_by_reward(reward, [torch.Generator().manual_seed(seed)]) for seed in range(200)]
+    assert all(contrast.valid.all() for contrast in drawn)
+    assert {int(contrast.positive) for contrast in drawn} == {0, 2, 6}
+    assert {int(contrast.negative) for contrast in drawn} == {1, 5}
+    again = paired_by_reward(reward, [torch.Generator().manual_seed(3)])
+    assert (int(again.positive), int(again.negative)) == (int(drawn[3].positive), int(drawn[3].negative))
+    equal = paired_by_reward(torch.ones(2, 3), [torch.Generator(), torch.Generator()])
+    assert not equal.valid.any() and equal.positive.tolist() == [-1, -1]
+
+
 def test_labels_are_what_the_objective_takes():
     contrast = paired_by_reward(torch.tensor([[1.0, 3.0, 2.0], [1.0, 1.0, 1.0]]))
     assert contrast.labels(3).tolist() == [[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]

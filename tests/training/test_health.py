@@ -189,6 +189,22 @@ def test_diversity_of_before_is_carried_over():
     assert len(second.after_samples({}, 0.2)) == 1
 
 
+def test_volume_that_drifts_either_way_rings_and_stops_only_an_unbounded_loss():
+    for volumes in ((0.10, 0.134, 0.136), (0.10, 0.075, 0.073)):
+        watch = monitor()
+        told = [watch.after_samples({}, 0.4, volume) for volume in volumes]
+        assert [len(alarms) for alarms in told] == [0, 0, 1]
+        assert (told[2][0].alarm, told[2][0].action) == ("volume_drift", "warn")
+    unbounded = HealthMonitor(HealthConfig(), trained_reward=None, unbounded=True)
+    resumed = HealthMonitor(HealthConfig(), trained_reward=None, unbounded=True)
+    unbounded.after_samples({}, 0.4, 0.1)
+    resumed.restore(unbounded.state())
+    (alarm,) = resumed.after_samples({}, 0.4, 0.2)
+    assert alarm.action == "stop" and "fill 2.00 times as much as before the first step (limit 1.35" in alarm.message
+    assert [monitor().after_samples({}, 0.4, each) for each in (0.0, 0.0, None)] == [[], [], []]
+    assert monitor(volume_drift="off").after_samples({}, 0.4, 9.0) == []
+
+
 def test_no_trained_reward_no_hacking():
     watch = HealthMonitor(HealthConfig(), trained_reward=None)
     watch.after_samples(figures(scene=0, jpeg=0))

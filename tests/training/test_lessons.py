@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diffalign.data import Contrast
+from diffalign.denoising import DenoisingErrors
 from diffalign.rewards import load_reward
 from diffalign.training.lessons import Lesson, combined, contrast_of_sets, lesson_of, round_figures
-from diffalign.training.step_metrics import reward_sums, with_reward_spread
+from diffalign.training.step_metrics import error_figures, reward_sums, with_reward_spread
 from diffalign.types import Condition, GroupBatch
 from tests.training.online import online
 
@@ -37,10 +39,32 @@ def test_a_ranking_needs_two_different_rewards_and_weights_need_two(tmp_path):
 def test_a_zero_that_stands_for_a_missing_reward_is_not_counted_as_one(tmp_path, name):
     """Two prompts, one of them without any reward: mean and spread are those of the other."""
     rewards = torch.tensor([[[20.0, 22.0], [NAN, NAN]]])
-    taught = lesson_of(online(tmp_path, {"name": name}), rewards).taught(slice(0, 2))
+    taught = lesson_of(online(tmp_path, {"name": name}), rewards).taught(
+        slice(0, 2), [torch.Generator(), torch.Generator()]
+    )
     batch = GroupBatch(torch.zeros(2, 2, 4), Condition({}), torch.ones(2, 2, dtype=torch.bool), (), taught.reward)
     assert taught.reward.isfinite().all()
     assert with_reward_spread(reward_sums(batch, taught.told)) == pytest.approx({"reward_mean": 21, "reward_spread": 1})
+
+
+def test_a_pair_is_drawn_anew_among_equals_where_rewards_chose_it_and_nowhere_else(tmp_path):
+    rewards = torch.tensor([[[1.0, 0.0, 1.0, 0.0], [0.5, 0.9, 0.1, 0.2]]])
+    lesson = lesson_of(online(tmp_path, {"name": "diffusion_dpo"}, online={"members": 4}), rewards)
+    seen = [lesson.members(slice(0, 2), [torch.Generator().manual_seed(seed) for _ in range(2)]) for seed in range(60)]
+    assert {tuple(order[0].tolist()) for order in seen} == {(0, 1), (0, 3), (2, 1), (2, 3)}
+    assert {tuple(order[1].tolist()) for order in seen} == {(1, 2)}
+    set_chosen = Contrast(torch.tensor([2, 1]), torch.tensor([3, 0]), torch.tensor([True, True]))
+    dragon = online(tmp_path, {"name": "dragon"}, online={"members": 4})
+    fixed = lesson_of(dragon, rewards, set_chosen)
+    draws = [torch.Generator(), torch.Generator()]
+    assert fixed.members(slice(0, 2), draws).tolist() == [[2, 3], [1, 0]]
+
+
+def test_winners_of_prompts_that_say_nothing_are_not_counted():
+    errors = DenoisingErrors(torch.tensor([[1.0, 2.0], [7.0, 9.0]]), None, torch.zeros(2, 2), {}, None)
+    batch = GroupBatch(torch.zeros(2, 2, 4), Condition({}), torch.ones(2, 2, dtype=torch.bool), ("a", "b"))
+    assert error_figures(errors, batch) == {"winner_error": 4.0, "loser_error": 5.5}
+    assert error_figures(errors, batch, torch.tensor([2.0, 0.0])) == {"winner_error": 1.0, "loser_error": 2.0}
 
 
 def test_weights_make_a_steps_mean_one_over_its_valid_groups():

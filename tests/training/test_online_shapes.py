@@ -80,7 +80,7 @@ def test_labels_come_from_the_threshold_and_all_members_teach(tmp_path):
     lesson = lesson_of(config, rewards)
     assert lesson.order.tolist() == [[0, 1, 2, 3]] * 4
     assert lesson.valid.tolist() == [True, True, False, True]  # one-sided prompts too
-    taught = lesson.taught(slice(0, 4))
+    taught = lesson.taught(slice(0, 4), [torch.Generator() for _ in range(4)])
     labels = labels_from(0.5, taught.reward, taught.told)
     assert labels.tolist() == [[1, -1, 1, 0], [-1] * 4, [0] * 4, [1] * 4]
     pairs = lesson_of(config_of(tmp_path, {"name": "dso_dro"}), rewards)
