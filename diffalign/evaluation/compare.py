@@ -44,12 +44,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Draw base and aligned pictures, score both, and write `run/evaluation/`.
 
-    Prompt number i is drawn with the seed `config.seed + i` by both models.
+    Prompt number i is drawn with the seed `config.seed + i` by both models; with `config.members` the prompts come again so
+    often, and the seeds go on: `config.seed + len(prompts) + i` and so forth.
 
     Args:
         generator: draws the pictures; its backbone holds both models.
         prompts: held-out prompts.
-        config: rewards, seed, confidence.
+        config: rewards, members, seed, confidence.
         run: the run folder.
         view: the aligned model's view; the base is "reference".
         trained_on: names of the rewards that the run learnt from; None: `config.trained_reward`.
@@ -95,6 +96,7 @@ def _draw_and_score(
 ) -> dict[str, Any]:
     """All that stands in the folder `draft`, and the content of its summary.json."""
     started = time.monotonic()
+    prompts = list(prompts) * config.members
     seeds = [config.seed + number for number in range(len(prompts))]
     rewards = [build_reward(params) for params in config.rewards]
     scored: dict[str, list[list[RewardOutput]]] = {reward.spec.name: [] for reward in rewards}
@@ -121,6 +123,7 @@ def _draw_and_score(
     scores = {name: (_joined(base), _joined(aligned)) for name, (base, aligned) in scored.items()}
     summary = {
         "prompts": len(set(prompts)),
+        "members": config.members,
         "pictures": len(prompts),
         "seed": config.seed,
         "guidance_scale": generator.guidance_scale,

@@ -136,6 +136,12 @@ def how_measured(summary: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def unit_of_comparison(summary: Mapping[str, Any]) -> str:
+    """`picture` where the models drew several of a prompt, else `prompt`: what was scored, won or lost."""
+    pictures = count(summary.get("pictures"))
+    return "prompt" if pictures is None or pictures == count(summary.get("prompts")) else "picture"
+
+
 def tie_rule(rows: list[Row]) -> str:
     """How the win rate counts ties, where the numbers bear it out."""
     counts = [(row.wins, row.ties, row.losses, row.win_rate) for row in rows if not math.isnan(row.win_rate)]

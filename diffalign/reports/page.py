@@ -110,7 +110,7 @@ def _render(run: RunReport) -> str:
         tie_rule=comparison.tie_rule(rows),
         people=people_rows(run.people or {}),
         people_notes=people_notes(run.people or {}),
-        unscored=[hide_paths(_unscored(row)) for row in rows if row.unscored],
+        unscored=[hide_paths(_unscored(row, run.summary or {})) for row in rows if row.unscored],
         reward=reward,
         blocks=_blocks(run, reward, rows),
         training_curves=draw_training_curves(run),
@@ -174,9 +174,10 @@ def _sentences(run: RunReport, rows: Sequence[comparison.Row]) -> list[tuple[str
     ]
 
 
-def _unscored(row: comparison.Row) -> str:
+def _unscored(row: comparison.Row, summary: Mapping[str, Any]) -> str:
     reasons = "; ".join(reason + ("" if number is None else f" ({number})") for reason, number in row.reasons)
-    return f"{row.name}: {plural(row.unscored, 'prompt')} not scored" + (f"; by picture: {reasons}" if reasons else "")
+    noun = comparison.unit_of_comparison(summary)
+    return f"{row.name}: {plural(row.unscored, noun)} not scored" + (f"; by picture: {reasons}" if reasons else "")
 
 
 def _grid_reward(run: RunReport, rows: Sequence[comparison.Row]) -> str | None:

@@ -32,6 +32,12 @@ def test_no_losses_is_said():
     assert unchanged.heading == "Unchanged: 1 prompt"
 
 
+def test_several_pictures_of_a_prompt_are_counted_as_pictures():
+    records = [{"prompt": name, "rewards": {"scene": [0.0, 1.0]}} for name in ("a", "b", "a", "b")]
+    assert choose_examples(records, "scene")[0].heading == "Wins: 4 pictures"
+    assert choose_examples(records[:2], "scene")[0].heading == "Wins: 2 prompts"
+
+
 def test_graded_scores_choose_the_largest():
     records = [{"id": index, "rewards": {"r": [0.0, (index - 20) / 10]}} for index in range(40)]
     wins, losses = choose_examples(records, "r")

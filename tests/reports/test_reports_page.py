@@ -125,6 +125,7 @@ def test_several_pictures_of_a_prompt_are_not_called_prompts(tmp_path):
     assert "scene rose from 50.0 % to 60.5 % on 40 pictures of 10 held-out prompts: +10.5 points" in text
     assert "jpeg fell from −1.500 to −1.620 on 38 pictures of 10 held-out prompts" in text
     assert "2 pictures could not be scored" in text
+    assert "jpeg: 2 pictures not scored" in text
 
 
 def test_unfinished_run_says_so(tmp_path):
