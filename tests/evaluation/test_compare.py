@@ -157,6 +157,20 @@ def test_unscored_pairs_are_left_out_and_counted_with_reasons(fake, tmp_path):
     json.loads((tmp_path / "evaluation" / "summary.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_components_are_compared_as_the_reward_is(fake, tmp_path):
+    base, aligned = [0.2, 0.4, 0.6], [0.4, 0.4, 1.0]
+    summary, _ = fake(base, aligned, ["a", "b", "skip base"], tmp_path)
+    seen = summary["rewards"]["scene"]
+    assert seen["components"].keys() == {"clean", "big"}
+    for name, times in (("clean", 1), ("big", 2)):
+        part = seen["components"][name]
+        assert part["scored"] == 2
+        for figure in ("base_mean", "aligned_mean", "difference", "low", "high"):
+            assert part[figure] == pytest.approx(times * seen[figure], abs=1e-6)
+    nothing, _ = fake([0.2], [0.4], ["skip both"], tmp_path)
+    assert "components" not in nothing["rewards"]["scene"]
+
+
 def test_nothing_scored_is_said_not_invented(fake, tmp_path):
     summary, _ = fake([0.2], [0.4], ["skip both"], tmp_path, trained_reward="scene", quality="scene.clean")
     seen = summary["rewards"]["scene"]
@@ -241,8 +255,8 @@ def test_schema_of_summary_and_records(generator, tmp_path):
     summary = evaluate(generator, PROMPTS, config, tmp_path)
     assert json.loads((tmp_path / "evaluation" / "summary.json").read_text("utf-8")) == summary
     assert summary.keys() == {
-        "prompts", "members", "pictures", "seed", "guidance_scale", "sampler", "confidence", "resamples", "trained_reward", "rewards",
-        "corrected", "diversity", "seconds",
+        "prompts", "members", "pictures", "seed", "guidance_scale", "sampler", "confidence", "resamples", "trained_reward",
+        "rewards", "corrected", "diversity", "seconds",
     }  # fmt: skip
     assert (summary["prompts"], summary["sampler"]) == (3, {"name": "DDIM", "steps": 2})
     assert summary["rewards"]["jpeg"]["range"][0] is None or math.isfinite(summary["rewards"]["jpeg"]["range"][0])
