@@ -197,7 +197,7 @@ def print_evaluation(run: Run, *, as_json: bool) -> None:
     from diffalign.training.build import held_out_prompts
 
     prompts = held_out_prompts(run.config)
-    with drawing_bar(2 * len(prompts)) as progress:
+    with drawing_bar(2 * len(prompts) * run.config.evaluation.members) as progress:
         summary = compare(
             run.generator,
             prompts,

@@ -76,6 +76,7 @@ class SamplesConfig(Params):
 class EvaluationConfig(Params):
     prompts: LocalPath | None = None  # zoo://name/held_out, a .txt or a .jsonl; None: no evaluation
     count: PositiveInt | None = None  # None: all of them
+    members: PositiveInt = 1  # pictures of each prompt, each with a seed of its own
     rewards: SampleRewards = (JPEGParams(),)  # JPEG size needs no model and fits every picture
     trained_reward: str | None = None  # name of the reward that made the preferences: shown apart
     quality: str | None = None  # reward.component in [0, 1], for the corrected score of the trained reward

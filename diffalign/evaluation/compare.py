@@ -7,28 +7,26 @@ import json
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.geometry import compare_shapes
-from diffalign.evaluation.statistics import Interval, outcomes, paired_bootstrap, prompt_means, win_rate
-from diffalign.exceptions import ConfigError, DataError, SaveError
+from diffalign.evaluation.reward_figures import corrected_figures, plain_number, reward_figures
+from diffalign.exceptions import ConfigError, SaveError
 from diffalign.pipelines import ImageGenerator, is_grid, replace_folder, save_picture, to_picture
-from diffalign.rewards import BatchReward, Reward, RewardOutput, Sample, build_reward
-from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
+from diffalign.rewards import BatchReward, RewardOutput, Sample, build_reward
+from diffalign.rewards.functional import picture_diversity, thumbnails
 
 log = logging.getLogger(__name__)
-DIVERSITY = "mean RMS distance between two pictures, pixels in [0, 1], of thumbnails (longest side at most 64 pixels)"
-DIVERSITY_OF_SHAPES = "mean RMS distance between two shapes, over cells that are filled (1) or empty (0)"
+DIVERSITY = (
+    "mean RMS distance between pictures of different prompts, values in [0, 1], as thumbnails of at most 64 pixels"
+)
+DIVERSITY_OF_SHAPES = "mean over two shapes of different prompts of 1 - IoU, of the cells that they fill"
 Progress = Callable[[int, int], None]
 
 
@@ -44,12 +42,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Draw base and aligned pictures, score both, and write `run/evaluation/`.
 
-    Prompt number i is drawn with the seed `config.seed + i` by both models.
+    Prompt number i is drawn with the seed `config.seed + i` by both models; with `config.members` the prompts come again so
+    often, and the seeds go on: `config.seed + len(prompts) + i` and so forth.
 
     Args:
         generator: draws the pictures; its backbone holds both models.
         prompts: held-out prompts.
-        config: rewards, seed, confidence.
+        config: rewards, members, seed, confidence.
         run: the run folder.
         view: the aligned model's view; the base is "reference".
         trained_on: names of the rewards that the run learnt from; None: `config.trained_reward`.
@@ -95,6 +94,7 @@ def _draw_and_score(
 ) -> dict[str, Any]:
     """All that stands in the folder `draft`, and the content of its summary.json."""
     started = time.monotonic()
+    prompts = list(prompts) * config.members
     seeds = [config.seed + number for number in range(len(prompts))]
     rewards = [build_reward(params) for params in config.rewards]
     scored: dict[str, list[list[RewardOutput]]] = {reward.spec.name: [] for reward in rewards}
@@ -121,6 +121,7 @@ def _draw_and_score(
     scores = {name: (_joined(base), _joined(aligned)) for name, (base, aligned) in scored.items()}
     summary = {
         "prompts": len(set(prompts)),
+        "members": config.members,
         "pictures": len(prompts),
         "seed": config.seed,
         "guidance_scale": generator.guidance_scale,
@@ -130,14 +131,14 @@ def _draw_and_score(
         "trained_reward": config.trained_reward,
         "rewards": {
             reward.spec.name: {"trained_on": reward.spec.name in trained_on}
-            | _compare(reward, scores[reward.spec.name], prompts, config)
+            | reward_figures(reward.spec, scores[reward.spec.name], prompts, config)
             for reward in rewards
         },
-        "corrected": _corrected(scores, prompts, config),
+        "corrected": corrected_figures(scores, prompts, config),
         "diversity": {
             "measure": DIVERSITY_OF_SHAPES if is_grid(small["base"][0]) else DIVERSITY,
-            "base": picture_diversity(small["base"]),
-            "aligned": picture_diversity(small["aligned"]),
+            "base": picture_diversity(small["base"], prompts),
+            "aligned": picture_diversity(small["aligned"], prompts),
         },
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -151,7 +152,9 @@ def _draw_and_score(
                 "seed": seed,
                 "base": f"evaluation/base/{number:05d}.png",
                 "aligned": f"evaluation/aligned/{number:05d}.png",
-                "rewards": {name: [_plain(side.values[number]) for side in both] for name, both in scores.items()},
+                "rewards": {
+                    name: [plain_number(side.values[number]) for side in both] for name, both in scores.items()
+                },
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     (draft / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -164,76 +167,6 @@ def _joined(batches: Sequence[RewardOutput]) -> RewardOutput:
         reasons=tuple(reason for batch in batches for reason in batch.reasons),
         components={name: torch.cat([batch.components[name] for batch in batches]) for name in batches[0].components},
     )
-
-
-def _compare(
-    reward: Reward, scores: tuple[RewardOutput, RewardOutput], prompts: Sequence[str], config: EvaluationConfig
-) -> dict[str, Any]:
-    base, aligned = (side.values.double().numpy() for side in scores)
-    paired = np.isfinite(base) & np.isfinite(aligned)
-    reasons = Counter(reason for side in scores for reason in side.reasons if reason is not None)
-    spec = reward.spec
-    facts: dict[str, Any] = {
-        "unit": spec.unit,
-        "range": [_plain(bound) for bound in spec.range],
-        "scored": int(paired.sum()),
-        "unscored": int((~paired).sum()),
-        "reasons": dict(reasons),
-    }
-    if not paired.any():
-        return facts
-    told = list(compress(prompts, paired))
-    differences = aligned[paired] - base[paired]
-    change = _interval(prompt_means(differences, told), config)
-    wins = win_rate(prompt_means(outcomes(differences), told), confidence=config.confidence)
-    return facts | {
-        "base_mean": float(prompt_means(base[paired], told).mean()),
-        "aligned_mean": float(prompt_means(aligned[paired], told).mean()),
-        "difference": change.value,
-        "low": change.low,
-        "high": change.high,
-        "wins": int((differences > 0).sum()),
-        "ties": int((differences == 0).sum()),
-        "losses": int((differences < 0).sum()),
-        "win_rate": wins.value,
-        "win_rate_low": wins.low,
-        "win_rate_high": wins.high,
-    }
-
-
-def _corrected(
-    scores: dict[str, tuple[RewardOutput, RewardOutput]], prompts: Sequence[str], config: EvaluationConfig
-) -> dict[str, Any] | None:
-    """The trained reward discounted by a quality term: `rewards.functional.corrected_score`, per prompt."""
-    if config.quality is None or config.trained_reward is None:
-        return None
-    judge, _, component = config.quality.partition(".")
-    corrected = []
-    for reward, quality in zip(scores[config.trained_reward], scores[judge], strict=True):
-        ones_to_fives = 1 + 4 * quality.components[component].double()
-        try:
-            corrected.append(corrected_score(reward.values.double(), ones_to_fives).numpy())
-        except DataError:
-            raise ConfigError(
-                f"evaluation.quality: must be a component in [0, 1], and {config.quality} is not; "
-                "take another, or leave it out"
-            ) from None
-    base, aligned = corrected
-    paired = np.isfinite(base) & np.isfinite(aligned)
-    if not paired.any():
-        return None
-    told = list(compress(prompts, paired))
-    change = _interval(prompt_means(aligned[paired] - base[paired], told), config)
-    return {
-        "reward": config.trained_reward,
-        "quality": config.quality,
-        "formula": "r (u - 3) + 0.2, where u = 1 + 4 quality",
-        "base_mean": float(prompt_means(base[paired], told).mean()),
-        "aligned_mean": float(prompt_means(aligned[paired], told).mean()),
-        "difference": change.value,
-        "low": change.low,
-        "high": change.high,
-    }
 
 
 def check_quality(config: EvaluationConfig) -> None:
@@ -253,12 +186,3 @@ def check_quality(config: EvaluationConfig) -> None:
                 f"evaluation.quality: {judge!r} has no component {component!r}; "
                 f"it has {', '.join(reward.components)}{hint}"
             )
-
-
-def _interval(values: NDArray[np.float64], config: EvaluationConfig) -> Interval:
-    return paired_bootstrap(values, confidence=config.confidence, resamples=config.resamples, seed=config.seed)
-
-
-def _plain(value: Tensor | float) -> float | None:
-    number = float(value)
-    return number if np.isfinite(number) else None

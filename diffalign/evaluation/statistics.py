@@ -48,6 +48,48 @@ def paired_bootstrap(differences: NDArray[np.float64], *, confidence: float, res
     return Interval(float(differences.mean()), float(low), float(high))
 
 
+@dataclass(frozen=True)
+class PairedMeans:
+    """Means of two models over prompts, and the interval of their difference (aligned - base)."""
+
+    base: float
+    aligned: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def change(self) -> dict[str, float]:
+        """`difference`, `low` and `high`, as files have them."""
+        return {"difference": self.difference, "low": self.low, "high": self.high}
+
+
+def paired_means(
+    base: NDArray[np.float64],
+    aligned: NDArray[np.float64],
+    prompts: Sequence[str],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int = 0,
+) -> PairedMeans:
+    """Means over prompts of a figure of two models, with `paired_bootstrap`'s interval of their difference.
+
+    Args:
+        base, aligned: the figure of each picture, finite.
+        prompts: of the pictures; those of one prompt go together.
+        confidence, resamples, seed: of the bootstrap.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    change = paired_bootstrap(
+        prompt_means(aligned - base, prompts), confidence=confidence, resamples=resamples, seed=seed
+    )
+    means = [float(prompt_means(side, prompts).mean()) for side in (base, aligned)]
+    return PairedMeans(means[0], means[1], change.value, change.low, change.high)
+
+
 def jackknife(value: float, without: NDArray[np.float64], *, confidence: float) -> Interval:
     """A figure of a whole set, as its diversity, with the jackknife's interval over the set's samples or prompts.
 

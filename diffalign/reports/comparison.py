@@ -4,74 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from diffalign.reports.numbers import ABSENT, Scale, count, finite, plain, plural, scale_for
+from diffalign.reports.geometry import geometry_rows
+from diffalign.reports.numbers import Scale, count, finite, plain, plural, scale_for
+from diffalign.reports.row import TRAINED_ON, Row, mapping, means_of
 
-Verdict = Literal["rose", "fell", "unclear", "unknown"]
-TRAINED_ON = "trained on"  # the config's word: evaluation.trained_reward; records do not say what made them
-_BARE_UNITS = ("", "1")  # dimensionless
+BARE_UNITS = ("", "1")  # dimensionless
 _SHARES = ("share", "fraction", "probability", "accuracy", "rate")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the before/after table; numbers that are missing are NaN, or None for counts."""
-
-    name: str
-    note: str  # TRAINED_ON, the same with "not", or what the line is
-    unit: str
-    base: float
-    aligned: float
-    difference: float
-    low: float
-    high: float
-    scale: Scale
-    wins: int | None = None
-    ties: int | None = None
-    losses: int | None = None
-    win_rate: float = math.nan
-    win_rate_low: float = math.nan
-    win_rate_high: float = math.nan
-    scored: int | None = None
-    unscored: int = 0
-    reasons: tuple[tuple[str, int | None], ...] = ()
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the interval allows to say; without an interval, unknown."""
-        if any(math.isnan(number) for number in (self.low, self.high, self.difference)):
-            return "unknown"
-        return "rose" if self.low > 0 else "fell" if self.high < 0 else "unclear"
-
-    @property
-    def tally(self) -> str:
-        """Wins / ties / losses."""
-        counts = (self.wins, self.ties, self.losses)
-        return "" if counts == (None, None, None) else " / ".join(ABSENT if n is None else str(n) for n in counts)
-
-    @property
-    def win_rate_text(self) -> str:
-        """`52.5 %`, or nothing on lines without one."""
-        return "" if math.isnan(self.win_rate) else f"{100 * self.win_rate:.1f} %"
-
-    @property
-    def win_rate_interval(self) -> str:
-        """`48.7 to 56.2`, or nothing."""
-        if math.isnan(self.win_rate_low) or math.isnan(self.win_rate_high):
-            return ""
-        return f"{100 * self.win_rate_low:.1f} to {100 * self.win_rate_high:.1f}"
 
 
 def comparison_rows(summary: Mapping[str, Any]) -> list[Row]:
     """The rewards, the trained one first; then corrected score, diversity and geometry where the evaluation has them."""
-    rewards = [
-        (str(name), entry) for name, entry in _mapping(summary.get("rewards")).items() if isinstance(entry, dict)
-    ]
+    rewards = [(str(name), entry) for name, entry in mapping(summary.get("rewards")).items() if isinstance(entry, dict)]
     rows = [_reward_row(name, entry, summary) for name, entry in rewards]
     rows.sort(key=lambda row: row.note != TRAINED_ON)
-    return [*rows, *_corrected_row(summary), *_diversity_row(summary), *_geometry_rows(summary)]
+    return [*rows, *_corrected_row(summary), *_diversity_row(summary), *geometry_rows(summary)]
+
+
+def component_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[Row]]]:
+    """Of each reward that the run learnt from: its name, and a line for each of its components."""
+    found = []
+    for row in comparison_rows(summary):
+        parts = mapping(mapping(mapping(summary.get("rewards")).get(row.name)).get("components"))
+        lines = [_component_row(str(name), entry) for name, entry in parts.items() if isinstance(entry, dict)]
+        if row.note == TRAINED_ON and lines:
+            found.append((row.name, lines))
+    return found
 
 
 def reward_scale(entry: Mapping[str, Any]) -> Scale:
@@ -79,13 +38,15 @@ def reward_scale(entry: Mapping[str, Any]) -> Scale:
     limits = entry.get("range")
     unit = str(entry.get("unit") or "").lower()
     is_share = isinstance(limits, list) and [finite(limit) for limit in limits] == [0.0, 1.0]
-    percent = is_share and (unit in _BARE_UNITS or any(word in unit for word in _SHARES))
+    percent = is_share and (unit in BARE_UNITS or any(word in unit for word in _SHARES))
     means = [finite(entry.get(key)) for key in ("base_mean", "aligned_mean")]
     return scale_for(percent, finite(entry.get("low")), finite(entry.get("high")), means)
 
 
 def sentence(row: Row, *, prompts: int | None, confidence: str, pictures: int | None = None) -> str:
     """What happened to one reward, without gloss. `pictures`: how many each model drew, where it is not one a prompt."""
+    if row.told:
+        return row.told
     several = pictures is not None and pictures != prompts
     if math.isnan(row.base) or math.isnan(row.aligned):
         base, aligned = row.scale.level(row.base), row.scale.level(row.aligned)
@@ -115,7 +76,7 @@ def confidence_text(summary: Mapping[str, Any]) -> str:
 
 def how_measured(summary: Mapping[str, Any]) -> str:
     """One line under the table: prompts, seed, sampler, bootstrap, time."""
-    sampler = _mapping(summary.get("sampler"))
+    sampler = mapping(summary.get("sampler"))
     parts = []
     if (prompts := count(summary.get("prompts"))) is not None:
         pictures = count(summary.get("pictures"))
@@ -136,6 +97,12 @@ def how_measured(summary: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def unit_of_comparison(summary: Mapping[str, Any]) -> str:
+    """`picture` where the models drew several of a prompt, else `prompt`: what was scored, won or lost."""
+    pictures = count(summary.get("pictures"))
+    return "prompt" if pictures is None or pictures == count(summary.get("prompts")) else "picture"
+
+
 def tie_rule(rows: list[Row]) -> str:
     """How the win rate counts ties, where the numbers bear it out."""
     counts = [(row.wins, row.ties, row.losses, row.win_rate) for row in rows if not math.isnan(row.win_rate)]
@@ -154,8 +121,8 @@ def _reward_row(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any])
     return Row(
         name=name,
         note=TRAINED_ON if trained else f"not {TRAINED_ON}",
-        unit="" if entry.get("unit") in _BARE_UNITS else str(entry.get("unit") or ""),
-        **_means(entry),
+        unit="" if entry.get("unit") in BARE_UNITS else str(entry.get("unit") or ""),
+        **means_of(entry),
         scale=reward_scale(entry),
         wins=count(entry.get("wins")),
         ties=count(entry.get("ties")),
@@ -165,8 +132,14 @@ def _reward_row(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any])
         win_rate_high=finite(entry.get("win_rate_high")),
         scored=count(entry.get("scored")),
         unscored=count(entry.get("unscored")) or 0,
-        reasons=tuple((str(reason), count(number)) for reason, number in _mapping(entry.get("reasons")).items()),
+        reasons=tuple((str(reason), count(number)) for reason, number in mapping(entry.get("reasons")).items()),
     )
+
+
+def _component_row(name: str, entry: Mapping[str, Any]) -> Row:
+    means = means_of(entry)
+    scale = scale_for(False, means["low"], means["high"], (means["base"], means["aligned"]))
+    return Row(name, "", "", **means, scale=scale, scored=count(entry.get("scored")))
 
 
 def _corrected_row(summary: Mapping[str, Any]) -> list[Row]:
@@ -174,7 +147,7 @@ def _corrected_row(summary: Mapping[str, Any]) -> list[Row]:
     if not isinstance(entry, dict):
         return []
     source = f"r = {entry.get('reward', '?')}, quality term u = {entry.get('quality', '?')}"
-    means = _means(entry)
+    means = means_of(entry)
     scale = scale_for(False, means["low"], means["high"], (means["base"], means["aligned"]))
     return [Row("corrected score", source, str(entry.get("formula") or ""), **means, scale=scale)]
 
@@ -187,39 +160,3 @@ def _diversity_row(summary: Mapping[str, Any]) -> list[Row]:
     low, high = finite(entry.get("low")), finite(entry.get("high"))
     scale = scale_for(False, low, high, (base, aligned))
     return [Row("diversity", "", str(entry.get("measure") or ""), base, aligned, aligned - base, low, high, scale)]
-
-
-def _means(entry: Mapping[str, Any]) -> dict[str, Any]:
-    base, aligned = finite(entry.get("base_mean")), finite(entry.get("aligned_mean"))
-    difference = finite(entry.get("difference"))
-    return {
-        "base": base,
-        "aligned": aligned,
-        "difference": aligned - base if math.isnan(difference) else difference,
-        "low": finite(entry.get("low")),
-        "high": finite(entry.get("high")),
-    }
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _geometry_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Of shapes: how full and how whole they are, and how far they moved from those of the base model."""
-    geometry = _mapping(summary.get("geometry"))
-    rows = []
-    for name, note in (("volume", "share of the grid that is filled"), ("pieces", "parts that share no face")):
-        entry = _mapping(geometry.get(name))
-        keys = ("base", "aligned", "difference", "low", "high")
-        base, aligned, difference, low, high = (finite(entry.get(key)) for key in keys)
-        if not math.isnan(aligned):
-            scale = scale_for(name == "volume", low, high, [base, aligned])
-            rows.append(Row(name, "", note, base, aligned, difference, low, high, scale))
-    for name, same in (("chamfer", 0.0), ("f_score", 1.0), ("shared", 1.0)):
-        aligned = finite(geometry.get(name))
-        if not math.isnan(aligned):
-            scale = scale_for(False, math.nan, math.nan, [same, aligned])
-            note = f"to the base model's shape of the same prompt and seed ({same:g}: the same)"
-            rows.append(Row(name, "", note, same, aligned, aligned - same, math.nan, math.nan, scale))
-    return rows

@@ -21,6 +21,7 @@ from diffalign.reports.curves import draw_sample_curves, draw_training_curves
 from diffalign.reports.numbers import count, finite, plain, plural
 from diffalign.reports.people import people_notes, people_rows
 from diffalign.reports.pictures import Picture, inline_picture
+from diffalign.reports.row import Row
 from diffalign.reports.run_folder import RunReport, hide_paths, read_run
 from diffalign.reports.selection import choose_examples, score_pair
 
@@ -105,12 +106,13 @@ def _render(run: RunReport) -> str:
         progress=_progress(run),
         sentences=_sentences(run, rows),
         rows=rows,
+        components=comparison.component_rows(run.summary or {}),
         confidence=comparison.confidence_text(run.summary or {}),
         measured=comparison.how_measured(run.summary or {}),
         tie_rule=comparison.tie_rule(rows),
         people=people_rows(run.people or {}),
         people_notes=people_notes(run.people or {}),
-        unscored=[hide_paths(_unscored(row)) for row in rows if row.unscored],
+        unscored=[hide_paths(_unscored(row, run.summary or {})) for row in rows if row.unscored],
         reward=reward,
         blocks=_blocks(run, reward, rows),
         training_curves=draw_training_curves(run),
@@ -163,7 +165,7 @@ def _progress(run: RunReport) -> str:
     return f"{text} {plain(sorted(pace)[len(pace) // 2], 3)} s a step (median)." if pace else text
 
 
-def _sentences(run: RunReport, rows: Sequence[comparison.Row]) -> list[tuple[str, str, str]]:
+def _sentences(run: RunReport, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     """(verdict, note, sentence) for every line of the table."""
     summary = run.summary or {}
     prompts, confidence = count(summary.get("prompts")), comparison.confidence_text(summary)
@@ -174,12 +176,13 @@ def _sentences(run: RunReport, rows: Sequence[comparison.Row]) -> list[tuple[str
     ]
 
 
-def _unscored(row: comparison.Row) -> str:
+def _unscored(row: Row, summary: Mapping[str, Any]) -> str:
     reasons = "; ".join(reason + ("" if number is None else f" ({number})") for reason, number in row.reasons)
-    return f"{row.name}: {plural(row.unscored, 'prompt')} not scored" + (f"; by picture: {reasons}" if reasons else "")
+    noun = comparison.unit_of_comparison(summary)
+    return f"{row.name}: {plural(row.unscored, noun)} not scored" + (f"; by picture: {reasons}" if reasons else "")
 
 
-def _grid_reward(run: RunReport, rows: Sequence[comparison.Row]) -> str | None:
+def _grid_reward(run: RunReport, rows: Sequence[Row]) -> str | None:
     """The trained reward; the first one where none is named or it was not scored."""
     scored = [row["rewards"] for row in run.records or () if isinstance(row.get("rewards"), dict)]
     present = list(dict.fromkeys(name for rewards in scored for name in rewards))
@@ -187,7 +190,7 @@ def _grid_reward(run: RunReport, rows: Sequence[comparison.Row]) -> str | None:
     return next((name for name in wanted if name in present), None)
 
 
-def _blocks(run: RunReport, reward: str | None, rows: Sequence[comparison.Row]) -> list[_Block]:
+def _blocks(run: RunReport, reward: str | None, rows: Sequence[Row]) -> list[_Block]:
     scales = {row.name: row.scale for row in rows}
     return [
         _Block(choice.kind, choice.heading, choice.rule, tuple(_card(run, row, reward, scales) for row in choice.rows))
@@ -210,7 +213,7 @@ def _card(run: RunReport, row: Mapping[str, Any], reward: str | None, scales: Ma
     return _Card(str(row.get("prompt") or "(empty prompt)"), base, aligned, scores)
 
 
-def _sheets(run: RunReport, rows: Sequence[comparison.Row]) -> list[_Sheet]:
+def _sheets(run: RunReport, rows: Sequence[Row]) -> list[_Sheet]:
     total = len(run.sheets)
     picked = sorted({round(place * (total - 1) / (_SHEETS - 1)) for place in range(_SHEETS)}) if total else []
     scales = {row.name: row.scale for row in rows}

@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from diffalign.reports.comparison import Verdict, confidence_text
+from diffalign.reports.comparison import confidence_text
 from diffalign.reports.numbers import ABSENT, count, finite, plural
+from diffalign.reports.row import Verdict
 
 _COLOURS: dict[Verdict, str] = {"rose": "green", "fell": "red", "unclear": "yellow", "unknown": ""}
 

@@ -40,13 +40,17 @@ def choose_examples(records: Sequence[Mapping[str, Any]], reward: str | None) ->
         kind = "unscored" if math.isnan(change) else "wins" if change > 0 else "losses" if change < 0 else "unchanged"
         pools[kind].append((change, row))
         scores += [base, aligned]
+    asked = [row["prompt"] for row in records if isinstance(row.get("prompt"), str)]
+    noun = "prompt" if len(set(asked)) == len(asked) else "picture"
     binary = {score for score in scores if not math.isnan(score)} <= {0.0, 1.0}
-    chosen = [_extremes("wins", pools["wins"], binary), _extremes("losses", pools["losses"], binary)]
+    chosen = [_extremes(kind, pools[kind], binary, noun) for kind in ("wins", "losses")]
     for kind, label in (("unchanged", "Unchanged"), ("unscored", "Not scored")):
         wanted = _FEW - sum(len(choice.rows) for choice in chosen)
         if wanted > 0 and pools[kind]:
             rows = _draw(pools[kind], wanted)
-            chosen.append(Choice(kind, _heading(label, len(rows), len(pools[kind])), _drawn(rows, pools[kind]), rows))
+            chosen.append(
+                Choice(kind, _heading(label, len(rows), len(pools[kind]), noun), _drawn(rows, pools[kind]), rows)
+            )
     return chosen
 
 
@@ -59,7 +63,7 @@ def score_pair(row: Mapping[str, Any], reward: str | None) -> tuple[float, float
     return finite(pair[0]), finite(pair[1])
 
 
-def _extremes(kind: str, pool: list[tuple[float, Mapping[str, Any]]], binary: bool) -> Choice:
+def _extremes(kind: str, pool: list[tuple[float, Mapping[str, Any]]], binary: bool, noun: str) -> Choice:
     label = kind.capitalize()
     if binary:
         rows = _draw(pool, _EACH)
@@ -69,7 +73,7 @@ def _extremes(kind: str, pool: list[tuple[float, Mapping[str, Any]]], binary: bo
         order.sort(key=lambda item: -abs(item[0]))
         rows = tuple(row for _, row in order[:_EACH])
         rule = f"the largest of {len(pool)}" if len(pool) > len(rows) else "all shown, largest first" if rows else ""
-    return Choice(kind, _heading(label, len(rows), len(pool)), rule, rows)
+    return Choice(kind, _heading(label, len(rows), len(pool), noun), rule, rows)
 
 
 def _draw(pool: list[tuple[float, Mapping[str, Any]]], number: int) -> tuple[Mapping[str, Any], ...]:
@@ -83,9 +87,9 @@ def _drawn(rows: Sequence[Any], pool: Sequence[Any]) -> str:
     return f"drawn at random from {len(pool)}, seed {SEED}"
 
 
-def _heading(label: str, shown: int, total: int) -> str:
+def _heading(label: str, shown: int, total: int, noun: str) -> str:
     if total == 0:
         return f"{label}: none"
     if shown == total:
-        return f"{label}: {plural(total, 'prompt')}"
-    return f"{label}: {shown} of {plural(total, 'prompt')}"
+        return f"{label}: {plural(total, noun)}"
+    return f"{label}: {shown} of {plural(total, noun)}"

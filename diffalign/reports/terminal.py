@@ -9,7 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from diffalign.reports.comparison import TRAINED_ON, Row, comparison_rows, confidence_text, how_measured, tie_rule
+from diffalign.reports.comparison import comparison_rows, confidence_text, how_measured, tie_rule
+from diffalign.reports.row import TRAINED_ON, Row
 
 _COLOURS = {"rose": "green", "fell": "red", "unclear": "yellow", "unknown": ""}
 
@@ -66,6 +67,7 @@ def _cells(row: Row) -> tuple[Text, ...]:
 def _caption(summary: Mapping[str, Any], rows: list[Row]) -> str:
     parts = [f"in brackets: {confidence_text(summary)} interval; higher is better", how_measured(summary)]
     parts += [f"{row.name}: {row.unit}, {row.note}" for row in rows if row.note and not row.tally]
+    parts += [row.told.removesuffix(".") for row in rows if row.told]
     if rule := tie_rule(rows):
         parts.append(f"win rate: {rule}")
     if any(row.note == TRAINED_ON for row in rows):

@@ -7,12 +7,12 @@ import math
 from typing import Any, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from diffalign.exceptions import DataError, ShapeError
+from diffalign.rewards.diversity import diversity_within, picture_diversity, thumbnails
 from diffalign.rewards.edit_distance import edit_distance, edit_reward
 from diffalign.rewards.pictures import as_pixels
 from diffalign.rewards.set_functional import (
@@ -29,6 +29,7 @@ __all__ = [
     "Extrapolation",
     "Gaussian",
     "corrected_score",
+    "diversity_within",
     "edit_distance",
     "edit_reward",
     "frechet_distance",
@@ -48,7 +49,6 @@ Score = TypeVar("Score", float, Tensor)
 Channel = Literal["y", "rgb"]
 LARGEST_PSNR = 100.0  # dB; of equal pictures, which have no noise at all
 SSIM_WINDOW = 11  # pixels a side
-_ROWS = 256  # pictures that are compared with all others at a time
 _LUMA = (65.481, 128.553, 24.966)  # of BT.601 with 16 for black and 235 for white, for RGB in [0, 1]
 
 
@@ -87,37 +87,6 @@ def corrected_score(reward: Score, quality: Score, floor: float = 3.0, shift: fl
             f"quality must lie in [1, 5], got values from {seen.min().item():.4g} to {seen.max().item():.4g}"
         )
     return reward * (quality - floor) + shift
-
-
-def picture_diversity(pictures: Float[Tensor, "batch *sample"]) -> float:
-    """Mean distance between two different pictures of a set: root mean square over pixels in [0, 1].
-
-    Pictures are compared as their thumbnails, shapes by which cells they fill.
-    Falls towards 0 when all pictures become alike. 0 for fewer than two.
-    """
-    flat = thumbnails(pictures).flatten(1)
-    count = len(flat)
-    if count < 2:
-        return 0.0
-    total = 0.0
-    for start in range(0, count, _ROWS):
-        apart = torch.cdist(flat[start : start + _ROWS], flat[start:], compute_mode="donot_use_mm_for_euclid_dist")
-        total += apart.triu(1).sum(dtype=torch.float64).item()  # each pair once
-    return total / (count * (count - 1) / 2) / flat.shape[1] ** 0.5
-
-
-def thumbnails(pictures: Float[Tensor, "batch *sample"], longest: int = 64) -> Float[Tensor, "batch *thumbnail"]:
-    """Pictures with their longest side reduced to `longest` pixels by averaging over boxes; smaller ones as they are.
-
-    Of occupancy grids [batch, 1, x, y, z] it is 1 where a cell is filled, else 0.
-    """
-    if pictures.ndim == 5:
-        return (pictures > 0.5).float()
-    height, width = pictures.shape[-2:]
-    if max(height, width) <= longest:
-        return pictures.float()
-    scale = longest / max(height, width)
-    return F.adaptive_avg_pool2d(pictures.float(), (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def luma(pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 height width"]:

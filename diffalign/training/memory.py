@@ -196,7 +196,8 @@ class MemoryEstimator:
         optimizer = None
         if config.samples.every is not None:
             optimizer = self._optimizer(config, stage, backbone)
-        asked = min(config.evaluation.batch, config.evaluation.count or config.evaluation.batch)
+        wanted = config.evaluation
+        asked = min(wanted.batch, wanted.batch if wanted.count is None else wanted.count * wanted.members)
         rows = {name: leaf.expand(asked, *leaf.shape) for name, leaf in leaves.items()}
         view = backbone.view("policy")
         scale = config.evaluation.guidance_scale

@@ -63,4 +63,4 @@ class HeldOutSamples:
             if len(scored):
                 spread = scored.std(correction=0).item()
                 figures[reward.spec.name] = {"mean": scored.mean().item(), "spread": spread, "count": len(scored)}
-        return figures, picture_diversity(pictures)
+        return figures, picture_diversity(pictures, self._prompts)

@@ -121,10 +121,11 @@ def test_eval_with_other_prompts_and_seed(call, run_folder, tmp_path):
     shutil.copytree(run_folder, folder)
     (tmp_path / "mine.txt").write_text("a red circle\n")
     settings = ["-s", f"evaluation.prompts={tmp_path / 'mine.txt'}", "-s", "evaluation.seed=7"]
-    result = call("eval", folder, "--json", *settings)
+    result = call("eval", folder, "--json", *settings, "-s", "evaluation.members=2")
     assert result.exit_code == 0, result.exception
     summary = json.loads(result.stdout)
-    assert (summary["prompts"], summary["seed"]) == (1, 7)
+    assert (summary["prompts"], summary["pictures"], summary["seed"]) == (1, 2, 7)
+    assert "pictures drawn: 4/4" in result.stderr
     assert (folder / "config.yaml").read_bytes() == (run_folder / "config.yaml").read_bytes()  # how it was trained
 
 

@@ -127,6 +127,23 @@ def test_pictures_of_one_prompt_are_no_prompts_of_their_own(fake, tmp_path):
     assert many["wins"] == 10 * alone["wins"]
 
 
+def test_members_are_more_pictures_of_each_prompt_with_seeds_that_go_on(fake, tmp_path):
+    base, aligned = [0.2, 0.4, 0.6, 0.8], [0.4, 0.4, 0.5, 1.0]
+    summary, made = fake(base, aligned, ["a", "b"], tmp_path, seed=5, members=2)
+    assert made.seeds == {"reference": [5, 6, 7, 8], "policy": [5, 6, 7, 8]}
+    assert (summary["prompts"], summary["members"], summary["pictures"]) == (2, 2, 4)
+    rows = read_rows(tmp_path)
+    assert [(row["prompt"], row["seed"]) for row in rows] == [("a", 5), ("b", 6), ("a", 7), ("b", 8)]
+    assert rows[2]["rewards"]["scene"] == pytest.approx([plain(0.6), plain(0.5)], abs=1e-6)
+    seen = summary["rewards"]["scene"]
+    per_prompt = [(plain(0.4) - plain(0.2) + plain(0.5) - plain(0.6)) / 2, (plain(1.0) - plain(0.8)) / 2]
+    assert seen["difference"] == pytest.approx(np.mean(per_prompt), abs=1e-6)
+    assert seen["low"] == pytest.approx(min(per_prompt), abs=1e-6) and seen["scored"] == 4
+    assert len(list((tmp_path / "evaluation" / "aligned").iterdir())) == 4
+    listed, _ = fake(base, aligned, ["a", "b", "a", "b"], tmp_path, seed=5)
+    assert {**listed["rewards"]["scene"]} == seen and listed["members"] == 1
+
+
 def test_unscored_pairs_are_left_out_and_counted_with_reasons(fake, tmp_path):
     prompts = ["a", "skip base", "skip aligned", "skip both", "b"]
     summary, _ = fake([0.2] * 5, [0.4, 1.0, 1.0, 1.0, 0.4], prompts, tmp_path)
@@ -138,6 +155,20 @@ def test_unscored_pairs_are_left_out_and_counted_with_reasons(fake, tmp_path):
     assert rows[1]["rewards"]["scene"] == [None, pytest.approx(1.0)]
     assert rows[3]["rewards"]["scene"] == [None, None]
     json.loads((tmp_path / "evaluation" / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_components_are_compared_as_the_reward_is(fake, tmp_path):
+    base, aligned = [0.2, 0.4, 0.6], [0.4, 0.4, 1.0]
+    summary, _ = fake(base, aligned, ["a", "b", "skip base"], tmp_path)
+    seen = summary["rewards"]["scene"]
+    assert seen["components"].keys() == {"clean", "big"}
+    for name, times in (("clean", 1), ("big", 2)):
+        part = seen["components"][name]
+        assert part["scored"] == 2
+        for figure in ("base_mean", "aligned_mean", "difference", "low", "high"):
+            assert part[figure] == pytest.approx(times * seen[figure], abs=1e-6)
+    nothing, _ = fake([0.2], [0.4], ["skip both"], tmp_path)
+    assert "components" not in nothing["rewards"]["scene"]
 
 
 def test_nothing_scored_is_said_not_invented(fake, tmp_path):
@@ -224,8 +255,8 @@ def test_schema_of_summary_and_records(generator, tmp_path):
     summary = evaluate(generator, PROMPTS, config, tmp_path)
     assert json.loads((tmp_path / "evaluation" / "summary.json").read_text("utf-8")) == summary
     assert summary.keys() == {
-        "prompts", "pictures", "seed", "guidance_scale", "sampler", "confidence", "resamples", "trained_reward", "rewards",
-        "corrected", "diversity", "seconds",
+        "prompts", "members", "pictures", "seed", "guidance_scale", "sampler", "confidence", "resamples", "trained_reward",
+        "rewards", "corrected", "diversity", "seconds",
     }  # fmt: skip
     assert (summary["prompts"], summary["sampler"]) == (3, {"name": "DDIM", "steps": 2})
     assert summary["rewards"]["jpeg"]["range"][0] is None or math.isfinite(summary["rewards"]["jpeg"]["range"][0])

@@ -48,6 +48,24 @@ def test_empty_grids_are_counted_and_left_out():
     assert none["compared"] == 0 and "shared" not in none
 
 
-def test_diversity_of_shapes_goes_by_the_cells_that_differ():
-    grids = torch.stack([tower(1), tower(3)])  # two towers of 28 cells that do not meet
-    assert picture_diversity(grids) == pytest.approx((56 / 512) ** 0.5)
+def test_two_draws_of_the_base_are_the_yardstick():
+    """Of prompt a the second shape is the first moved on by two cells; of prompt b by one, and it is whole."""
+    base = torch.stack([tower(1), tower(4), tower(3), tower(5)])
+    found = compare_shapes(base, base, ["a", "b", "a", "b"], CONFIG)
+    assert found["shared"] == 1.0 and found["two_draws"]["compared"] == 2
+    assert found["two_draws"]["shared"] == pytest.approx((0 + 14 / 42) / 2)
+    assert found["two_draws"]["f_score"] == pytest.approx(1.0)  # scaled and centred they are the same tower
+    within = found["diversity_within"]
+    assert within["base"] == within["aligned"] == pytest.approx((1 + 28 / 42) / 2) and within["difference"] == 0
+    alone = compare_shapes(base, base, list("abcd"), CONFIG)
+    assert "two_draws" not in alone and "diversity_within" not in alone
+
+
+def test_each_is_compared_with_the_next_of_its_prompt_and_the_last_with_the_first():
+    base = torch.stack([tower(1), tower(2), tower(5)])
+    found = compare_shapes(base, torch.stack([slab()] * 3), ["a"] * 3, CONFIG)
+    assert found["two_draws"]["compared"] == 3
+    assert found["two_draws"]["shared"] == pytest.approx((14 / 42 + 0 + 0) / 3)
+    assert found["diversity_within"]["aligned"] == 0.0 < found["diversity_within"]["base"]
+    holes = compare_shapes(torch.stack([tower(1), torch.zeros(1, 8, 8, 8)]), base[:2], ["a"] * 2, CONFIG)
+    assert "two_draws" not in holes and holes["empty"] == [1, 0]

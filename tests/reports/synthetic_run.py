@@ -35,6 +35,14 @@ SUMMARY = {
     "diversity": {"measure": "mean distance in pixels", "base": 0.3, "aligned": 0.29},
 }  # fmt: skip
 
+GEOMETRY = {
+    "empty": [0, 0], "compared": 40,
+    "volume": {"base": 0.0719, "aligned": 0.0749, "difference": 0.003, "low": 0.0014, "high": 0.0046},
+    "chamfer": 0.035, "f_score": 0.8, "shared": 0.83,
+    "diversity_within": {"base": 0.4, "aligned": 0.36, "difference": -0.04, "low": -0.06, "high": -0.02},
+    "two_draws": {"compared": 40, "chamfer": 0.11, "f_score": 0.45, "shared": 0.5},
+}  # fmt: skip
+
 
 def make_run(home: Path, *, pixels: int = 32, binary: bool = True, prompt: str = "a red circle") -> Path:
     """A whole run folder: prompts 0-9 are wins, 10-15 losses, the rest unchanged."""

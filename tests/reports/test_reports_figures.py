@@ -16,7 +16,7 @@ from diffalign.reports.charts import Line, draw_chart, nice_ticks, running_mean
 from diffalign.reports.numbers import finite, scale_for
 from diffalign.reports.run_folder import hide_paths
 from diffalign.reports.selection import choose_examples
-from tests.reports.synthetic_run import REWARDS, SUMMARY
+from tests.reports.synthetic_run import GEOMETRY, REWARDS, SUMMARY
 
 
 def table_text(summary: dict) -> str:
@@ -30,6 +30,12 @@ def test_no_losses_is_said():
     wins, losses, unchanged = choose_examples(records, "scene")
     assert (wins.heading, losses.heading) == ("Wins: 1 prompt", "Losses: none")
     assert unchanged.heading == "Unchanged: 1 prompt"
+
+
+def test_several_pictures_of_a_prompt_are_counted_as_pictures():
+    records = [{"prompt": name, "rewards": {"scene": [0.0, 1.0]}} for name in ("a", "b", "a", "b")]
+    assert choose_examples(records, "scene")[0].heading == "Wins: 4 pictures"
+    assert choose_examples(records[:2], "scene")[0].heading == "Wins: 2 prompts"
 
 
 def test_graded_scores_choose_the_largest():
@@ -51,6 +57,14 @@ def test_table_for_the_terminal():
         assert said in text
     assert "corrected score" in text and "scene.clean" in text and "diversity" in text
     assert "a tie counts half a win" in table_text({**SUMMARY, "rewards": {"scene": REWARDS["scene"]}})
+
+
+def test_table_of_shapes_has_the_yardstick_and_no_components():
+    part = {"base_mean": 2.5, "aligned_mean": 1.25, "difference": -1.25, "low": -1.5, "high": -1.0}
+    rewards = {"scene": {**REWARDS["scene"], "components": {"tilt": part}}}
+    text = " ".join(table_text({**SUMMARY, "rewards": rewards, "geometry": GEOMETRY}).split())
+    assert "two draws of the base model for one prompt 0.11" in text and "diversity within" in text
+    assert "tilt" not in text
 
 
 def test_table_says_whose_word_trained_on_is():

@@ -12,7 +12,7 @@ import pytest
 
 from diffalign.exceptions import DataError
 from diffalign.reports import read_run, write_report
-from tests.reports.synthetic_run import REWARDS, make_picture, make_run, metrics_rows, write_json, write_lines
+from tests.reports.synthetic_run import GEOMETRY, REWARDS, make_picture, make_run, metrics_rows, write_json, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,52 @@ def test_several_pictures_of_a_prompt_are_not_called_prompts(tmp_path):
     assert "scene rose from 50.0 % to 60.5 % on 40 pictures of 10 held-out prompts: +10.5 points" in text
     assert "jpeg fell from −1.500 to −1.620 on 38 pictures of 10 held-out prompts" in text
     assert "2 pictures could not be scored" in text
+    assert "jpeg: 2 pictures not scored" in text
+
+
+def changed_summary(run: Path, **more: object) -> str:
+    file = run / "evaluation/summary.json"
+    write_json(file, json.loads(file.read_text()) | more)
+    return report_text(run)
+
+
+def test_shapes_are_held_against_two_draws_of_the_base_model(tmp_path):
+    text = changed_summary(make_run(tmp_path), geometry=GEOMETRY)
+    assert (
+        "chamfer: aligned to base of the same prompt and seed 0.035, two draws of the base model for one prompt 0.11."
+        in text
+    )
+    assert "diversity within fell from 0.400 to 0.360" in text
+    assert "volume rose from 7.19 % to 7.49 %" in text
+    assert "filled cell" not in text  # nothing was empty
+    alone = {name: value for name, value in GEOMETRY.items() if name not in ("two_draws", "diversity_within")}
+    text = changed_summary(make_run(tmp_path / "alone"), geometry=alone)
+    assert "f_score: aligned to base of the same prompt and seed 0.8." in text and "two draws" not in text
+
+
+@pytest.mark.parametrize("empty", [[0, 3], [1, 0]])
+def test_empty_grids_are_seen(tmp_path, empty):
+    text = changed_summary(make_run(tmp_path), geometry={**GEOMETRY, "empty": empty})
+    noun = "shape" if empty[0] == 1 else "shapes"
+    assert f"empty: {empty[0]} {noun} of the base model and {empty[1]} of the aligned one have no filled cell" in text
+    Page(text)
+
+
+@pytest.mark.parametrize("empty", [None, 3, [1], ["a", "b"], {}])
+def test_damaged_geometry_is_passed_over(tmp_path, empty):
+    text = changed_summary(make_run(tmp_path), geometry={**GEOMETRY, "empty": empty, "two_draws": 3, "volume": None})
+    assert "filled cell" not in text and "two draws" not in text
+
+
+def test_components_of_what_was_trained_on_are_folded(tmp_path):
+    part = {"scored": 40, "base_mean": 2.5, "aligned_mean": 1.25, "difference": -1.25, "low": -1.5, "high": -1.0}
+    rewards = {name: {**entry, "components": {f"{name}_part": part}} for name, entry in REWARDS.items()}
+    text = changed_summary(make_run(tmp_path), rewards=rewards)
+    Page(text)
+    folded = text[text.index("<details><summary>Components of scene") :].split("</details>")[0]
+    for said in ("scene_part", "2.50", "1.25", "−1.25", "−1.50 to −1.00"):
+        assert said in folded
+    assert "jpeg_part" not in text  # nothing was learnt from it
 
 
 def test_unfinished_run_says_so(tmp_path):

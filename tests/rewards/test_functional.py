@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffalign.exceptions import DataError
-from diffalign.rewards import functional
-from diffalign.rewards.functional import corrected_score, picture_diversity, thumbnails
+from diffalign.rewards import diversity
+from diffalign.rewards.functional import corrected_score, diversity_within, picture_diversity, thumbnails
 
 
 def test_parity_with_the_card():
@@ -42,13 +42,43 @@ def test_diversity_by_hand_in_chunks_too(monkeypatch):
     pairs = [(one, other) for other in range(7) for one in range(other)]
     expected = sum((pictures[one] - pictures[other]).square().mean().sqrt().item() for one, other in pairs) / len(pairs)
     assert picture_diversity(pictures) == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(functional, "_ROWS", 3)
+    monkeypatch.setattr(diversity, "_ROWS", 3)
     assert picture_diversity(pictures) == pytest.approx(expected, rel=1e-5)
 
 
 def test_equal_pictures_and_too_few_have_no_diversity():
     assert picture_diversity(torch.rand(1, 3, 8, 8).expand(40, -1, -1, -1)) == 0
     assert picture_diversity(torch.rand(1, 3, 8, 8)) == 0
+
+
+def bar(length: int, at: int = 0) -> torch.Tensor:
+    grid = torch.zeros(1, 8, 2, 2)
+    grid[:, at : at + length, 0, 0] = 1
+    return grid
+
+
+def test_diversity_of_shapes_is_one_minus_what_they_share():
+    grids = torch.stack([bar(2), bar(4), bar(2, at=4)])  # 2 of 4 cells shared, none, none
+    assert picture_diversity(grids) == pytest.approx((0.5 + 1 + 1) / 3)
+    fuller = grids.repeat_interleave(2, 3).repeat_interleave(2, 4)  # four times the volume in an equal grid of cells
+    assert picture_diversity(fuller) == pytest.approx(picture_diversity(grids))
+    empty = torch.zeros(2, 1, 8, 2, 2)
+    assert picture_diversity(empty) == 0
+    assert picture_diversity(torch.stack([bar(2), empty[0]])) == 1
+
+
+def test_pictures_of_one_prompt_count_within_it_and_not_across():
+    grids = torch.stack([bar(2), bar(2, at=4), bar(4), bar(2, at=4)])
+    assert picture_diversity(grids, ["a", "b", "a", "b"]) == pytest.approx(1)
+    assert picture_diversity(grids, ["a"] * 4) == picture_diversity(grids) < 1
+    torch.testing.assert_close(
+        diversity_within(grids, ["a", "b", "a", "c"]),
+        torch.tensor([0.5, torch.nan, torch.nan]).double(),
+        equal_nan=True,
+    )
+    assert diversity_within(grids, ["b", "a", "b", "a"]).tolist() == [0.5, 0.0]
+    pictures = torch.rand(2, 3, 8, 8)
+    assert diversity_within(pictures, ["a", "a"]).item() == pytest.approx(picture_diversity(pictures))
 
 
 def test_thumbnails_are_means_over_boxes():

@@ -66,7 +66,7 @@ def test_a_run_draws_judges_learns_and_compares(tmp_path, objective, online):
     summary = json.loads((run.folder / "evaluation" / "summary.json").read_text())
     assert summary["rewards"]["stability"]["trained_on"] and summary["rewards"]["stability"]["scored"] == 4
     assert summary["geometry"]["compared"] == 4 and 0 <= summary["geometry"]["shared"] <= 1
-    assert "cells that are filled" in summary["diversity"]["measure"]
+    assert "1 - IoU" in summary["diversity"]["measure"]
     assert (run.folder / "evaluation" / "base" / "00003.png").is_file()
     assert (run.folder / "samples" / "step-1.png").is_file()
     page = (run.folder / "report.html").read_text()
