@@ -94,15 +94,16 @@ def draw_training_curves(run: RunReport) -> list[Chart]:
 
 
 def draw_sample_curves(run: RunReport) -> list[Chart]:
-    """Mean of each reward, and diversity, at the "samples" events."""
+    """Mean of each reward, diversity, and of shapes the volume, at the "samples" events."""
     rows, marks = run.samples or (), _steps_of(run.alarms)
     rewards = [row["rewards"] for row in rows if isinstance(row.get("rewards"), dict)]
     names = dict.fromkeys(name for entry in rewards for name in entry)
     charts = [_draw_reward(name, rows, run, marks) for name in names]
-    diversity = [(float(row["step"]), finite(row.get("diversity"))) for row in rows]
-    if any(not math.isnan(value) for _, value in diversity):
-        svg = draw_chart([Line(diversity, 1, "dots")], label=_describe("diversity", diversity), marks=marks)
-        charts.append(Chart("Diversity of the samples", svg, (), ""))
+    for name, title in (("diversity", "Diversity of the samples"), ("volume", "Volume of the samples, share of cells")):
+        points = [(float(row["step"]), finite(row.get(name))) for row in rows]
+        if any(not math.isnan(value) for _, value in points):
+            svg = draw_chart([Line(points, 1, "dots")], label=_describe(name, points), marks=marks)
+            charts.append(Chart(title, svg, (), ""))
     return [chart for chart in charts if chart is not None]
 
 

@@ -151,10 +151,11 @@ class TrainingLoop:
         return self.team.from_main(lambda: self._judge_samples(pictures))
 
     def _judge_samples(self, pictures: Tensor) -> list[Alarm]:
-        figures, diversity = self.samples.judge(pictures, self.trainer.step)
-        self.log.write("samples", self.trainer.step, rewards=figures, diversity=diversity)
-        self.trackers.write(self.trainer.step, {f"held_out/{name}": figure["mean"] for name, figure in figures.items()})
-        return self.monitor.after_samples(figures, diversity)
+        seen = self.samples.judge(pictures, self.trainer.step)
+        self.log.write("samples", self.trainer.step, **{k: v for k, v in seen._asdict().items() if v is not None})
+        means = {f"held_out/{name}": figure["mean"] for name, figure in seen.rewards.items()}
+        self.trackers.write(self.trainer.step, means)
+        return self.monitor.after_samples(*seen)
 
     def _ring(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:

@@ -6,18 +6,33 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffalign.config import RunConfig
-from diffalign.pipelines import contact_sheet, save_picture
+from diffalign.pipelines import contact_sheet, is_grid, save_picture
 from diffalign.rewards import Reward, build_reward
 from diffalign.rewards.functional import picture_diversity
 from diffalign.training.build import build_generator
 from diffalign.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+
+class SampleFigures(NamedTuple):
+    """What is said of held-out samples.
+
+    Attributes:
+        rewards: name -> mean, spread (standard deviation) and count.
+        diversity: mean distance between two of different prompts.
+        volume: of shapes the share of cells that are filled; of pictures None.
+    """
+
+    rewards: dict[str, dict[str, float]]
+    diversity: float
+    volume: float | None
 
 
 class HeldOutSamples:
@@ -52,8 +67,8 @@ class HeldOutSamples:
         log.info("samples of step %d drawn in %.1f s", self._trainer.step, time.monotonic() - started)
         return pictures
 
-    def judge(self, pictures: Tensor, step: int) -> tuple[dict[str, dict[str, float]], float]:
-        """Rewards of the pictures, and their diversity; the contact sheet is written."""
+    def judge(self, pictures: Tensor, step: int) -> SampleFigures:
+        """What is said of the pictures; the contact sheet is written."""
         self._home.mkdir(exist_ok=True)
         save_picture(contact_sheet(pictures), self._home / f"step-{step}.png")
         figures = {}
@@ -63,4 +78,5 @@ class HeldOutSamples:
             if len(scored):
                 spread = scored.std(correction=0).item()
                 figures[reward.spec.name] = {"mean": scored.mean().item(), "spread": spread, "count": len(scored)}
-        return figures, picture_diversity(pictures, self._prompts)
+        volume = (pictures > 0.5).double().mean().item() if is_grid(pictures[0]) else None
+        return SampleFigures(figures, picture_diversity(pictures, self._prompts), volume)

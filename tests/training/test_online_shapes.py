@@ -68,9 +68,11 @@ def test_a_run_draws_judges_learns_and_compares(tmp_path, objective, online):
     assert summary["geometry"]["compared"] == 4 and 0 <= summary["geometry"]["shared"] <= 1
     assert "1 - IoU" in summary["diversity"]["measure"]
     assert (run.folder / "evaluation" / "base" / "00003.png").is_file()
+    drawn = rows(run.folder, "samples")
+    assert len(drawn) == 3 and all(0 < row["volume"] < 1 for row in drawn)
     assert (run.folder / "samples" / "step-1.png").is_file()
     page = (run.folder / "report.html").read_text()
-    assert "chamfer" in page and "f_score" in page
+    assert "chamfer" in page and "f_score" in page and "Volume of the samples" in page
 
 
 def test_labels_come_from_the_threshold_and_all_members_teach(tmp_path):
