@@ -205,8 +205,8 @@ class HealthMonitor:
             "volume_drift",
             self._volume_action,
             not first / limit <= volume <= first * limit,
-            f"the shapes fill {volume / first:.2f} times as much as before the first step (limit {limit:g}, or 1 / {limit:g})"
-            ": they lose their form; look at the samples, and train for fewer steps or with another objective",
+            f"the shapes fill {volume / first:.2f} times as much as before the first step (limit {limit:g}, or 1 over "
+            "that): they lose their form; look at the samples, and train for fewer steps or with another objective",
         )
 
     def _report(self, alarm: str, action: str, rings: bool, message: str, subject: str = "") -> list[Alarm]:
