@@ -86,6 +86,7 @@ def form(base: Tensor, aligned: Tensor, asked: list[str]) -> Figures:
     }
     for name in ("chamfer", "f_score", "shared"):
         found |= {name: kept[name], f"{name}, two draws of base": kept["two_draws"][name]}
+    found["chamfer, one surface sampled twice"] = kept["chamfer_floor"]
     return found | {
         "diversity across captions, aligned / base": across[1] / across[0],
         "diversity within a caption, aligned / base": within["aligned"] / within["base"],
