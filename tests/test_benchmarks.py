@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.stability_alignment import bounds, markdown
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -93,3 +96,93 @@ def test_an_online_step_needs_no_more_memory_for_more_steps_of_sampling():
     )
     few, many = (float(peak) for peak in re.findall(r"peak +(\d+) MB", done.stdout))
     assert many < 1.3 * few
+
+
+# ---------------------------------------------------------------- shapes that stand
+
+KEPT = {
+    "stands, gain": 0.3, "stands, low": 0.2, "volume, aligned / base": 1.1, "f_score": 0.8, "chamfer": 0.03,
+    "chamfer, two draws of base": 0.06, "shared": 0.8, "diversity across captions, aligned / base": 0.98,
+    "diversity within a caption, aligned / base": 0.9, "kind as asked, base": 0.8, "kind as asked, aligned": 0.78,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "broken"),
+    [
+        ("stands, gain", 0.24, "in the mean over runs"),
+        ("stands, low", 0.15, "its interval"),
+        ("volume, aligned / base", 1.36, "volume"),
+        ("f_score", 0.59, "f_score"),
+        ("chamfer, two draws of base", 0.02, "chamfer below"),
+        ("shared", 0.49, "shared"),
+        ("diversity across captions, aligned / base", 0.89, "across captions"),
+        ("diversity within a caption, aligned / base", 0.74, "within a caption"),
+        ("kind as asked, aligned", 0.74, "kind as asked"),
+        ("kind as asked, aligned", float("nan"), "kind as asked"),
+    ],
+)
+def test_each_bound_of_an_alignment_can_break(figure, value, broken):
+    assert all(bounds([KEPT, KEPT]).values())
+    kept = bounds([KEPT | {figure: value}])
+    assert [name for name, holds in kept.items() if not holds] == [name for name in kept if broken in name]
+    assert sum(not holds for holds in kept.values()) == 1
+
+
+def test_the_gain_is_held_to_its_bound_in_the_mean_and_the_form_in_every_run():
+    poor = KEPT | {"stands, gain": 0.21, "shared": 0.4}
+    broken = [name for name, holds in bounds([KEPT, poor]).items() if not holds]
+    assert len(broken) == 1 and broken[0].startswith("shared")
+    row = next(line for line in markdown({"one": KEPT, "two": poor}).splitlines() if line.startswith("| shared "))
+    assert row == "| shared | 0.800 | 0.400 | 0.600 | 0.400 | 0.800 |"
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step of the quickstart, compared on three captions."""
+    home = tmp_path_factory.mktemp("stability")
+    settings = [
+        "training.steps=1", "training.groups=2", "optimizer.warmup_steps=0", "online.prompts=4", "online.members=2",
+        "samples.every=null", "evaluation.count=3", f"folder={home / 'runs'}", f"data.cache={home / 'cache'}",
+    ]  # fmt: skip
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    command = ["-m", "diffalign", "train", "--config", "quickstart/dso_dpo.yaml", *overrides]
+    return Path(call(command, home).stdout.strip().splitlines()[-1])
+
+
+def call(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=home, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_an_alignment_is_measured_with_other_seeds_and_held_to_its_bounds(short_run, tmp_path):
+    told = ["-m", "benchmarks.stability_alignment", str(short_run), "--members", "2", "--examples", "1"]
+    done = call(told, tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # one step is not enough
+    written = json.loads((tmp_path / "stable_alignment" / "table.json").read_text())
+    (found,) = written["runs"].values()
+    assert found["shared"] > 0.9 > found["shared, two draws of base"] and found["volume, aligned / base"] < 1.1
+    assert 0 <= found["stands, base"] <= 1 and 0 <= found["kind as asked, aligned"] <= 1
+    assert f"| chamfer | {found['chamfer']:.3f} |" in done.stdout
+    assert "BROKEN  share that stands: +0.25 or more in the mean over runs" in done.stdout
+    assert written["bounds"]["shared 0.5 or more"] is True
+    again = call([*told, "--seed", "1"], tmp_path)
+    assert again.returncode == 1 and "was evaluated with seeds 0 to 2" in again.stderr
+
+
+@pytest.mark.slow
+def test_searches_are_timed_and_held_against_the_shape_that_they_began_with(short_run, tmp_path):
+    few = ["--captions", "2", "--best", "2", "--tries", "2", "--out", "stable"]
+    done = call(["-m", "benchmarks.stability_test_time", "--run", str(short_run), *few], tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "stable" / "table.json").read_text())
+    assert written["methods"].keys() >= {"base", "best of 2", "noise search, 2 tries", "aligned"}
+    assert (written["methods"]["base"]["shared"], written["methods"]["base"]["chamfer"]) == (1.0, 0.0)
+    assert written["methods"]["best of 2"]["shared"] < 1 and written["two_draws"]["chamfer"] > 0.01
+    assert (tmp_path / "stable" / "figure.png").stat().st_size > 1000
+    assert re.search(r"^aligned +stands .* shared [\d.]+  chamfer [\d.]+$", done.stdout, re.MULTILINE)

@@ -46,6 +46,9 @@ def _moved_row(name: str, geometry: Mapping[str, Any]) -> Row | None:
     if not math.isnan(draws):
         told += f", two draws of the base model for one prompt {plain(draws, 3)}"
         note += f"; two draws of the base model: {plain(draws, 3)}"
+    floor = finite(geometry.get(f"{name}_floor"))
+    if not math.isnan(floor):
+        note += f"; one surface, sampled twice: {plain(floor, 2)}"
     scale = scale_for(False, math.nan, math.nan, [same, aligned])
     return Row(name, "", note, same, aligned, aligned - same, math.nan, math.nan, scale, told=f"{told}.")
 

@@ -28,6 +28,7 @@ def test_shapes_that_did_not_change():
     grids = torch.stack([tower(1), tower(4)])
     found = compare_shapes(grids, grids, ["a", "b"], CONFIG)
     assert found["shared"] == 1.0 and found["f_score"] == 1.0 and found["chamfer"] < 1e-6
+    assert 0.001 < found["chamfer_floor"] < 0.02  # equal shapes are drawn with equal points, others not
     assert found["volume"]["difference"] == 0.0 and found["volume"]["base"] == pytest.approx(28 / 512)
     assert found["pieces"]["aligned"] == 1.0 and found["empty"] == [0, 0] and found["compared"] == 2
 

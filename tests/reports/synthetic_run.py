@@ -38,7 +38,7 @@ SUMMARY = {
 GEOMETRY = {
     "empty": [0, 0], "compared": 40,
     "volume": {"base": 0.0719, "aligned": 0.0749, "difference": 0.003, "low": 0.0014, "high": 0.0046},
-    "chamfer": 0.035, "f_score": 0.8, "shared": 0.83,
+    "chamfer": 0.035, "chamfer_floor": 0.0079, "f_score": 0.8, "shared": 0.83,
     "diversity_within": {"base": 0.4, "aligned": 0.36, "difference": -0.04, "low": -0.06, "high": -0.02},
     "two_draws": {"compared": 40, "chamfer": 0.11, "f_score": 0.45, "shared": 0.5},
 }  # fmt: skip
