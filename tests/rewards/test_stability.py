@@ -86,7 +86,7 @@ def test_parts_that_do_not_touch_are_one_body_or_fall():
         assert load_reward("stability", form=form, pieces="fall")([table()]).item() > -1
     for gap, value in ((-0.05, 1.0), (0.0, 1.0), (0.1, 0.0)):  # as most files have them, parts share no vertex
         base, top = box(1, 1, 0.5), box(0.3, 0.3, 0.5)
-        vertices = np.concatenate([base.vertices, top.vertices + [0.02, 0.07, 0.5 + gap]])
+        vertices = np.concatenate([base.vertices, top.vertices + np.array([0.02, 0.07, 0.5 + gap])])
         stack = Mesh.of(vertices, np.concatenate([base.faces, top.faces + len(base.vertices)]))
         assert load_reward("stability", pieces="fall")([stack]).tolist() == [value]
     with pytest.raises(ConfigError, match=r"pieces: fall says nothing of a margin"):
