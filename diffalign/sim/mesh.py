@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.sim.winding import bounds_a_volume, components, turned_outwards
+from diffalign.sim.touching import bodies
+from diffalign.sim.winding import bounds_a_volume, turned_outwards
 
 Up = Literal["x", "y", "z"]
 MOST_FACES = 5_000_000  # more would take minutes and gigabytes
@@ -90,8 +91,13 @@ class Mesh:
 
     @cached_property
     def pieces(self) -> int:
-        """How many parts share no vertex."""
-        return len(np.unique(components(len(self.vertices), self.faces)[self.faces]))
+        """How many bodies it is made of: parts that touch, or lie less than about 1/256 of its longest side apart, are one.
+
+        So are parts that share a vertex, whose surfaces cross, or of which one lies in the solid of the other: a hollow is
+        no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near.
+        """
+        points = self.vertices - self.vertices.min(0)
+        return int(bodies(points / max(self.extent, 1e-300), self.faces).max()) + 1
 
 
 def _to_z(points: NDArray[np.float64], up: Up) -> NDArray[np.float64]:

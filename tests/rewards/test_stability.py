@@ -67,6 +67,16 @@ def test_components_are_what_can_be_worked_out_by_hand():
     assert parts["tilt"] < 0.1
 
 
+@pytest.mark.parametrize("mode", ["exact", "dso"])
+def test_the_tilt_beside_the_label_is_that_of_the_shape_at_rest(mode):
+    stands, tilt = (StabilityReward(form=form, mode=mode).score([Sample(gallows())]) for form in ("stands", "tilt"))
+    assert stands.values.tolist() == [0.0]
+    assert {name: value.item() for name, value in stands.components.items()} == {
+        name: value.item() for name, value in tilt.components.items()
+    }
+    assert stands.components["tilt"].item() > 40  # the simulation is decided at 30
+
+
 def test_parts_that_do_not_touch_are_one_body_or_fall():
     grid = table()
     grid[7, 7, 15] = True  # it floats above the table
@@ -74,6 +84,11 @@ def test_parts_that_do_not_touch_are_one_body_or_fall():
     for form, value in (("stands", 0.0), ("tilt", -180.0)):
         assert load_reward("stability", form=form, pieces="fall")([grid]).tolist() == [value]
         assert load_reward("stability", form=form, pieces="fall")([table()]).item() > -1
+    for gap, value in ((-0.05, 1.0), (0.0, 1.0), (0.1, 0.0)):  # as most files have them, parts share no vertex
+        base, top = box(1, 1, 0.5), box(0.3, 0.3, 0.5)
+        vertices = np.concatenate([base.vertices, top.vertices + np.array([0.02, 0.07, 0.5 + gap])])
+        stack = Mesh.of(vertices, np.concatenate([base.faces, top.faces + len(base.vertices)]))
+        assert load_reward("stability", pieces="fall")([stack]).tolist() == [value]
     with pytest.raises(ConfigError, match=r"pieces: fall says nothing of a margin"):
         load_reward("stability", form="margin", pieces="fall")
 

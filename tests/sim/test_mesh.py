@@ -7,7 +7,7 @@ import pytest
 
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.sim import Mesh, Voxels, solid_of
-from tests.sim.solids import SOLIDS, box, joined, l_shape, solid, standing_box, turned_inside_out
+from tests.sim.solids import SOLIDS, box, joined, solid, standing_box, turned_inside_out
 
 
 def volume(*parts) -> float:
@@ -98,13 +98,10 @@ def test_many_parts_of_both_signs_take_no_time():
     vertices = (corners + generator.uniform(0, 100, (count, 1, 3))).reshape(-1, 3)
     way = np.where(generator.random((count, 1, 1)) < 0.5, faces, faces[:, ::-1])
     mesh = Mesh.of(vertices, (way + 4 * np.arange(count)[:, None, None]).reshape(-1, 3))
-    assert mesh.pieces == count
     assert solid_of(mesh).volume == pytest.approx(count / 6)
 
 
-def test_pieces_are_counted():
-    assert solid("table, 4 legs").pieces == 5
-    assert Mesh.of(*l_shape(0.6)).pieces == 1  # the parts share two corners
+def test_the_solids_are_closed():
     assert all(solid(name).closed for name in SOLIDS)
 
 
