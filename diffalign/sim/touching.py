@@ -14,6 +14,7 @@ _COARSEST = 1 / 8
 _MOST_TRIANGLES = 1_000_000  # beside those of the mesh; a second and some hundred megabytes
 _MOST_BODIES = 1000  # of more it is not asked which lies within which: it takes the square of their number
 _MOST_ANGLES = 20_000_000  # faces times points, a few seconds
+_A_CALL = 1000  # faces that take as long as asking does
 _ROW = 1 << 10  # more than there are cells in a row, with one around them
 _AROUND = [(x * _ROW + y) * _ROW + z for x, y, z in product((-1, 0, 1), repeat=3)]
 
@@ -153,7 +154,7 @@ def _within(triangles: NDArray[np.float64], part: NDArray[np.int64]) -> NDArray[
     links, left = [np.zeros((0, 2), dtype=np.int64)], _MOST_ANGLES
     for inner in own:
         around = np.flatnonzero((low <= low[inner]).all(1) & (high >= high[inner]).all(1) & (own != inner))
-        left -= int(faces[around].sum())
+        left -= int(faces[around].sum()) + _A_CALL * len(around)
         if not len(around) or left < 0:
             continue
         point = ordered[first[inner], :1]

@@ -54,7 +54,7 @@ def test_parts_of_a_scene_are_in_their_places(tmp_path):
     file.write_bytes(glb(document, buffer))
     mesh = read_mesh(file)
     found = solid_of(mesh)
-    assert (mesh.pieces, found.mass) == (3, "exact")
+    assert (len(mesh.vertices), mesh.pieces, found.mass) == (24, 1, "exact")  # they touch, and share no vertex
     assert found.volume == pytest.approx(0.5 + 0.08 + 0.6, rel=1e-6)
     height = (0.5 * 0.25 + 0.08 * 1.5 + 0.6 * 2.7) / 1.18
     np.testing.assert_allclose(found.centre, [10, -30, 20 + height], atol=1e-5)

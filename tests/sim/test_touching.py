@@ -113,9 +113,34 @@ def test_a_soup_of_triangles_has_the_pieces_of_a_search_among_many_points():
         (lambda: tetrahedra(10_000, 0.5), (1, 1)),
         (lambda: (np.random.default_rng(0).random((30_000, 3)), np.arange(30_000).reshape(-1, 3)), (1, 1)),
         (lambda: joined(box((0, 0, 0), (1, 1, 0.49)), box((0, 0, 0.51), (1, 1, 1))), (2, 2)),
+        (
+            lambda: joined(*(box((edge,) * 3, (2 - edge,) * 3) for edge in np.arange(0, 1, 0.025)), CUBE),
+            (1, 1),
+        ),
+        (
+            lambda: joined(
+                box((0, 0, 0), (31, 31, 31)),
+                turned_inside_out(box((0.5,) * 3, (30.5,) * 3)),
+                *(
+                    box((x, y, z), (x + 0.4, y + 0.4, z + 0.4))
+                    for x in range(2, 29, 3)
+                    for y in range(2, 29, 3)
+                    for z in range(2, 29, 3)
+                ),
+            ),
+            (730, 730),
+        ),
         (lambda: joined(*(box((0, 0, z / 100), (1, 1, (z + 0.1) / 100)) for z in range(100))), (1, 100)),
     ],
-    ids=["scattered", "all in one place", "triangles across", "a slit", "many slits"],
+    ids=[
+        "scattered",
+        "all in one place",
+        "triangles across",
+        "a slit",
+        "shells in shells",
+        "many in a hollow",
+        "many slits",
+    ],
 )
 def test_many_parts_and_long_slits_take_seconds_at_most(made, pieces):
     mesh = Mesh.of(*made())
