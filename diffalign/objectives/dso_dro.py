@@ -33,9 +33,9 @@ def dso_dro(
             error it is pushed no further. None: no bound, as the authors train (and stop at 4000 steps).
         max_bad_ratio: the same bound as a multiple of the mean error of the group's good members, so that it goes by
             no model's scale; in a group without any it does not hold. None: no such bound.
-        bad_weight: of the bad half. With 1, the authors', and one x_t for both the difference of the errors is linear in
-            the prediction: a pull without end, away from the bad towards what is beyond the good. Below 1 it is convex,
-            with its least value at good + a / (1 - a) (good - bad).
+        bad_weight: of the bad half; the authors' is 1. It makes the push weaker, not bounded: at the x_t of a bad sample
+            the loss is -a times an error. Only where both members had one x_t (the limit t -> 1) would 1 make it linear in
+            the prediction, and a weight below 1 convex, with its least value at good + a / (1 - a) (good - bad).
 
     Returns:
         loss [groups]; metrics `good_error` and `bad_error` (means over the good and the bad members of the batch, 0

@@ -127,8 +127,8 @@ class HealthMonitor:
         return sum(values) / len(values) if values else None
 
     def _winner_error(self) -> list[Alarm]:
-        policy, reference = self._mean("winner_error") or self._mean("good_error"), self._mean("reference_winner_error")
-        if policy is None or not (reference or self._unbounded):
+        policy, reference = self._mean("good_error") or self._mean("winner_error"), self._mean("reference_winner_error")
+        if not policy or not (reference or self._unbounded):  # without a good sample there is no error of one
             return []
         if self._first_winner is None:
             self._first_winner = policy

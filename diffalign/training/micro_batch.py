@@ -16,7 +16,7 @@ from diffalign.denoising import Denoiser, DenoisingErrors, NoiseDraw, Prediction
 from diffalign.objectives import Objective, ObjectiveOutput
 from diffalign.training.objective_inputs import labels_of, objective_inputs, pair_weight
 from diffalign.training.sharding import gradient_sync
-from diffalign.training.step_metrics import error_figures, reward_sums
+from diffalign.training.step_metrics import error_figures, half_sums, reward_sums
 from diffalign.types import GroupBatch
 
 Look = Callable[[DenoisingErrors, ObjectiveOutput], dict[str, float]]
@@ -109,6 +109,7 @@ class GroupLoss:
             "loss": _weighted(output.loss, micro).mean().item(),
             **{name: value.item() for name, value in output.metrics.items()},
             **error_figures(errors, micro.batch, micro.weight),
+            **(half_sums(errors, micro.batch, micro.weight) if "good_error" in output.metrics else {}),
             **reward_sums(micro.batch, micro.told),
         }
         fine = output.loss.isfinite().tolist()

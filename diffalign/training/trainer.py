@@ -33,7 +33,7 @@ from diffalign.training.optimizer import build_optimizer
 from diffalign.training.piece_files import join_optimizer, placed, split_optimizer
 from diffalign.training.result import write_result
 from diffalign.training.sharding import hold_views, shards, whole
-from diffalign.training.step_metrics import with_reward_spread
+from diffalign.training.step_metrics import without_sums
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Trainer(ABC):
         metrics = {name: self._mean(value / training.accumulation) for name, value in sums.items()}
         if not alone and not all(map(math.isfinite, metrics.values())):  # in all of them: none must wait for another
             check_finite(self.step + 1, metrics, gather_object(bad) or gather_object(ids))
-        metrics = with_reward_spread(metrics) | begun
+        metrics = without_sums(metrics) | begun
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
         metrics["gradient_norm"] = float(whole(norm))  # before clipping
         if self.accelerator.scaler is None:  # a scaler passes over such a step

@@ -205,6 +205,14 @@ def test_volume_that_drifts_either_way_rings_and_stops_only_an_unbounded_loss():
     assert monitor(volume_drift="off").after_samples({}, 0.4, 9.0) == []
 
 
+def test_steps_without_a_good_sample_say_nothing_of_its_error():
+    """An all-toppling model has none at first; and steps that have one count alone."""
+    watch = HealthMonitor(HealthConfig(window=3), trained_reward=None, unbounded=True)
+    none, some = {"loss": 0.1, "bad_error": 0.2}, {"loss": 0.1, "good_error": 0.05, "bad_error": 0.2}
+    assert [watch.after_step(row) for row in [none] * 4 + [none, some] * 4 + [some] * 6] == [[]] * 18
+    assert [len(watch.after_step(some | {"good_error": 0.07})) for _ in range(3)] == [0, 0, 1]
+
+
 def test_no_trained_reward_no_hacking():
     watch = HealthMonitor(HealthConfig(), trained_reward=None)
     watch.after_samples(figures(scene=0, jpeg=0))

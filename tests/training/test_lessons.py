@@ -9,7 +9,7 @@ from diffalign.data import Contrast
 from diffalign.denoising import DenoisingErrors
 from diffalign.rewards import load_reward
 from diffalign.training.lessons import Lesson, combined, contrast_of_sets, lesson_of, round_figures
-from diffalign.training.step_metrics import error_figures, reward_sums, with_reward_spread
+from diffalign.training.step_metrics import error_figures, half_sums, reward_sums, without_sums
 from diffalign.types import Condition, GroupBatch
 from tests.training.online import online
 
@@ -44,7 +44,7 @@ def test_a_zero_that_stands_for_a_missing_reward_is_not_counted_as_one(tmp_path,
     )
     batch = GroupBatch(torch.zeros(2, 2, 4), Condition({}), torch.ones(2, 2, dtype=torch.bool), (), taught.reward)
     assert taught.reward.isfinite().all()
-    assert with_reward_spread(reward_sums(batch, taught.told)) == pytest.approx({"reward_mean": 21, "reward_spread": 1})
+    assert without_sums(reward_sums(batch, taught.told)) == pytest.approx({"reward_mean": 21, "reward_spread": 1})
 
 
 def test_a_pair_is_drawn_anew_among_equals_where_rewards_chose_it_and_nowhere_else(tmp_path):
@@ -65,6 +65,22 @@ def test_winners_of_prompts_that_say_nothing_are_not_counted():
     batch = GroupBatch(torch.zeros(2, 2, 4), Condition({}), torch.ones(2, 2, dtype=torch.bool), ("a", "b"))
     assert error_figures(errors, batch) == {"winner_error": 4.0, "loser_error": 5.5}
     assert error_figures(errors, batch, torch.tensor([2.0, 0.0])) == {"winner_error": 1.0, "loser_error": 2.0}
+
+
+def test_errors_of_good_and_bad_are_means_over_the_members_of_a_step_and_none_where_there_are_none():
+    errors = DenoisingErrors(torch.tensor([[1.0, 2.0, 3.0], [7.0, 9.0, 5.0]]), None, torch.zeros(2, 3), {}, None)
+    label = torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, -1.0]])
+    batch = GroupBatch(torch.zeros(2, 3, 4), Condition({}), torch.ones(2, 3, dtype=torch.bool), ("a", "b"), label=label)
+    sums = half_sums(errors, batch)
+    told = without_sums({"good_error": 9.9, "bad_error": 9.9, "loss": 0.5, **sums})
+    assert told == {"loss": 0.5, "good_error": 1.0, "bad_error": pytest.approx((2 + 7 + 9 + 5) / 4)}
+    none_good = without_sums(
+        {"good_error": 0.0, "bad_error": 9.9, **half_sums(errors, batch, torch.tensor([0.0, 1.0]))}
+    )
+    assert none_good == {"bad_error": 7.0}
+    pair = GroupBatch(torch.zeros(2, 2, 4), Condition({}), torch.ones(2, 2, dtype=torch.bool), ("a", "b"))
+    pairs = DenoisingErrors(errors.policy[:, :2], None, torch.zeros(2, 2), {}, None)
+    assert without_sums(half_sums(pairs, pair, torch.tensor([2.0, 0.0]))) == {"good_error": 1.0, "bad_error": 2.0}
 
 
 def test_weights_make_a_steps_mean_one_over_its_valid_groups():

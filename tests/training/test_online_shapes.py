@@ -75,6 +75,13 @@ def test_a_run_draws_judges_learns_and_compares(tmp_path, objective, online):
     assert "chamfer" in page and "f_score" in page and "Volume of the samples" in page
 
 
+def test_a_model_of_which_nothing_is_good_trains_without_an_error_of_good_shapes(tmp_path):
+    told = settings(tmp_path, {"name": "dso_dro"}, good_from=2.0) | {"health": {"window": 1}}
+    run = diffalign.train(parse_config(told))
+    steps = rows(run.folder)
+    assert len(steps) == 2 and all("good_error" not in row and row["bad_error"] > 0 for row in steps)
+
+
 def test_labels_come_from_the_threshold_and_all_members_teach(tmp_path):
     config = config_of(tmp_path, {"name": "dso_dro"}, good_from=0.5)
     nan = torch.nan

@@ -102,4 +102,4 @@ class DSODROParams(ObjectiveFacts):
     max_bad_error: PositiveFloat | None = None  # no bound, as the authors: they stop after 4000 steps
     # ours: a bad sample is pushed no further than to so many times the error of its group's good one; None: as the authors
     max_bad_ratio: PositiveFloat | None = 3.0
-    bad_weight: NonNegativeFloat = 1.0  # the authors'; below 1 the pull has an end
+    bad_weight: NonNegativeFloat = 1.0  # of the bad half; the authors' is 1
