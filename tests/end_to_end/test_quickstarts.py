@@ -103,7 +103,7 @@ def test_the_online_loop_makes_smaller_files_when_these_are_rewarded(method, tmp
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("dso_dpo", ["training.steps=32", "samples.every=null"]),  # two rounds of five
+        ("dso_dpo", ["training.steps=32", "samples.every=null"]),  # two rounds of six
         *(pytest.param(method, [], marks=pytest.mark.long) for method in ("dso_dpo", "dso_dro")),
     ],
 )
@@ -116,6 +116,7 @@ def test_more_shapes_stand_and_they_are_no_slabs(method, settings, tmp_path):
     assert stability["low"] > 0 and stability["wins"] > stability["losses"]
     assert summary["diversity"]["aligned"] > 0.85 * summary["diversity"]["base"]
     assert geometry["empty"] == [0, 0] and geometry["shared"] > 0.5
+    assert geometry["chamfer"] < geometry["two_draws"]["chamfer"]  # nearer to the base's shape than another draw of it
     assert geometry["volume"]["aligned"] < 1.35 * geometry["volume"]["base"]
 
 
