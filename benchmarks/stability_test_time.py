@@ -28,7 +28,6 @@ from diffalign.evaluation.statistics import win_rate
 from diffalign.pipelines import ImageGenerator, best_of_n
 from diffalign.pipelines.shape_search import push_margin, search_noise
 from diffalign.rewards import StabilityReward
-from diffalign.sim import Voxels
 from diffalign.training import load_run
 from diffalign.training.build import held_out_prompts
 
@@ -75,15 +74,15 @@ def measure(make: Maker, asked: list[str], first: int, base: list[Tensor]) -> di
     started = time.perf_counter()
     grids = [make(caption, first + number) for number, caption in enumerate(asked)]
     seconds = (time.perf_counter() - started) / len(asked)
-    stands = WHOLE(grids).nan_to_num(0.0).double().numpy()
+    stands = WHOLE(grids).double().numpy()
     share = win_rate(stands, confidence=0.95)
     return {
         "stands": share.value,
         "low": share.low,
         "high": share.high,
-        "stands_as_one_body": JOINED(grids).nan_to_num(0.0).mean().item(),
+        "stands_as_one_body": JOINED(grids).mean().item(),
         "seconds": seconds,
-        "volume": sum(Voxels.of(grid.numpy()).volume for grid in grids if bool((grid > 0.5).any())) / len(grids),
+        "volume": (torch.stack(grids) > 0.5).float().mean().item(),
         **kept_of(base, grids, asked),
     }
 

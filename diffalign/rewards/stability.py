@@ -17,6 +17,9 @@ _FORMS: dict[str, tuple[str, tuple[float, float]]] = {  # unit and range
     "tilt": ("degrees", (-180.0, 0.0)),
     "margin": ("sides", (-1.0, 1.0)),
 }
+# of a grid without a filled cell: the worst of each, so that no mean leaves it out; it has no mass, and nothing to simulate
+_STATICS_OF_NOTHING = {"margin": -1.0, "critical_angle": -90.0, "pieces": 0.0}
+_REST_OF_NOTHING = {"stands": 0.0, "tilt": 180.0, "rotation": 180.0}
 
 
 class StabilityReward(SampleReward):
@@ -29,7 +32,9 @@ class StabilityReward(SampleReward):
     Range: {0, 1}, [-180, 0], [-1, 1]. Higher is better. Components: stands, tilt and rotation (degrees, where it came to
     rest, in every form that simulates), margin, critical_angle (degrees by which it may lean), pieces, seconds (simulated)
     and exact (1: the mass is that of the closed surface; 0: of its hull, for it is open). Differentiable: no. The media are
-    meshes, z up, or occupancy grids. What topples is simulated until it lies, in form stands too.
+    meshes, z up, or occupancy grids. What topples is simulated until it lies, in form stands too. A grid without a filled
+    cell gets the worst value, and the worst of each component but seconds and exact, which it has none of: a model that
+    draws nothing makes nothing that stands.
     Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"; see
     `diffalign.sim.simulate_stability` for what is done otherwise, and `mode="dso"` for the authors' very recipe.
 
@@ -83,6 +88,9 @@ class StabilityReward(SampleReward):
         self.spec = stability_spec(self)
 
     def judge(self, medium: Mesh | Voxels, sample: Sample) -> tuple[float, dict[str, float]]:
+        if isinstance(medium, Voxels) and not medium.occupied.any():
+            worst = _FORMS[self.form][1][0]
+            return worst, _STATICS_OF_NOTHING | ({} if self.form == "margin" else _REST_OF_NOTHING)
         shape = medium.turned(self.up) if isinstance(medium, Mesh) and self.up != "auto" else medium
         solid = solid_of(shape)
         static = static_stability(solid)
@@ -118,7 +126,7 @@ def stability_spec(reward: StabilityReward) -> RewardSpec:
     how = f"{reward.mode}-t{reward.threshold:g}-n{reward.nudge:g}-s{reward.seed}-{reward.pieces}-{reward.up}"
     return RewardSpec(
         name="stability",
-        version=f"2-{reward.form}-{how}-mujoco-{_mujoco_version()}",
+        version=f"3-{reward.form}-{how}-mujoco-{_mujoco_version()}",
         media="mesh",
         level="instance",
         unit=unit,

@@ -33,11 +33,12 @@ class Voxels:
     occupied: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, occupancy: Any) -> Voxels:
+    def of(cls, occupancy: Any, *, allow_empty: bool = False) -> Voxels:
         """A shape from a grid.
 
         Args:
             occupancy: [x, y, z] or [1, x, y, z], bool, or numbers in [0, 1] of which more than 0.5 is occupied.
+            allow_empty: take a grid of which nothing is occupied too: it has 0 pieces, and no mass.
 
         Raises:
             DataError: another number of axes, other numbers, or nothing is occupied.
@@ -52,7 +53,7 @@ class Voxels:
             if grid.min() < -1e-4 or grid.max() > 1 + 1e-4:
                 raise DataError(f"an occupancy must lie in [0, 1], got {grid.min():.4g} to {grid.max():.4g}")
             grid = grid > 0.5
-        if not grid.any():
+        if not allow_empty and not grid.any():
             raise DataError("the occupancy grid is empty")
         return cls(grid)
 

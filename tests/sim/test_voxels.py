@@ -52,6 +52,13 @@ def test_pieces_are_those_of_scipy(share):
     assert not found.labels[~grid].any()
 
 
+def test_an_empty_grid_is_taken_where_it_is_asked_for():
+    grid = Voxels.of(np.zeros((2, 3, 4)), allow_empty=True)
+    assert (grid.volume, grid.pieces) == (0.0, 0) and not grid.labels.any()
+    with pytest.raises(DataError, match="must be"):
+        Voxels.of(np.zeros((2, 3)), allow_empty=True)
+
+
 def test_more_than_a_half_is_occupied():
     grid = np.array([[[0.5, 0.51, 1.0, 0.0]]])
     assert Voxels.of(grid).occupied.ravel().tolist() == [False, True, True, False]
