@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffalign.exceptions import DataError
+from diffalign.exceptions import DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
 from diffalign.sim.winding import components
 
@@ -84,6 +84,20 @@ class Voxels:
     def pieces(self) -> int:
         """How many parts share no face."""
         return int(self.labels.max())
+
+    def filled(self) -> Voxels:
+        """The shape without hollows: also occupied is what no path of empty cells, face to face, joins to the outside.
+
+        What lies beyond the grid is outside: a shape that the grid's border cuts open stays open.
+
+        Raises:
+            MissingExtraError: SciPy is not installed.
+        """
+        try:
+            from scipy.ndimage import binary_fill_holes
+        except ImportError:
+            raise MissingExtraError("the hollows of a grid need SciPy: pip install 'diffalign[sim]'") from None
+        return Voxels(binary_fill_holes(self.occupied))
 
     def corners(self) -> NDArray[np.float64]:
         """Points [points, 3] whose hull is that of the shape: those of the lowest and the highest cube of each column."""

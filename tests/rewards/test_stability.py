@@ -162,8 +162,52 @@ def test_the_authors_recipe_judges_by_the_whole_rotation():
     assert output.components["seconds"].item() == 10.0
 
 
+def hollow_box() -> tuple[np.ndarray, np.ndarray]:
+    """A hollow box that reaches beyond the massive block below it, and the same with a massive box: this one topples."""
+    solid = np.zeros((16, 16, 16), dtype=bool)
+    solid[2:7, 4:12, :6] = True
+    solid[2:14, 4:12, 6:14] = True
+    shell = solid.copy()
+    shell[3:13, 5:11, 7:13] = False
+    return shell, solid
+
+
+@pytest.mark.parametrize("mode", ["exact", "dso"])
+@pytest.mark.parametrize("form", ["stands", "tilt", "margin"])
+def test_a_shell_is_weighed_as_the_solid_that_it_closes_in(form, mode):
+    shell, solid = hollow_box()
+    opened = shell.copy()
+    opened[8, 8, 13] = False  # one cell of the lid
+    as_drawn = load_reward("stability", form=form, mode=mode)([shell, opened, solid]).tolist()
+    filled = load_reward("stability", form=form, mode=mode, filled=True)([shell, opened, solid]).tolist()
+    assert filled == [as_drawn[2], as_drawn[1], as_drawn[2]]
+    if mode == "exact":
+        assert as_drawn[0] > as_drawn[2]
+    elif form == "tilt":  # MuJoCo's legacy mass counts the hollow's walls the wrong way round: it topples as the solid
+        assert as_drawn[0] != as_drawn[2]
+    if form == "margin":  # centre of mass of two boxes, to the edge of the block, over the longest side
+        assert filled[0] == pytest.approx((7 - (240 * 4.5 + 768 * 8) / 1008) / 14)
+        assert as_drawn[0] == pytest.approx((7 - (240 * 4.5 + 408 * 8) / 648) / 14)
+
+
+def test_filling_hollows_changes_no_mesh():
+    surface = Voxels.of(hollow_box()[0]).surface()
+    assert (
+        len({load_reward("stability", form="margin", filled=filled)([surface]).item() for filled in (False, True)}) == 1
+    )
+
+
 def test_version_changes_with_what_changes_the_number():
-    told = [{}, {"mode": "dso"}, {"threshold": 10}, {"nudge": 0}, {"seed": 1}, {"pieces": "fall"}, {"up": "y"}]
+    told = [
+        {},
+        {"mode": "dso"},
+        {"threshold": 10},
+        {"nudge": 0},
+        {"seed": 1},
+        {"pieces": "fall"},
+        {"up": "y"},
+        {"filled": True},
+    ]
     assert len({load_reward("stability", **options).spec.version for options in told}) == len(told)
 
 
