@@ -42,8 +42,8 @@ ENOUGH = -5.0  # degrees
 Maker = Callable[[str, int], Tensor]  # one object of a caption and a seed
 
 
-def methods(generator: ImageGenerator, best: list[int], tries: list[int]) -> dict[str, Maker]:
-    """What makes one object of a caption and a seed: occupancy [1, x, y, z]."""
+def methods(generator: ImageGenerator, best: list[int], tries: list[int], aligned: str) -> dict[str, Maker]:
+    """What makes one object of a caption and a seed: occupancy [1, x, y, z]; `aligned` is the view that the run was for."""
 
     def drawn(view: str) -> Maker:
         return lambda caption, seed: next(generator([caption], [seed], view=view))[0]
@@ -64,8 +64,8 @@ def methods(generator: ImageGenerator, best: list[int], tries: list[int]) -> dic
         **{f"best of {count}": chosen(count) for count in best},
         **{f"noise search, {most} tries": searched(most) for most in tries},
         "gradient on the margin": lambda caption, seed: push_margin(base(caption, seed)).grid,
-        "aligned": drawn("policy"),
-        "aligned, gradient on the margin": lambda caption, seed: push_margin(drawn("policy")(caption, seed)).grid,
+        "aligned": drawn(aligned),
+        "aligned, gradient on the margin": lambda caption, seed: push_margin(drawn(aligned)(caption, seed)).grid,
     }
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run = load_run(options.run)
     captions = held_out_prompts(run.config)[: options.captions]
-    made = methods(run.generator, options.best, options.tries)
+    made = methods(run.generator, options.best, options.tries, run.view)
     base, again = (
         [made["base"](caption, first + number) for number, caption in enumerate(captions)]
         for first in (options.seed, options.seed + len(captions))

@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.stability_alignment import bounds, markdown
+import diffalign
+from benchmarks.stability_alignment import bounds, draw, markdown
+from benchmarks.stability_test_time import methods
+from diffalign.config import parse_config
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -135,6 +139,34 @@ def test_the_gain_is_held_to_its_bound_in_the_mean_and_the_form_in_every_run():
     assert len(broken) == 1 and broken[0].startswith("shared")
     row = next(line for line in markdown({"one": KEPT, "two": poor}).splitlines() if line.startswith("| shared "))
     assert row == "| shared | 0.800 | 0.400 | 0.600 | 0.400 | 0.800 |"
+
+
+def test_the_aligned_model_of_an_averaged_run_is_its_average_in_both_benchmarks(tmp_path):
+    (tmp_path / "prompts.txt").write_text("table\nchair\n")
+    steps = {"name": "flow_euler", "steps": 2}
+    run = diffalign.train(
+        parse_config(
+            {
+                "folder": str(tmp_path / "runs"),
+                "device": "cpu",
+                "model": {"family": "volume", "path": "zoo://blocks-volume", "lora": {"rank": 2, "alpha": 2}},
+                "data": {"kind": "prompts", "path": str(tmp_path / "prompts.txt"), "cache": str(tmp_path / "cache")},
+                "objective": {"name": "dso_dro"},
+                "online": {
+                    "members": 2, "rewards": [{"name": "stability", "form": "margin"}], "sampler": steps,
+                    "good_from": 0.0,
+                },
+                "optimizer": {"learning_rate": 0.1},
+                "training": {"steps": 2, "groups": 2, "ema_decay": 0.9},
+                "evaluation": {"rewards": [{"name": "stability"}], "sampler": steps},
+            }
+        )
+    )  # fmt: skip
+    assert run.view == "ema"
+    policy, average = (next(run.generator(["table"], [3], view=view))[0] for view in ("policy", "ema"))
+    assert not torch.equal(policy, average)
+    assert torch.equal(methods(run.generator, [], [], run.view)["aligned"]("table", 3), average)
+    assert torch.equal(draw(run, ["table"], [3], run.view)[0], average)
 
 
 @pytest.fixture(scope="module")
