@@ -214,7 +214,8 @@ def test_searches_are_timed_and_held_against_the_shape_that_they_began_with(shor
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "stable" / "table.json").read_text())
     assert written["methods"].keys() >= {"base", "best of 2", "noise search, 2 tries", "aligned"}
-    assert (written["methods"]["base"]["shared"], written["methods"]["base"]["chamfer"]) == (1.0, 0.0)
-    assert written["methods"]["best of 2"]["shared"] < 1 and written["two_draws"]["chamfer"] > 0.01
+    base = written["methods"]["base"]
+    assert base["shared"] == 1.0 and 0.001 < base["chamfer"] < 0.02  # two samplings of one surface
+    assert written["methods"]["best of 2"]["shared"] < 1 and written["two_draws"]["chamfer"] > base["chamfer"]
     assert (tmp_path / "stable" / "figure.png").stat().st_size > 1000
     assert re.search(r"^aligned +stands .* shared [\d.]+  chamfer [\d.]+$", done.stdout, re.MULTILINE)
