@@ -6,7 +6,7 @@
 Base and aligned draw shapes of the same captions and seeds, which the run's own evaluation did not use; training draws for
 other captions. The simulator judges them with another nudge than the run learnt from. Prints what was found of each run
 and over the runs, as a Markdown table, and which of the bounds below are kept; writes OUT/table.json. Exit code 1: one is
-broken. A grid without a filled cell does not stand, and is left out of the figures of form.
+broken. A grid without a filled cell does not stand (its tilt is 180 degrees), and is left out of the figures of form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.geometry import compare_shapes
-from diffalign.evaluation.reward_figures import mean_figures, reward_figures
+from diffalign.evaluation.reward_figures import reward_figures
 from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import Sample, StabilityReward
 from diffalign.rewards.functional import picture_diversity
@@ -61,12 +61,15 @@ def stability(base: Tensor, aligned: Tensor, asked: list[str]) -> Figures:
             reward.score([Sample(grid, caption, id=str(place)) for place, (grid, caption) in enumerate(pairs)])
             for pairs in (zip(base, asked, strict=True), zip(aligned, asked, strict=True))
         ]
-        shares = [side.values.nan_to_num(0.0).double().numpy() for side in sides]
-        means = mean_figures(shares[0], shares[1], asked, STATISTICS)
+        means = reward_figures(reward.spec, (sides[0], sides[1]), asked, STATISTICS)
+        if means["unscored"]:
+            raise SystemExit(
+                f"{means['unscored']} of {len(asked)} shapes could not be judged: {next(iter(means['reasons']))}"
+            )
         found |= {f"{name}, base": means["base_mean"], f"{name}, aligned": means["aligned_mean"]}
         found |= {f"{name}, gain": means["difference"], f"{name}, low": means["low"], f"{name}, high": means["high"]}
         if pieces == "fall":
-            tilt = reward_figures(reward.spec, (sides[0], sides[1]), asked, STATISTICS)["components"]["tilt"]
+            tilt = means["components"]["tilt"]
             found |= {"tilt in degrees, base": tilt["base_mean"], "tilt in degrees, aligned": tilt["aligned_mean"]}
     return found
 

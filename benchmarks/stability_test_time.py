@@ -28,7 +28,6 @@ from diffalign.evaluation.statistics import win_rate
 from diffalign.pipelines import ImageGenerator, best_of_n
 from diffalign.pipelines.shape_search import push_margin, search_noise
 from diffalign.rewards import StabilityReward
-from diffalign.sim import Voxels
 from diffalign.training import load_run
 from diffalign.training.build import held_out_prompts
 
@@ -43,8 +42,8 @@ ENOUGH = -5.0  # degrees
 Maker = Callable[[str, int], Tensor]  # one object of a caption and a seed
 
 
-def methods(generator: ImageGenerator, best: list[int], tries: list[int]) -> dict[str, Maker]:
-    """What makes one object of a caption and a seed: occupancy [1, x, y, z]."""
+def methods(generator: ImageGenerator, best: list[int], tries: list[int], aligned: str) -> dict[str, Maker]:
+    """What makes one object of a caption and a seed: occupancy [1, x, y, z]; `aligned` is the view that the run was for."""
 
     def drawn(view: str) -> Maker:
         return lambda caption, seed: next(generator([caption], [seed], view=view))[0]
@@ -65,8 +64,8 @@ def methods(generator: ImageGenerator, best: list[int], tries: list[int]) -> dic
         **{f"best of {count}": chosen(count) for count in best},
         **{f"noise search, {most} tries": searched(most) for most in tries},
         "gradient on the margin": lambda caption, seed: push_margin(base(caption, seed)).grid,
-        "aligned": drawn("policy"),
-        "aligned, gradient on the margin": lambda caption, seed: push_margin(drawn("policy")(caption, seed)).grid,
+        "aligned": drawn(aligned),
+        "aligned, gradient on the margin": lambda caption, seed: push_margin(drawn(aligned)(caption, seed)).grid,
     }
 
 
@@ -75,15 +74,15 @@ def measure(make: Maker, asked: list[str], first: int, base: list[Tensor]) -> di
     started = time.perf_counter()
     grids = [make(caption, first + number) for number, caption in enumerate(asked)]
     seconds = (time.perf_counter() - started) / len(asked)
-    stands = WHOLE(grids).nan_to_num(0.0).double().numpy()
+    stands = WHOLE(grids).double().numpy()
     share = win_rate(stands, confidence=0.95)
     return {
         "stands": share.value,
         "low": share.low,
         "high": share.high,
-        "stands_as_one_body": JOINED(grids).nan_to_num(0.0).mean().item(),
+        "stands_as_one_body": JOINED(grids).mean().item(),
         "seconds": seconds,
-        "volume": sum(Voxels.of(grid.numpy()).volume for grid in grids if bool((grid > 0.5).any())) / len(grids),
+        "volume": (torch.stack(grids) > 0.5).float().mean().item(),
         **kept_of(base, grids, asked),
     }
 
@@ -135,7 +134,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run = load_run(options.run)
     captions = held_out_prompts(run.config)[: options.captions]
-    made = methods(run.generator, options.best, options.tries)
+    made = methods(run.generator, options.best, options.tries, run.view)
     base, again = (
         [made["base"](caption, first + number) for number, caption in enumerate(captions)]
         for first in (options.seed, options.seed + len(captions))

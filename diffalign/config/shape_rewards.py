@@ -22,6 +22,7 @@ class StabilityParams(SampleRewardParams):
     seed: NonNegativeInt = 0  # of the side to which it leans
     pieces: Literal["joined", "fall"] = "joined"  # parts that do not touch: one body, as the paper has it, or it falls
     up: Literal["auto", "x", "y", "z"] = "auto"  # the axis that points up in a file; auto: as its format says
+    filled: bool = False  # of grids: cells that no path of empty cells joins to the outside count as filled
 
     @model_validator(mode="after")
     def _margin_knows_no_falling(self) -> StabilityParams:

@@ -12,11 +12,10 @@ from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.statistics import PairedMeans, paired_means, prompt_means
 from diffalign.exceptions import DataError
 from diffalign.rewards.functional import diversity_within
-from diffalign.sim import Mesh, Voxels, likeness, shared_share
+from diffalign.sim import Voxels, likeness, shared_share
 
 POINTS = 10_000  # on each surface
 TAU = 0.05  # of the F-score, in longest sides
-_FLOOR_OF = 16  # shapes
 
 
 def compare_shapes(base: Tensor, aligned: Tensor, prompts: Sequence[str], config: EvaluationConfig) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def compare_shapes(base: Tensor, aligned: Tensor, prompts: Sequence[str], config
     Returns:
         `volume` (share of the grid that is filled) and `pieces` of both sides with the interval of their difference.
         `chamfer`, `f_score` and `shared` (IoU) between the two of a place; `chamfer_floor`, which two samplings of one
-        surface are apart, of the first 16 base shapes: nothing below it means anything.
+        surface, the base model's, are apart: `chamfer` of shapes that did not change.
         `empty` grids of both sides, which the others leave out; `measure`, which says what these are.
         Where there are several shapes of a prompt also `diversity_within`, as `volume` is: mean 1 - IoU between those of
         one prompt; and `two_draws`: chamfer, f_score and shared between each shape of the base model and the next one of
@@ -46,7 +45,7 @@ def compare_shapes(base: Tensor, aligned: Tensor, prompts: Sequence[str], config
         sides = [np.array([figure(pair[side]) for pair in whole]) for side in (1, 2)]
         found[name] = _both(_means(sides[0], sides[1], told, config))
     found |= _likenesses([(one, other) for _, one, other in whole], told)
-    found["chamfer_floor"] = float(np.mean([_sampled_twice(one) for _, one, _ in whole[:_FLOOR_OF]]))
+    found["chamfer_floor"] = _likenesses([(one, one) for _, one, _ in whole], told)["chamfer"]
     within = [diversity_within(side, prompts).numpy() for side in (base, aligned)]
     several = np.isfinite(within[0])
     if several.any():
@@ -69,12 +68,6 @@ def _two_draws(shapes: Sequence[Voxels | None], prompts: Sequence[str]) -> dict[
         pairs += list(zip(several, following, strict=False)) if len(several) > 1 else []
         told += [prompt] * (len(pairs) - len(told))
     return {"two_draws": {"compared": len(pairs), **_likenesses(pairs, told)}} if pairs else {}
-
-
-def _sampled_twice(shape: Voxels) -> float:
-    """Chamfer distance of a shape to itself: with its faces in another order, other points are drawn."""
-    surface = shape.surface()
-    return likeness(surface, Mesh(surface.vertices, surface.faces[::-1]), count=POINTS).chamfer
 
 
 def _likenesses(pairs: Sequence[tuple[Voxels, Voxels]], prompts: Sequence[str]) -> dict[str, float]:

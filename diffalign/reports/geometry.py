@@ -14,7 +14,7 @@ _SIDES = {
     "pieces": "parts that share no face",
     "diversity_within": "mean 1 - IoU between shapes of one prompt",
 }
-_SAME = {"chamfer": 0.0, "f_score": 1.0, "shared": 1.0}  # of equal shapes
+_SAME = {"chamfer": 0.0, "f_score": 1.0, "shared": 1.0}  # of equal shapes; chamfer: at its floor, where that is told
 
 
 def geometry_rows(summary: Mapping[str, Any]) -> list[Row]:
@@ -36,19 +36,18 @@ def _sides_row(name: str, note: str, entry: Mapping[str, Any]) -> Row | None:
 
 
 def _moved_row(name: str, geometry: Mapping[str, Any]) -> Row | None:
-    """A figure between the two models; beside it what two draws of the base model have between each other."""
-    aligned, same = finite(geometry.get(name)), _SAME[name]
+    """A figure between the two models; beside it that of equal shapes, and of two draws of the base model."""
+    aligned, floor = finite(geometry.get(name)), finite(geometry.get(f"{name}_floor"))
     if math.isnan(aligned):
         return None
+    same = _SAME[name] if math.isnan(floor) else floor
+    how = "" if math.isnan(floor) else ", its surface sampled twice"
     told = f"{name}: aligned to base of the same prompt and seed {plain(aligned, 3)}"
-    note = f"to the base model's shape of the same prompt and seed ({same:g}: the same)"
+    note = f"to the base model's shape of the same prompt and seed ({plain(same, 2)}: the same{how})"
     draws = finite(mapping(geometry.get("two_draws")).get(name))
     if not math.isnan(draws):
         told += f", two draws of the base model for one prompt {plain(draws, 3)}"
         note += f"; two draws of the base model: {plain(draws, 3)}"
-    floor = finite(geometry.get(f"{name}_floor"))
-    if not math.isnan(floor):
-        note += f"; one surface, sampled twice: {plain(floor, 2)}"
     scale = scale_for(False, math.nan, math.nan, [same, aligned])
     return Row(name, "", note, same, aligned, aligned - same, math.nan, math.nan, scale, told=f"{told}.")
 

@@ -16,15 +16,18 @@ _HOW = "a diffalign.sim.Mesh or Voxels, something with vertices and faces (trime
 def as_shape(media: Any) -> Mesh | Voxels:
     """The shape itself; an array or a tensor [x, y, z] or [1, x, y, z] is an occupancy grid, z up.
 
+    A grid without a filled cell is a shape too, for a model that draws nothing must not go unjudged: what it is worth is
+    the reward's to say.
+
     Raises:
         DataError: it is something else, or no shape.
     """
     if isinstance(media, Mesh | Voxels):
         return media
     if isinstance(media, Tensor):
-        return Voxels.of(media.detach().float().cpu().numpy())
+        return Voxels.of(media.detach().float().cpu().numpy(), allow_empty=True)
     if isinstance(media, np.ndarray):
-        return Voxels.of(media)
+        return Voxels.of(media, allow_empty=True)
     if hasattr(media, "vertices") and hasattr(media, "faces"):
         return Mesh.of(media.vertices, media.faces)
     raise DataError(f"a shape must be {_HOW}, got {type(media).__name__}")

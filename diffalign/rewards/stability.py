@@ -17,6 +17,9 @@ _FORMS: dict[str, tuple[str, tuple[float, float]]] = {  # unit and range
     "tilt": ("degrees", (-180.0, 0.0)),
     "margin": ("sides", (-1.0, 1.0)),
 }
+# of a grid without a filled cell: the worst of each, so that no mean leaves it out; it has no mass, and nothing to simulate
+_STATICS_OF_NOTHING = {"margin": -1.0, "critical_angle": -90.0, "pieces": 0.0}
+_REST_OF_NOTHING = {"stands": 0.0, "tilt": 180.0, "rotation": 180.0}
 
 
 class StabilityReward(SampleReward):
@@ -29,7 +32,9 @@ class StabilityReward(SampleReward):
     Range: {0, 1}, [-180, 0], [-1, 1]. Higher is better. Components: stands, tilt and rotation (degrees, where it came to
     rest, in every form that simulates), margin, critical_angle (degrees by which it may lean), pieces, seconds (simulated)
     and exact (1: the mass is that of the closed surface; 0: of its hull, for it is open). Differentiable: no. The media are
-    meshes, z up, or occupancy grids. What topples is simulated until it lies, in form stands too.
+    meshes, z up, or occupancy grids. What topples is simulated until it lies, in form stands too. A grid without a filled
+    cell gets the worst value, and the worst of each component but seconds and exact, which it has none of: a model that
+    draws nothing makes nothing that stands.
     Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"; see
     `diffalign.sim.simulate_stability` for what is done otherwise, and `mode="dso"` for the authors' very recipe.
 
@@ -49,6 +54,7 @@ class StabilityReward(SampleReward):
         seed: int = 0,
         pieces: Literal["joined", "fall"] = "joined",
         up: Literal["auto", "x", "y", "z"] = "auto",
+        filled: bool = False,
     ) -> None:
         """Say what counts.
 
@@ -58,6 +64,8 @@ class StabilityReward(SampleReward):
             pieces: an object whose parts do not touch is one body (joined, as in DSO), or falls apart: it does not stand
                 (0, or -180 degrees).
             up: the axis that points up in a mesh's own coordinates; auto: as its file's format says.
+            filled: cells of a grid that no path of empty cells joins to the outside count as filled: for models that draw
+                the surface of a solid, as TRELLIS' first stage does. Meshes are solid anyway.
 
         Raises:
             ConfigError: names the argument.
@@ -79,11 +87,14 @@ class StabilityReward(SampleReward):
         if up not in ("auto", "x", "y", "z"):
             raise ConfigError(f"stability.up: must be 'auto', 'x', 'y' or 'z', got {up!r}")
         self.form, self.mode, self.threshold, self.nudge, self.seed = form, mode, threshold, nudge, seed
-        self.pieces, self.up = pieces, up
+        self.pieces, self.up, self.filled = pieces, up, filled
         self.spec = stability_spec(self)
 
     def judge(self, medium: Mesh | Voxels, sample: Sample) -> tuple[float, dict[str, float]]:
-        shape = medium.turned(self.up) if isinstance(medium, Mesh) and self.up != "auto" else medium
+        if isinstance(medium, Voxels) and not medium.occupied.any():
+            worst = _FORMS[self.form][1][0]
+            return worst, _STATICS_OF_NOTHING | ({} if self.form == "margin" else _REST_OF_NOTHING)
+        shape = self._posed(medium)
         solid = solid_of(shape)
         static = static_stability(solid)
         pieces = shape.pieces
@@ -111,14 +122,20 @@ class StabilityReward(SampleReward):
         turned = found.rotation if self.mode == "dso" else found.tilt
         return (-180.0 if apart else -turned), parts
 
+    def _posed(self, medium: Mesh | Voxels) -> Mesh | Voxels:
+        if isinstance(medium, Voxels):
+            return medium.filled() if self.filled else medium
+        return medium if self.up == "auto" else medium.turned(self.up)
+
 
 def stability_spec(reward: StabilityReward) -> RewardSpec:
     """What the number means."""
     unit, bounds = _FORMS[reward.form]
     how = f"{reward.mode}-t{reward.threshold:g}-n{reward.nudge:g}-s{reward.seed}-{reward.pieces}-{reward.up}"
+    how += "-filled" if reward.filled else ""
     return RewardSpec(
         name="stability",
-        version=f"2-{reward.form}-{how}-mujoco-{_mujoco_version()}",
+        version=f"3-{reward.form}-{how}-mujoco-{_mujoco_version()}",
         media="mesh",
         level="instance",
         unit=unit,

@@ -66,7 +66,7 @@ def read_medium(facts: Mapping[str, Any], arrays: Arrays) -> Any:
         return _mesh(arrays, facts["up"])
     (array,) = arrays
     if kind == "voxels":
-        return Voxels.of(array.astype(bool))
+        return Voxels.of(array.astype(bool), allow_empty=True)
     if kind == "audio":
         return Audio(array, _number(facts["rate"]))
     return (

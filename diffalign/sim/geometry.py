@@ -16,8 +16,10 @@ class Likeness(NamedTuple):
     """How like two shapes are.
 
     Attributes:
-        chamfer: mean of the two mean distances from a point of one to the nearest of the other; 0 for equal ones.
-        f_score: harmonic mean of the two shares of points that have one of the other within `tau`; 1 for equal ones.
+        chamfer: mean of the two mean distances from a point of one to the nearest of the other. Equal shapes are not at 0
+            but at what two samplings of one surface are apart, `likeness(one, one)`: with 10,000 points about 0.01.
+        f_score: harmonic mean of the two shares of points that have one of the other within `tau`; 1 for equal ones, where
+            points lie closer than that.
     """
 
     chamfer: float
@@ -41,10 +43,13 @@ def surface_points(shape: Shape, count: int = 10_000, *, seed: int = 0) -> NDArr
 def likeness(one: Shape, other: Shape, *, tau: float = 0.05, count: int = 10_000, seed: int = 0) -> Likeness:
     """How like two shapes are, each centred and scaled to a longest side of 1.
 
+    Each gets a draw of points of its own: with one draw for both, shapes that are nearly equal would get nearly equal
+    points, and seem nearer than two samplings of one surface.
+
     Args:
         tau: of the F-score.
         count: points of each.
-        seed: of the points.
+        seed: of the points of `one`; those of `other` are of the next one.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -55,7 +60,9 @@ def likeness(one: Shape, other: Shape, *, tau: float = 0.05, count: int = 10_000
         from scipy.spatial import cKDTree
     except ImportError:
         raise MissingExtraError("distances between shapes need SciPy: pip install 'diffalign[sim]'") from None
-    first, second = (_centred(surface_points(shape, count, seed=seed)) for shape in (one, other))
+    first, second = (
+        _centred(surface_points(shape, count, seed=seed + place)) for place, shape in enumerate((one, other))
+    )
     there, back = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
     precision, recall = float((there <= tau).mean()), float((back <= tau).mean())
     both = precision + recall

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffalign.exceptions import DataError
+from diffalign.exceptions import DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
 from diffalign.sim.winding import components
 
@@ -33,11 +33,12 @@ class Voxels:
     occupied: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, occupancy: Any) -> Voxels:
+    def of(cls, occupancy: Any, *, allow_empty: bool = False) -> Voxels:
         """A shape from a grid.
 
         Args:
             occupancy: [x, y, z] or [1, x, y, z], bool, or numbers in [0, 1] of which more than 0.5 is occupied.
+            allow_empty: take a grid of which nothing is occupied too: it has 0 pieces, and no mass.
 
         Raises:
             DataError: another number of axes, other numbers, or nothing is occupied.
@@ -52,7 +53,7 @@ class Voxels:
             if grid.min() < -1e-4 or grid.max() > 1 + 1e-4:
                 raise DataError(f"an occupancy must lie in [0, 1], got {grid.min():.4g} to {grid.max():.4g}")
             grid = grid > 0.5
-        if not grid.any():
+        if not allow_empty and not grid.any():
             raise DataError("the occupancy grid is empty")
         return cls(grid)
 
@@ -83,6 +84,20 @@ class Voxels:
     def pieces(self) -> int:
         """How many parts share no face."""
         return int(self.labels.max())
+
+    def filled(self) -> Voxels:
+        """The shape without hollows: also occupied is what no path of empty cells, face to face, joins to the outside.
+
+        What lies beyond the grid is outside: a shape that the grid's border cuts open stays open.
+
+        Raises:
+            MissingExtraError: SciPy is not installed.
+        """
+        try:
+            from scipy.ndimage import binary_fill_holes
+        except ImportError:
+            raise MissingExtraError("the hollows of a grid need SciPy: pip install 'diffalign[sim]'") from None
+        return Voxels(binary_fill_holes(self.occupied))
 
     def corners(self) -> NDArray[np.float64]:
         """Points [points, 3] whose hull is that of the shape: those of the lowest and the highest cube of each column."""

@@ -27,10 +27,18 @@ def slab() -> torch.Tensor:
 def test_shapes_that_did_not_change():
     grids = torch.stack([tower(1), tower(4)])
     found = compare_shapes(grids, grids, ["a", "b"], CONFIG)
-    assert found["shared"] == 1.0 and found["f_score"] == 1.0 and found["chamfer"] < 1e-6
-    assert 0.001 < found["chamfer_floor"] < 0.02  # equal shapes are drawn with equal points, others not
+    assert found["shared"] == 1.0 and found["f_score"] == 1.0
+    assert 0.001 < found["chamfer"] == found["chamfer_floor"] < 0.02
     assert found["volume"]["difference"] == 0.0 and found["volume"]["base"] == pytest.approx(28 / 512)
     assert found["pieces"]["aligned"] == 1.0 and found["empty"] == [0, 0] and found["compared"] == 2
+
+
+def test_shapes_that_hardly_changed_are_not_nearer_than_two_samplings_of_one():
+    base = torch.stack([tower(1), tower(4), slab(), slab()])
+    aligned = base.clone()
+    aligned[2, 0, 3, 3, 1] = 0  # a cell of the slab's top
+    found = compare_shapes(base, aligned, list("abcd"), CONFIG)
+    assert 0.99 < found["shared"] < 1 and 0.99 < found["chamfer"] / found["chamfer_floor"] < 1.1
 
 
 def test_everything_became_a_slab():

@@ -140,7 +140,7 @@ def test_shapes_are_held_against_two_draws_of_the_base_model(tmp_path):
         "chamfer: aligned to base of the same prompt and seed 0.035, two draws of the base model for one prompt 0.11."
         in text
     )
-    assert "one surface, sampled twice: 0.0079" in text
+    assert "seed (0.0079: the same, its surface sampled twice); two draws of the base model: 0.11" in text
     assert "diversity within fell from 0.400 to 0.360" in text
     assert "volume rose from 7.19 % to 7.49 %" in text
     assert "filled cell" not in text  # nothing was empty

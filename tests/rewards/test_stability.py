@@ -9,8 +9,11 @@ import pytest
 import torch
 import trimesh
 
+from diffalign.config.run import EvaluationConfig
+from diffalign.evaluation.reward_figures import reward_figures
 from diffalign.exceptions import ConfigError, MissingExtraError
 from diffalign.rewards import Sample, StabilityReward, load_reward, stability
+from diffalign.rewards.wire_media import pack_medium, read_medium
 from diffalign.sim import Mesh, Voxels, glb_of, read_mesh
 
 
@@ -103,12 +106,51 @@ def test_the_axis_that_points_up(tmp_path):
     assert load_reward("stability", form="margin", up="x")([mesh]).item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("mode", ["exact", "dso"])
+@pytest.mark.parametrize(("form", "worst"), [("stands", 0.0), ("tilt", -180.0), ("margin", -1.0)])
+def test_a_grid_without_a_filled_cell_is_as_bad_as_can_be(form, worst, mode):
+    empty = torch.zeros(1, 16, 16, 16)
+    reward = load_reward("stability", form=form, mode=mode)
+    output = reward.score([Sample(each) for each in (empty, empty[0].numpy(), Voxels(np.zeros((2, 2, 2), dtype=bool)))])
+    assert output.reasons == (None,) * 3 and output.values.tolist() == [worst] * 3 == [reward.spec.range[0]] * 3
+    parts = {name: values[0].item() for name, values in output.components.items()}
+    simulated = {"stands": 0.0, "tilt": 180.0, "rotation": 180.0} if form != "margin" else {}
+    assert {name: value for name, value in parts.items() if not math.isnan(value)} == simulated | {
+        "margin": -1.0, "critical_angle": -90.0, "pieces": 0.0,
+    }  # fmt: skip
+    assert set(parts) == set(StabilityReward.components)
+
+
+def test_an_empty_grid_comes_to_another_process_as_it_is():
+    packed = pack_medium(Voxels.of(np.zeros((2, 3, 4)), allow_empty=True))
+    assert not read_medium(packed.facts, packed.arrays).occupied.any()
+
+
+def test_a_model_that_draws_nothing_in_place_of_what_topples_is_no_better():
+    prompts = [f"shape {number}" for number in range(10)]
+    base = [table()] * 4 + [gallows()] * 6
+    reward = StabilityReward()
+    sides = [
+        reward.score([Sample(grid) for grid in grids]) for grids in (base, [table()] * 4 + [np.zeros((16, 16, 16))] * 6)
+    ]
+    found = reward_figures(reward.spec, (sides[0], sides[1]), prompts, EvaluationConfig(resamples=100))
+    assert (found["scored"], found["unscored"], found["reasons"]) == (10, 0, {})
+    assert found["base_mean"] == found["aligned_mean"] == pytest.approx(0.4)
+    assert (found["wins"], found["ties"], found["losses"]) == (0, 10, 0)
+    parts = found["components"]
+    assert all(
+        parts[name]["scored"] == 10 for name in ("stands", "tilt", "rotation", "margin", "critical_angle", "pieces")
+    )
+    assert parts["tilt"]["difference"] > 60 and parts["margin"]["difference"] < -0.4
+    assert parts["pieces"]["aligned_mean"] == pytest.approx(0.4)
+
+
 def test_what_cannot_be_judged_has_a_reason_and_spares_the_rest():
     flat = Mesh(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([[0, 1, 2]]))
-    media = [np.zeros((4, 4, 4)), np.full((4, 4, 4), math.nan), flat, np.zeros((4, 4)), "a.glb", table()]
+    media = [np.full((4, 4, 4), math.nan), flat, np.zeros((4, 4)), "a.glb", table()]
     output = load_reward("stability").score([Sample(medium) for medium in media])
-    assert output.values.isnan().tolist() == [True] * 5 + [False]
-    for reason, said in zip(output.reasons, ("empty", "finite", "flat", "must be", "got str"), strict=False):
+    assert output.values.isnan().tolist() == [True] * 4 + [False]
+    for reason, said in zip(output.reasons, ("finite", "flat", "must be", "got str"), strict=False):
         assert reason is not None and said in reason
 
 
@@ -120,8 +162,52 @@ def test_the_authors_recipe_judges_by_the_whole_rotation():
     assert output.components["seconds"].item() == 10.0
 
 
+def hollow_box() -> tuple[np.ndarray, np.ndarray]:
+    """A hollow box that reaches beyond the massive block below it, and the same with a massive box: this one topples."""
+    solid = np.zeros((16, 16, 16), dtype=bool)
+    solid[2:7, 4:12, :6] = True
+    solid[2:14, 4:12, 6:14] = True
+    shell = solid.copy()
+    shell[3:13, 5:11, 7:13] = False
+    return shell, solid
+
+
+@pytest.mark.parametrize("mode", ["exact", "dso"])
+@pytest.mark.parametrize("form", ["stands", "tilt", "margin"])
+def test_a_shell_is_weighed_as_the_solid_that_it_closes_in(form, mode):
+    shell, solid = hollow_box()
+    opened = shell.copy()
+    opened[8, 8, 13] = False  # one cell of the lid
+    as_drawn = load_reward("stability", form=form, mode=mode)([shell, opened, solid]).tolist()
+    filled = load_reward("stability", form=form, mode=mode, filled=True)([shell, opened, solid]).tolist()
+    assert filled == [as_drawn[2], as_drawn[1], as_drawn[2]]
+    if mode == "exact":
+        assert as_drawn[0] > as_drawn[2]
+    elif form == "tilt":  # MuJoCo's legacy mass counts the hollow's walls the wrong way round: it topples as the solid
+        assert as_drawn[0] != as_drawn[2]
+    if form == "margin":  # centre of mass of two boxes, to the edge of the block, over the longest side
+        assert filled[0] == pytest.approx((7 - (240 * 4.5 + 768 * 8) / 1008) / 14)
+        assert as_drawn[0] == pytest.approx((7 - (240 * 4.5 + 408 * 8) / 648) / 14)
+
+
+def test_filling_hollows_changes_no_mesh():
+    surface = Voxels.of(hollow_box()[0]).surface()
+    assert (
+        len({load_reward("stability", form="margin", filled=filled)([surface]).item() for filled in (False, True)}) == 1
+    )
+
+
 def test_version_changes_with_what_changes_the_number():
-    told = [{}, {"mode": "dso"}, {"threshold": 10}, {"nudge": 0}, {"seed": 1}, {"pieces": "fall"}, {"up": "y"}]
+    told = [
+        {},
+        {"mode": "dso"},
+        {"threshold": 10},
+        {"nudge": 0},
+        {"seed": 1},
+        {"pieces": "fall"},
+        {"up": "y"},
+        {"filled": True},
+    ]
     assert len({load_reward("stability", **options).spec.version for options in told}) == len(told)
 
 

@@ -52,6 +52,30 @@ def test_pieces_are_those_of_scipy(share):
     assert not found.labels[~grid].any()
 
 
+def test_hollows_are_filled_and_what_is_open_stays_open():
+    shell = np.ones((5, 6, 7), dtype=bool)
+    shell[1:-1, 1:-1, 1:-1] = False
+    assert Voxels(shell).filled().occupied.all() and Voxels(shell).pieces == 1
+    for hole, closed in (((0, 2, 2), False), ((0, 0, 2), True), ((0, 0, 0), True)):  # a face; an edge and a corner
+        opened = shell.copy()
+        opened[hole] = False
+        whole = np.ones_like(shell)
+        whole[hole] = False
+        assert np.array_equal(Voxels(opened).filled().occupied, whole if closed else opened)
+    cut = shell[1:]  # the grid's border cuts it open
+    assert np.array_equal(Voxels(cut).filled().occupied, cut)
+    apart = shell.copy()
+    apart[2, 3, 3] = True  # something that floats in the hollow is part of the solid
+    assert (Voxels(apart).pieces, Voxels(apart).filled().pieces) == (2, 1)
+
+
+def test_an_empty_grid_is_taken_where_it_is_asked_for():
+    grid = Voxels.of(np.zeros((2, 3, 4)), allow_empty=True)
+    assert (grid.volume, grid.pieces) == (0.0, 0) and not grid.labels.any()
+    with pytest.raises(DataError, match="must be"):
+        Voxels.of(np.zeros((2, 3)), allow_empty=True)
+
+
 def test_more_than_a_half_is_occupied():
     grid = np.array([[[0.5, 0.51, 1.0, 0.0]]])
     assert Voxels.of(grid).occupied.ravel().tolist() == [False, True, True, False]

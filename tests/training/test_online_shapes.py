@@ -14,6 +14,7 @@ from diffalign.config import RunConfig, parse_config
 from diffalign.evaluation import evaluate
 from diffalign.exceptions import ConfigError
 from diffalign.reports import write_report
+from diffalign.rewards import StabilityReward
 from diffalign.training.lessons import labels_from, lesson_of
 from tests.backbones.models import path_of
 from tests.training.tiny import adapter, rows, shared_cache
@@ -95,6 +96,18 @@ def test_labels_come_from_the_threshold_and_all_members_teach(tmp_path):
     pairs = lesson_of(config_of(tmp_path, {"name": "dso_dro"}), rewards)
     assert pairs.valid.tolist() == [True, False, False, False]
     assert pairs.order[0].tolist() == [0, 1]
+
+
+def test_a_shape_of_nothing_loses_to_one_that_stands_and_is_labelled_bad(tmp_path):
+    cube, nothing = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    cube[:, :2, :2, :2] = 1
+    scores = StabilityReward()(torch.stack([nothing, cube, nothing, nothing]))
+    rewards = scores.reshape(1, 1, 4).expand(1, 4, 4)
+    pairs = lesson_of(config_of(tmp_path, {"name": "diffusion_dpo", "beta": 100.0}), rewards)
+    assert pairs.valid.all() and pairs.order.tolist() == [[1, 0]] * 4
+    lesson = lesson_of(config_of(tmp_path, {"name": "dso_dro"}, good_from=0.5), rewards)
+    taught = lesson.taught(slice(0, 4), [torch.Generator() for _ in range(4)])
+    assert labels_from(0.5, taught.reward, taught.told).tolist() == [[-1, 1, -1, -1]] * 4
 
 
 @pytest.mark.parametrize(
