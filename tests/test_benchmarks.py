@@ -175,8 +175,8 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("stability")
     settings = [
         "training.steps=1", "training.groups=2", "optimizer.warmup_steps=0", "online.prompts=4", "online.members=2",
-        "samples.every=null", "evaluation.count=3", "evaluation.members=1", f"folder={home / 'runs'}",
-        f"data.cache={home / 'cache'}",
+        "samples.every=null", "evaluation.count=3", "evaluation.members=1",
+        f"folder={home / 'runs'}", f"data.cache={home / 'cache'}",
     ]  # fmt: skip
     overrides = [part for setting in settings for part in ("--set", setting)]
     command = ["-m", "diffalign", "train", "--config", "quickstart/dso_dpo.yaml", *overrides]

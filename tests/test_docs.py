@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from diffalign.cli import app
 from diffalign.config.objectives import ObjectiveFacts
+from diffalign.config.run import HealthConfig
 from diffalign.config.sample_rewards import own_settings
 from diffalign.config.samplers import SAMPLER_PARAMS, WindowParams
 from diffalign.config.yaml_values import read_yaml
@@ -260,3 +261,16 @@ def test_the_command_of_a_run_that_people_judge(page):
     result = CliRunner().invoke(app, ["check", *shlex.split(line)])
     assert result.exit_code == 0, result.exception
     assert "a round: 32 pictures of 16 prompts, then 1 step; 4 rounds" in result.stdout
+
+
+def test_the_page_of_alarms_counts_them():
+    """Each setting that can stop a run is an alarm; besides, a number gone bad is one."""
+    text = (ROOT / "docs" / "health.md").read_text(encoding="utf-8")
+    named = [row[0].strip("`") for row in rows_of(text)[2:]]
+    fields = HealthConfig.model_fields.items()
+    assert named == [*(name for name, field in fields if "stop" in get_args(field.annotation)), "not a number"]
+    words = {4: "four", 5: "five", 6: "six", 7: "seven"}
+    assert (
+        f"{words[len(named)].capitalize()} alarms watch them; the first {words[len(named) - 1]} have a setting" in text
+    )
+    assert f"as each of the first {words[len(named) - 1]};" in text

@@ -13,9 +13,10 @@ import yaml
 from pydantic import ValidationError
 
 from diffalign.config.fields import is_text
+from diffalign.config.method_problems import method_problems
 from diffalign.config.problems import sentence, shown
 from diffalign.config.reward_run import RewardRunConfig
-from diffalign.config.run import RunConfig, method_problems
+from diffalign.config.run import RunConfig
 from diffalign.config.yaml_values import read_yaml, write_yaml
 from diffalign.exceptions import ConfigError
 

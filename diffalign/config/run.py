@@ -16,9 +16,10 @@ from pydantic import (
 
 from diffalign.config.data import COLUMNS, DataConfig
 from diffalign.config.fields import LocalPath, OwnFolder, ShareBelowOne
-from diffalign.config.model import FAMILIES, FLOW_FAMILIES, GUIDED_FAMILIES, SHAPE_FAMILIES, T5_FAMILIES, ModelConfig
+from diffalign.config.method_problems import method_problems
+from diffalign.config.model import FLOW_FAMILIES, GUIDED_FAMILIES, SHAPE_FAMILIES, T5_FAMILIES, ModelConfig
 from diffalign.config.noise import GaussianNoise, InversionNoise, NoiseParams
-from diffalign.config.objectives import OBJECTIVE_PARAMS, FlowDPOParams, ObjectiveParams, PairWeightParams
+from diffalign.config.objectives import FlowDPOParams, ObjectiveParams, PairWeightParams
 from diffalign.config.online import OnlineConfig
 from diffalign.config.online_problems import online_problems
 from diffalign.config.params import Params
@@ -109,24 +110,6 @@ class HealthConfig(Params):
 
 class LogConfig(Params):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # besides metrics.jsonl, which is always written
-
-
-def method_problems(name: object, family: object, *, draws: bool) -> Iterator[str]:
-    """Whether a run can train this method on this family at all: first of all that is to be said of a config."""
-    facts = next((each for each in OBJECTIVE_PARAMS if each.model_fields["name"].default == name), None)
-    if facts is None:
-        return
-    if facts.online and not draws:
-        yield (
-            f"objective.name: {name!r} learns from what the policy draws while it trains; add the section `online` "
-            "(docs/online.md), or take a method that learns from records (diffalign list objectives)"
-        )
-    if facts.families == "flow" and family in FAMILIES and family not in FLOW_FAMILIES:
-        instead = "d3po or flow_grpo, with online.sampler: {name: ddim, eta: 1}" if draws else "diffusion_dpo"
-        yield (
-            f"objective.name: {name!r} needs a flow model ({', '.join(FLOW_FAMILIES)}), and "
-            f"model.family {family!r} is none; use objective.name: {instead}"
-        )
 
 
 class RunConfig(Params):
