@@ -118,7 +118,7 @@ def stability_spec(reward: StabilityReward) -> RewardSpec:
     how = f"{reward.mode}-t{reward.threshold:g}-n{reward.nudge:g}-s{reward.seed}-{reward.pieces}-{reward.up}"
     return RewardSpec(
         name="stability",
-        version=f"2-{reward.form}-{how}-mujoco-{_mujoco_version()}",
+        version=f"3-{reward.form}-{how}-mujoco-{_mujoco_version()}",
         media="mesh",
         level="instance",
         unit=unit,
