@@ -28,6 +28,7 @@ from diffalign.evaluation.known_scores import scored_rows
 from diffalign.exceptions import ConfigError
 from diffalign.reports import left_out_lines, score_histogram, score_table, set_table, unscored_lines
 from diffalign.rewards import REWARDS, SET_REWARDS, options_of_text, rewards_by_name
+from diffalign.rewards.loading import guarded_reward_of_text
 from diffalign.rewards.media import MEDIA
 
 
@@ -190,5 +191,5 @@ def _score(
             return score_in_processes(
                 source, file, rewards, processes, begin=partial(_quiet_models, rewards), progress=progress, **settings
             )
-        columns = rewards_by_name(rewards)
+        columns = rewards_by_name(rewards, guarded_reward_of_text)
         return score_records(source, file, columns, rank=rank, world=world, progress=progress, **settings)

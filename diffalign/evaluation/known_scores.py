@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from diffalign.data.file_state import FileState
 from diffalign.data.judged import versions_in
+from diffalign.data.media_files import SHAPES
 from diffalign.data.part_files import PartFiles
 from diffalign.data.picture_rows import PictureRow
 from diffalign.data.records import PictureSource, picture_bytes
@@ -19,6 +20,7 @@ from diffalign.exceptions import ConfigError, DataError
 from diffalign.rewards import RewardSpec
 from diffalign.rewards.cache import score_key
 from diffalign.rgb import FORM
+from diffalign.sim.gltf import files_beside
 
 REFERENCE_DIGEST = "reference_picture"  # the column that says which reference a row's scores are of
 METADATA_DIGEST = "metadata_digest"  # and which metadata, where a reward has read them
@@ -52,17 +54,23 @@ class KnownScores:
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def digest(self, picture: PictureSource, record: str) -> str:
-        """Of the picture's bytes; a file that is as it was is not read again.
+        """Of all that is read of the picture; what is as it was is not read again.
+
+        Of a mesh that is its ending too, which says what the bytes mean and which axis is up, and the files beside it.
 
         Raises:
             DataError: it cannot be read; names the record.
         """
         if not isinstance(picture, Path):
             return digest_of(picture_bytes(picture, record))
-        state, (seen, known) = FileState.of(picture), self.digests.get(str(picture), ("", ""))
-        if not state.is_still(bytes.fromhex(seen)):
-            known = digest_of(picture_bytes(picture, record))
-            self.digests[str(picture)] = (state.packed.hex(), known)
+        is_shape = picture.suffix.lower() in SHAPES
+        files = [picture, *_beside(picture)] if is_shape else [picture]
+        states = [FileState.of(each) for each in files]
+        told = (b"mesh" * is_shape + b"".join(each.packed for each in states)).hex()
+        seen, known = self.digests.get(str(picture), ("", ""))
+        if told != seen or not all(each.settled for each in states):
+            known = _digest_of_mesh(files, record) if is_shape else digest_of(picture_bytes(picture, record))
+            self.digests[str(picture)] = (told, known)
         return known
 
     def add_parts(self, parts: PartFiles, *, failures: bool) -> None:
@@ -148,3 +156,21 @@ def scored_rows(file: Path) -> Iterator[Mapping[str, Any]]:
 def digest_of(content: bytes) -> str:
     """Of a medium's bytes, and of how pictures become RGB: scores of pictures that were read otherwise do not hold."""
     return hashlib.sha256(f"{FORM} ".encode() + content).hexdigest()[:24]
+
+
+def _beside(mesh: Path) -> list[Path]:
+    """The files that hold what a glTF file only names; none of one that cannot be read, whose reason comes later."""
+    if mesh.suffix.lower() not in (".glb", ".gltf") or not mesh.is_file():
+        return []
+    try:
+        return files_beside(mesh)
+    except (DataError, OSError):
+        return []
+
+
+def _digest_of_mesh(files: Sequence[Path], record: str) -> str:
+    told = files[0].suffix.lower().encode()
+    for number, file in enumerate(files):
+        there = number == 0 or file.is_file()  # of what is missing there is a reason, until it comes
+        told += hashlib.sha256(picture_bytes(file, record)).digest() if there else b"missing"
+    return digest_of(told)

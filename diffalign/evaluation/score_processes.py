@@ -15,7 +15,7 @@ from typing import Any
 from diffalign.data.picture_rows import read_pictures
 from diffalign.evaluation.score_records import Scored, score_records
 from diffalign.exceptions import ConfigError, DiffalignError, ProcessLostError
-from diffalign.rewards import rewards_by_name
+from diffalign.rewards.loading import guarded_reward_of_text, rewards_by_name
 
 
 def score_in_processes(
@@ -138,7 +138,7 @@ def _work(
         done = score_records(
             source,
             out,
-            rewards_by_name(rewards),
+            rewards_by_name(rewards, guarded_reward_of_text),
             rank=rank,
             world=world,
             progress=lambda seen, total: end.send(seen),

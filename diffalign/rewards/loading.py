@@ -84,6 +84,17 @@ def any_reward_of_text(text: str) -> Any:
         raise ConfigError(as_text(str(error))) from None
 
 
+def guarded_reward_of_text(text: str) -> Any:
+    """The same as `any_reward_of_text`, but a reward of shapes works in a process of its own unless `process` is said.
+
+    A mesh that makes the simulator crash or hang costs its own score then, and not those of all others.
+    """
+    name, options = options_of_text(text)
+    if name not in REWARDS or REWARDS[name].spec.media != "mesh" or "process" in options:
+        return any_reward_of_text(text)
+    return any_reward_of_text(f"{text}{',' if options else ':'}process=true")
+
+
 def rewards_by_name(texts: Sequence[str], make: Callable[[str], Any] = any_reward_of_text) -> dict[str, Any]:
     """Rewards as they stand on a command line, by name; one name with different options, by all that was said.
 

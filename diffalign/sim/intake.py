@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from diffalign.exceptions import DataError, MissingExtraError
+from diffalign.sim.gltf import MOST_BYTES, check_gltf
 from diffalign.sim.mesh import MOST_FACES, Mesh, Up
 
 MESHES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
 _UP: dict[str, Up] = {".glb": "y", ".gltf": "y"}  # by their specification; the others say nothing, and z is usual
-_MOST_BYTES = 1 << 30
 _HEADER = 4096  # bytes of a file's start and end that are looked at
 _MAGIC = {b"glTF": ".glb", b"ply\n": ".ply", b"ply\r": ".ply", b"OFF\n": ".off", b"solid": ".stl"}
 
@@ -45,13 +45,15 @@ def read_mesh(path: Path | str, *, up: Up | Literal["auto"] = "auto") -> Mesh:
         raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
     if not size:
         raise DataError(f"{file}: is empty")
-    if size > _MOST_BYTES:
-        raise DataError(f"{file}: has {size / 1e9:.1f} GB, more than {_MOST_BYTES / 1e9:.1f}; simplify it first")
+    if size > MOST_BYTES:
+        raise DataError(f"{file}: has {size / 1e9:.1f} GB, more than {MOST_BYTES / 1e9:.1f}; simplify it first")
     found = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), ending)
     if found != ending and not (found == ".stl" and ending == ".off"):
         raise DataError(f"{file}: its name says {ending}, its content {found}; rename it")
     try:
         _check_whole(ending, size, start, end)
+        if ending in _UP:
+            check_gltf(file)
         vertices, faces = _content(file, ending)
         told = _told_faces(ending, start)
         if len(faces) < told:
@@ -59,6 +61,8 @@ def read_mesh(path: Path | str, *, up: Up | Literal["auto"] = "auto") -> Mesh:
         return Mesh.of(vertices, faces, up=_UP.get(ending, "z") if up == "auto" else up)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_whole(ending: str, size: int, start: bytes, end: bytes) -> None:
@@ -93,11 +97,12 @@ def _content(file: Path, ending: str) -> tuple[Any, Any]:
     try:
         with np.errstate(all="ignore"):  # values that are not finite get their sentence below
             scene = trimesh.load_scene(file, file_type=ending[1:], process=False, skip_materials=True)
+            named = [scene.graph[node][1] for node in scene.graph.nodes_geometry]  # one part may stand in many places
+            count = sum(len(getattr(scene.geometry[name], "faces", ())) for name in named)
+            if count > MOST_FACES:
+                raise DataError(f"the mesh has {count} faces, more than {MOST_FACES}; simplify it first")
             parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
-        count = sum(len(part.faces) for part in parts)
-        if count > MOST_FACES:
-            raise DataError(f"the mesh has {count} faces, more than {MOST_FACES}; simplify it first")
-        if not count:
+        if not count or not parts:
             kinds = sorted({type(part).__name__ for part in scene.geometry.values()})
             others = [kind for kind in kinds if kind != "Trimesh"]
             raise DataError(f"holds no faces, but {', '.join(others)}" if others else "holds no faces")
@@ -110,8 +115,6 @@ def _content(file: Path, ending: str) -> tuple[Any, Any]:
         raise DataError("memory does not hold what it says it contains") from None
     except FileNotFoundError as error:
         missing = error.args[0] if len(error.args) == 1 else error.filename
-        if missing == "model.gltf":  # trimesh's name for what it looks for when it could not read the JSON
-            raise DataError("is not JSON that can be read, as glTF is") from None
         raise DataError(f"needs the file {missing}, which is not there") from None
     except Exception as error:  # on damaged files the library raises nearly anything
         told = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

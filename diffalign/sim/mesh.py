@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.exceptions import ConfigError, DataError
+from diffalign.sim.cubes import face_connected, grid_of
 from diffalign.sim.touching import bodies
 from diffalign.sim.winding import bounds_a_volume, turned_outwards
 
@@ -94,8 +95,12 @@ class Mesh:
         """How many bodies it is made of: parts that touch, or lie less than about 1/256 of its longest side apart, are one.
 
         So are parts that share a vertex, whose surfaces cross, or of which one lies in the solid of the other: a hollow is
-        no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near.
+        no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near. Of
+        the surface of equal cubes the pieces are those of their grid: cubes that meet in an edge or a corner alone are apart.
         """
+        cubes = grid_of(self.vertices, self.faces) if self.closed else None
+        if cubes is not None:
+            return face_connected(cubes)
         points = self.vertices - self.vertices.min(0)
         return int(bodies(points / max(self.extent, 1e-300), self.faces).max()) + 1
 

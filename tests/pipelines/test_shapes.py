@@ -12,8 +12,8 @@ from PIL import Image
 from diffalign.exceptions import ConfigError, DataError
 from diffalign.pipelines import ImageGenerator, as_pictures, best_of_n, contact_sheet, draw_pictures, to_picture
 from diffalign.pipelines.shape_search import push_margin, search_noise
-from diffalign.rewards import StabilityReward, load_reward
-from diffalign.sim import Voxels, read_mesh, static_stability
+from diffalign.rewards import Sample, StabilityReward, load_reward
+from diffalign.sim import Voxels, glb_of, read_mesh, static_stability
 from tests.backbones.models import load_fresh
 
 PROMPTS = ["a red circle", "two green crosses"]
@@ -66,6 +66,20 @@ def test_drawn_shapes_are_files_that_are_scored_as_they_were_drawn(generator, tm
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.glb")}
     draw_pictures(generator, PROMPTS, tmp_path, count=2)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.glb")}
+
+
+@pytest.mark.parametrize(("shift", "stands"), [(0, 1.0), (4, 0.0)], ids=["in a face", "in an edge"])
+def test_a_file_falls_apart_where_its_grid_does(shift, stands, tmp_path):
+    """A block on another one: cubes that meet in an edge alone do not hold together, in a file neither."""
+    grid = torch.zeros(1, 16, 16, 16)
+    grid[:, 4:8, 4:8, :4] = 1
+    grid[:, 4 + shift : 8 + shift, 4:8, 4:8] = 1
+    grid[:, 8:12, 4:8, :1] = 1  # a foot below, which stays
+    (tmp_path / "0.glb").write_bytes(glb_of(Voxels.of(grid.numpy())))
+    reward = load_reward("stability", pieces="fall")
+    drawn, filed = (reward.score([Sample(shape)]) for shape in (grid, read_mesh(tmp_path / "0.glb")))
+    assert drawn.values.tolist() == filed.values.tolist() == [stands]
+    assert drawn.components["pieces"].item() == filed.components["pieces"].item() == 2 - stands
 
 
 def test_the_best_of_several_shapes_is_the_one_that_the_reward_likes(generator):
