@@ -28,7 +28,8 @@ class StabilityReward(SampleReward):
 
     Range: {0, 1}, [-180, 0], [-1, 1]. Higher is better. Components: stands, tilt and rotation (degrees, where it came to
     rest, in every form that simulates), margin, critical_angle (degrees by which it may lean), pieces, seconds (simulated)
-    and exact (1: the mass is that of the closed surface; 0: of its hull, for it is open). Differentiable: no. The media are
+    and exact (the share of the volume that the surface encloses; of open parts it is that of their hulls: 0 where none is
+    closed). Differentiable: no. The media are
     meshes, z up, or occupancy grids. What topples is simulated until it lies, in form stands too.
     Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"; see
     `diffalign.sim.simulate_stability` for what is done otherwise, and `mode="dso"` for the authors' very recipe.
@@ -91,7 +92,7 @@ class StabilityReward(SampleReward):
             "margin": static.margin / solid.extent,
             "critical_angle": static.critical_angle,
             "pieces": float(pieces),
-            "exact": float(solid.mass == "exact"),
+            "exact": solid.exact,
         }
         if self.form == "margin":
             return parts["margin"], parts

@@ -96,7 +96,7 @@ class Mesh:
 
         So are parts that share a vertex, whose surfaces cross, or of which one lies in the solid of the other: a hollow is
         no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near. Of
-        the surface of equal cubes the pieces are those of their grid: cubes that meet in an edge or a corner alone are apart.
+        the surface of equal cubes the pieces are those of their grid: cubes that meet in an edge or a corner are apart.
         """
         cubes = grid_of(self.vertices, self.faces) if self.closed else None
         if cubes is not None:

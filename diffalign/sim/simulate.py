@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
-from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, hull_faces, solid_of
+from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, Taken, hull_faces, solid_of
 
 Mode = Literal["exact", "dso"]
 _CHECK_EVERY = 0.02  # seconds
@@ -47,7 +47,7 @@ class Stability:
     seconds: float
     at_rest: bool
     pose: NDArray[np.float64]
-    mass: Mass | Literal["legacy"] | None
+    mass: Taken | Literal["legacy"] | None
 
     @classmethod
     def failed(cls, reason: str) -> Stability:
