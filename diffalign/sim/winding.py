@@ -36,6 +36,11 @@ def bounds_a_volume(faces: NDArray[np.int64]) -> bool:
     return not np.bincount(which, weights=way).any()
 
 
+def parts_across_edges(faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each face the least one that it hangs together with across edges which no third face shares."""
+    return components(len(faces), _across(_edges(faces)))
+
+
 def closed_parts(count: int, faces: NDArray[np.int64]) -> NDArray[np.bool_]:
     """For each face whether its part bounds a volume by itself, as a box does beside an open sheet, or with a fin on it.
 
