@@ -12,6 +12,7 @@ import trimesh
 from diffalign.exceptions import ConfigError, MissingExtraError
 from diffalign.rewards import Sample, StabilityReward, load_reward, stability
 from diffalign.sim import Mesh, Voxels, glb_of, read_mesh
+from tests.sim.solids import revolved
 
 
 def table() -> np.ndarray:
@@ -118,6 +119,14 @@ def test_the_authors_recipe_judges_by_the_whole_rotation():
     output = authors.score([Sample(table())])
     assert output.values.item() == pytest.approx(-output.components["rotation"].item())
     assert output.components["seconds"].item() == 10.0
+
+
+@pytest.mark.parametrize(("sides", "rest"), [(32, 1.0), (512, 0.0)])
+def test_a_log_that_still_rolls_when_the_time_is_up_is_not_at_rest(sides, rest):
+    vertices, faces = revolved([(0.2, 0.0), (0.2, 1.0)], sides)
+    parts = StabilityReward(form="tilt").score([Sample(Mesh.of(vertices[:, [2, 1, 0]] * [1, -1, 1], faces))]).components
+    assert (parts["at_rest"].item(), parts["seconds"].item() == 5.0) == (rest, not rest)
+    assert (parts["tilt"].item() > 20) == (not rest)
 
 
 def test_version_changes_with_what_changes_the_number():
