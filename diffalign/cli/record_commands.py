@@ -121,8 +121,8 @@ def score(
         typer.Option(
             "--input",
             "-i",
-            help="What generate wrote; a folder, .jsonl or .parquet of records; a folder of pictures, sounds or videos; a "
-            "pattern in quotes, as 'drawn/*.png'; or - for records or paths on stdin, one a line.",
+            help="What generate wrote; a folder, .jsonl or .parquet of records; a folder of pictures, sounds, "
+            "videos or meshes; a pattern in quotes, as 'drawn/*.png'; or - for records or paths on stdin, one a line.",
         ),
     ],
     rewards: Annotated[
@@ -149,7 +149,7 @@ def score(
     processes: Annotated[int, typer.Option("--processes", min=1, help="Share the work among so many.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Score pictures, sounds or videos by rewards: one row each, one column a reward; null, and the reason, where unscored.
+    """Score pictures, sounds, videos or meshes by rewards: one row each, a column a reward; null, and why, where unscored.
 
     Rewards of sets (vendi, frechet) say one number of all together, which is printed. The same call again goes on where
     it was cut off. Under torchrun, or with RANK and WORLD_SIZE set, each process scores its share; the last one writes.

@@ -1,6 +1,6 @@
 """Every picture of a source as a row of its own, whatever the source's rows are: single, pairs, groups, or bare files.
 
-Sounds and videos stand in the place of pictures wherever a row or a folder has them.
+Sounds, videos and meshes stand in the place of pictures wherever a row or a folder has them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TOLD = {".jsonl", ".json", ".parquet", ".csv"}  # endings of files that say som
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture, sound or video.
+    """One picture, sound, video or mesh.
 
     Attributes:
         id: unique in its source; of a record with several pictures its id and which one this is.
@@ -61,7 +61,7 @@ class PictureRow:
 
 
 def read_pictures(path: Path, prompt: str = "") -> Iterator[PictureRow]:
-    """The pictures, sounds and videos of a folder or file, in its order.
+    """The pictures, sounds, videos and meshes of a folder or file, in its order.
 
     Args:
         path: what `diffalign generate` wrote; any folder, .jsonl or .parquet of records (file_name, item, items, or chosen
@@ -80,7 +80,7 @@ def read_pictures(path: Path, prompt: str = "") -> Iterator[PictureRow]:
         seen.add(row.id)
         yield row if row.prompt or not prompt else replace(row, prompt=prompt)
     if not seen:
-        raise DataError(f"{path}: no pictures in it, nor sounds or videos")
+        raise DataError(f"{path}: no pictures in it, nor sounds, videos or meshes")
 
 
 def left_out(path: Path) -> str:

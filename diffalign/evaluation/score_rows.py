@@ -42,7 +42,7 @@ def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Rew
         if reward.spec.media not in MEDIA or reward.spec.level not in PER_SAMPLE or reward.spec.grouped:
             level = "groups that have to come whole" if reward.spec.grouped else reward.spec.level
             raise ConfigError(
-                f"rewards: {column} judges {reward.spec.media} ({level}), not single pictures, sounds or videos"
+                f"rewards: {column} judges {reward.spec.media} ({level}), not single pictures, sounds, videos or meshes"
             )
     return columns
 

@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
-from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, hull_faces, solid_of
+from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, Taken, hull_faces, solid_of
 
 Mode = Literal["exact", "dso"]
 _CHECK_EVERY = 0.02  # seconds
 _REST_SPEED = 1e-3  # m/s and rad/s of a shape whose longest side is 1
 _QUIET_CHECKS = 5  # in a row: one that rocks stands still at its turns, one that begins to fall is slow
 _OVERSHOOT = 10.0  # degrees beyond the threshold from which none comes back: what falls onto its foot rocks a little
+_REFUSED = {  # what MuJoCo says, and what that means of a shape
+    "coplanar": "is too thin to be simulated",
+    "collinear": "is too thin to be simulated",
+    "inertia": "is too thin or too small to be simulated",
+    "too small": "is too thin or too small to be simulated",
+    "colocated": "is too small to be simulated",
+    "not finite": "is too large to be simulated",
+}
 _NUDGE_FOR = 0.5  # seconds, before which nothing counts as at rest
 
 
@@ -47,7 +55,7 @@ class Stability:
     seconds: float
     at_rest: bool
     pose: NDArray[np.float64]
-    mass: Mass | Literal["legacy"] | None
+    mass: Taken | Literal["legacy"] | None
 
     @classmethod
     def failed(cls, reason: str) -> Stability:
@@ -183,7 +191,9 @@ def _compiled(spec: Any) -> Any:
     try:
         return spec.compile()
     except (ValueError, _mujoco().FatalError) as error:
-        raise DataError(f"MuJoCo cannot take the shape: {str(error).splitlines()[0]}") from None
+        said = str(error).splitlines()[0].removeprefix("Error: ")
+        why = next((why for part, why in _REFUSED.items() if part in said), "cannot be simulated")
+        raise DataError(f"the shape {why} (MuJoCo: {said})") from None
 
 
 def _run(
@@ -254,7 +264,7 @@ def _without_log() -> Iterator[None]:
 
 def _check_numbers(data: Any) -> None:
     if not np.isfinite(data.qpos).all() or any(warning.number for warning in data.warning):
-        raise DataError("the simulation became unstable: the shape is too thin or too small for MuJoCo")
+        raise DataError("the shape is too thin or too small to be simulated (it became unstable)")
 
 
 def _pose_of(data: Any) -> NDArray[np.float64]:

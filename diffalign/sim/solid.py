@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from diffalign.exceptions import DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
+from diffalign.sim.touching import bodies
 from diffalign.sim.voxels import Voxels
+from diffalign.sim.winding import closed_parts
 
 Shape = Mesh | Voxels
 Mass = Literal["exact", "hull", "shell"]
+Taken = Literal["exact", "partly", "hull", "shell"]
 DENSITY = 1000.0  # kg/m^3, MuJoCo's default; stability does not depend on it
 _FLAT = 1e-9  # of the longest side's cube: less volume is none
+_MOST_OPEN = 1000  # open bodies that get a hull each; of more the whole has one
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +33,17 @@ class Solid:
         volume: of the solid, or the area of the shell.
         centre: of mass [3].
         inertia: [3, 3] about the centre, per density.
-        mass: what the mass was taken from: the closed surface (`exact`), its convex hull, or its surface (`shell`).
+        mass: what the mass was taken from: the closed surface (`exact`), its convex hull, or its surface (`shell`); or
+            `partly` from closed parts, with the hulls of open ones beside them.
+        exact: the share of the volume that closed parts enclose.
     """
 
     points: NDArray[np.float64]
     volume: float
     centre: NDArray[np.float64]
     inertia: NDArray[np.float64]
-    mass: Mass
+    mass: Taken
+    exact: float
 
     @property
     def extent(self) -> float:
@@ -59,9 +66,12 @@ def solid_of(shape: Shape, *, mass: Mass = "exact", fallback: Literal["hull", "s
     """The rigid body of a shape, of even density.
 
     Args:
-        mass: what to take the mass from. `exact`: the volume that the surface encloses; where it encloses none (an open
-            or inconsistently wound mesh), `fallback`, and the answer's `mass` says so.
-        fallback: its convex hull, or the surface as a thin shell.
+        mass: what to take the mass from. `exact`: the volume that the surface encloses. Where a part of it encloses none
+            (it is open, or wound inconsistently), `fallback` stands in for that part alone, and the answer's `mass` says
+            `partly`; where no part encloses any, it stands in for the whole.
+        fallback: the convex hull: of each body of open parts that touch, while those that are flat, as a label on a wall,
+            are left out. Or `shell`, the surface as a thin shell: of the whole, as a shell and a volume have no common
+            density; but not for flat parts beside closed ones.
 
     Raises:
         DataError: it is flat, or its volume is not a number that can be worked with.
@@ -69,8 +79,9 @@ def solid_of(shape: Shape, *, mass: Mass = "exact", fallback: Literal["hull", "s
     """
     if isinstance(shape, Voxels):
         return _of_cubes(shape) if mass == "exact" else _of_mesh(shape.surface(), mass)
-    chosen: Mass = mass if mass != "exact" or shape.closed else fallback
-    return _of_mesh(shape, chosen)
+    if mass == "exact" and not shape.closed:
+        return _of_parts(shape, fallback) or _of_mesh(shape, fallback)
+    return _of_mesh(shape, mass)
 
 
 def hull_faces(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -106,7 +117,7 @@ def _of_cubes(shape: Voxels) -> Solid:
     side, cells = shape.side, np.argwhere(shape.occupied) * shape.side + shape.side / 2
     centre = cells.mean(0)
     second = np.einsum("ij,ik->jk", cells - centre, cells - centre) + len(cells) * np.eye(3) * side**2 / 12
-    return Solid(shape.corners(), len(cells) * side**3, centre, _inertia_of(second * side**3), "exact")
+    return Solid(shape.corners(), len(cells) * side**3, centre, _inertia_of(second * side**3), "exact", 1.0)
 
 
 def _of_mesh(mesh: Mesh, mass: Mass) -> Solid:
@@ -119,7 +130,48 @@ def _of_mesh(mesh: Mesh, mass: Mass) -> Solid:
         volume, centre, second = _volume_moments(corners, faces)
     if not volume > _FLAT:
         raise DataError("the shape is flat, or inside out: it has no volume that could stand")
-    found = Solid(points, volume, centre, _inertia_of(second), mass).scaled(unit)
+    return _placed(Solid(points, volume, centre, _inertia_of(second), mass, float(mass == "exact")), mesh)
+
+
+def _of_parts(mesh: Mesh, fallback: Literal["hull", "shell"]) -> Solid | None:
+    """Closed parts by their volume, and the hulls of open bodies; None where that says nothing, and for shells."""
+    closed = closed_parts(len(mesh.vertices), mesh.faces)
+    points = (mesh.vertices - mesh.vertices.min(0)) / mesh.extent
+    whole = _volume_moments(points, mesh.faces[closed])[0] if closed.any() else 0.0
+    if not whole > _FLAT:
+        return None
+    hulls = _hulls(points, mesh.faces[~closed])
+    if hulls is None or (hulls and fallback == "shell"):
+        return None
+    offsets = np.cumsum([len(points), *(len(corners) for corners, _ in hulls)])
+    faces = [mesh.faces[closed], *(each + start for (_, each), start in zip(hulls, offsets, strict=False))]
+    corners = np.concatenate([points, *(each for each, _ in hulls)])
+    volume, centre, second = _volume_moments(corners, np.concatenate(faces))
+    return _placed(Solid(points, volume, centre, _inertia_of(second), "partly", whole / volume), mesh)
+
+
+def _hulls(
+    points: NDArray[np.float64], faces: NDArray[np.int64]
+) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]] | None:
+    """The hulls of the bodies of an open surface, of those that have a volume; None where there are too many."""
+    body = bodies(points - points[faces].min((0, 1)), faces)
+    if body.max() >= _MOST_OPEN:
+        return None
+    found = []
+    for number in range(int(body.max()) + 1):
+        own = points[np.unique(faces[body == number])]
+        try:
+            hull = hull_faces(own)
+        except DataError:  # flat
+            continue
+        if _volume_moments(*hull)[0] > _FLAT:
+            found.append(hull)
+    return found
+
+
+def _placed(solid: Solid, mesh: Mesh) -> Solid:
+    """Where the mesh is, from the unit box."""
+    low, found = mesh.vertices.min(0), solid.scaled(mesh.extent)
     return replace(found, points=found.points + low, centre=found.centre + low)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffalign.sim.solid import Mass, Shape, Solid, solid_of
+from diffalign.sim.solid import Shape, Solid, Taken, solid_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class StaticStability:
 
     margin: float
     height: float
-    mass: Mass
+    mass: Taken
 
     @property
     def stable(self) -> bool:

@@ -36,8 +36,32 @@ def bounds_a_volume(faces: NDArray[np.int64]) -> bool:
     return not np.bincount(which, weights=way).any()
 
 
+def parts_across_edges(faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each face the least one that it hangs together with across edges which no third face shares."""
+    return components(len(faces), _across(_edges(faces)))
+
+
+def closed_parts(count: int, faces: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each face whether its part bounds a volume by itself, as a box does beside an open sheet, or with a fin on it.
+
+    Parts hang together across edges that two faces share; of what is open then, across points.
+
+    Args:
+        count: of points.
+        faces: [faces, 3].
+    """
+    edges = _edges(faces)
+    if not np.bincount(edges[1], weights=edges[2]).any():
+        return np.ones(len(faces), dtype=bool)
+    found = _is_closed(components(len(faces), _across(edges)), edges)
+    rest = np.flatnonzero(~found)
+    if len(rest):
+        found[rest] = _is_closed(components(count, faces[rest])[faces[rest, 0]], _edges(faces[rest]))
+    return found
+
+
 def turned_outwards(points: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The faces of a surface, with closed parts that are inside out turned; an open one is left as it is.
+    """The faces of a surface, with closed parts that are inside out turned; open ones are left as they are.
 
     A part within another one is turned with it: a hollow runs the other way than what is around it, and goes on doing so.
 
@@ -45,9 +69,18 @@ def turned_outwards(points: NDArray[np.float64], faces: NDArray[np.int64]) -> ND
         points: [points, 3], of about unit size.
         faces: [faces, 3].
     """
+    closed = closed_parts(len(points), faces)
+    if closed.all():
+        return _turned(points, faces)
+    turned = faces.copy()
+    if closed.any():
+        turned[closed] = _turned(points, faces[closed])
+    return turned
+
+
+def _turned(points: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same of a surface that is closed."""
     edges = _edges(faces)
-    if np.bincount(edges[1], weights=edges[2]).any():
-        return faces
     part = _parts(len(points), faces, edges)
     count = int(part.max()) + 1
     corners = points[faces] - points.mean(0)
@@ -97,16 +130,27 @@ def _parts(count: int, faces: NDArray[np.int64], edges: _Edges) -> NDArray[np.in
 
     Parts that touch in points or edges stay apart; where that leaves open ones, those that share a point are one.
     """
-    face, which, way = edges
-    order = np.argsort(which, kind="stable")
-    first = np.searchsorted(which[order], np.flatnonzero(np.bincount(which) == 2))
-    pairs = np.stack([face[order][first], face[order][first + 1]], axis=1)
-    _, part = np.unique(components(len(faces), pairs), return_inverse=True)
-    part = part.reshape(-1)
-    _, own = np.unique(part[face] * (int(which.max()) + 1) + which, return_inverse=True)
-    if np.bincount(own.reshape(-1), weights=way).any():
+    part = np.unique(components(len(faces), _across(edges)), return_inverse=True)[1].reshape(-1)
+    if not _is_closed(part, edges).all():
         part = np.unique(components(count, faces)[faces[:, 0]], return_inverse=True)[1].reshape(-1)
     return part
+
+
+def _across(edges: _Edges) -> NDArray[np.int64]:
+    """Pairs of faces [pairs, 2] that share an edge which is of no third one."""
+    face, which, _ = edges
+    order = np.argsort(which, kind="stable")
+    first = np.searchsorted(which[order], np.flatnonzero(np.bincount(which) == 2))
+    return np.stack([face[order][first], face[order][first + 1]], axis=1)
+
+
+def _is_closed(part: NDArray[np.int64], edges: _Edges) -> NDArray[np.bool_]:
+    """For each face whether along every edge of its part as many faces of it run one way as the other."""
+    face, which, way = edges
+    _, own = np.unique(part[face] * (int(which.max()) + 1) + which, return_inverse=True)
+    own = own.reshape(-1)
+    bad = np.bincount(own, weights=way)[own] != 0
+    return ~np.isin(part, part[face[bad]])
 
 
 def _outermost(

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
+from diffalign.cli import app
 from diffalign.evaluation import score_records
+from diffalign.exceptions import DataError
 from diffalign.rewards import load_reward
 from tests.sim.damage import gltf_document, written
 from tests.sim.solids import l_shape
@@ -61,3 +66,13 @@ def test_the_same_bytes_are_what_their_ending_says(tmp_path):
         (home / name).write_bytes(written(l_shape(0.6), "stl"))
     _, margins = scored(home, tmp_path / "s.jsonl")
     assert margins["l.STL"] == margins["l.stl"] > 0 and margins["l.obj"] is None
+
+
+def test_a_folder_without_meshes_says_that_it_looked_for_them(tmp_path):
+    (tmp_path / "shapes").mkdir()
+    with pytest.raises(DataError, match="no pictures in it, nor sounds, videos or meshes"):
+        scored(tmp_path / "shapes", tmp_path / "s.jsonl")
+    told = " ".join(CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert (
+        "Score pictures, sounds, videos or meshes" in told and "a folder of pictures, sounds, videos or meshes" in told
+    )

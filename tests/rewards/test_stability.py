@@ -15,6 +15,7 @@ from diffalign.exceptions import ConfigError, MissingExtraError
 from diffalign.rewards import Sample, StabilityReward, load_reward, stability
 from diffalign.rewards.wire_media import pack_medium, read_medium
 from diffalign.sim import Mesh, Voxels, glb_of, read_mesh
+from tests.sim.solids import revolved
 
 
 def table() -> np.ndarray:
@@ -195,6 +196,14 @@ def test_filling_hollows_changes_no_mesh():
     assert (
         len({load_reward("stability", form="margin", filled=filled)([surface]).item() for filled in (False, True)}) == 1
     )
+
+
+@pytest.mark.parametrize(("sides", "rest"), [(32, 1.0), (512, 0.0)])
+def test_a_log_that_still_rolls_when_the_time_is_up_is_not_at_rest(sides, rest):
+    vertices, faces = revolved([(0.2, 0.0), (0.2, 1.0)], sides)
+    parts = StabilityReward(form="tilt").score([Sample(Mesh.of(vertices[:, [2, 1, 0]] * [1, -1, 1], faces))]).components
+    assert (parts["at_rest"].item(), parts["seconds"].item() == 5.0) == (rest, not rest)
+    assert (parts["tilt"].item() > 20) == (not rest)
 
 
 def test_version_changes_with_what_changes_the_number():

@@ -60,11 +60,11 @@ def test_which_solids_two_tests_judge_otherwise(first, second, differ, judged):
         ("cone sheared by 1.3", 45.00, 45.12),
         ("cone sheared by 2.0", 30.47, 30.56),
         ("L 0.6", None, 63.4),
-        ("cone on its tip", None, 0.34),
+        ("cone on its tip", None, 0.031),  # the card has 0.34: its cone has other faces
     ],
 )
 def test_angles_of_the_card(name, roll, dso, judged):
-    assert judged["dso"][name][1] == pytest.approx(dso, abs=0.05 if roll else 0.4)
+    assert judged["dso"][name][1] == pytest.approx(dso, abs=0.05 if dso > 1 else 0.01)
     if roll:
         assert judged["roll"][name][1] == pytest.approx(roll, abs=0.01)
         assert judged["exact"][name][1] == pytest.approx(roll, abs=0.2)

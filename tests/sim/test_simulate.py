@@ -227,12 +227,21 @@ def test_voxels_are_shapes_too():
 
 
 @pytest.mark.parametrize("options", [{"normalise": False}, {"mode": "dso"}], ids=str)
-@pytest.mark.parametrize("size", [1e-20, 1e-6, 1e50])
-def test_without_a_scale_mujoco_says_what_is_too_small_or_large(size, options, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "told"), [(1e-20, "too small"), (1e-6, r"too thin"), (1e50, "too large")], ids=["tiny", "small", "large"]
+)
+def test_without_a_scale_the_reason_says_what_is_too_small_or_large(size, told, options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="MuJoCo cannot take the shape"):
+    with pytest.raises(DataError, match=rf"the shape is {told}.* to be simulated \(MuJoCo: "):
         simulate_stability(Mesh.of(*standing_box(size, size, size)), **options)
     assert not list(Path().iterdir())  # MuJoCo's log file
+
+
+@pytest.mark.parametrize("mode", ["exact", "dso"])
+def test_what_is_too_thin_has_that_for_a_reason(mode):
+    needle = Mesh.of(*standing_box(1e-4, 1e-5 if mode == "dso" else 3e-5, 1))
+    with pytest.raises(DataError, match=r"^the shape is too thin or too small to be simulated \(MuJoCo: .*inertia"):
+        simulate_stability(needle, mode=mode)
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from diffalign.exceptions import DataError
-from diffalign.sim import Mesh, solid_of
+from diffalign.sim import Mesh, simulate_stability, solid_of
 from diffalign.sim.solid import hull_faces
-from tests.sim.solids import joined, revolved, solid, standing_box
+from tests.sim.solids import box, joined, l_shape, revolved, solid, standing_box, turned_inside_out
 
 
 def mujoco_mass(mesh: Mesh, kind: str) -> tuple[float, np.ndarray, np.ndarray]:
@@ -71,6 +71,69 @@ def test_an_open_mesh_falls_back_and_says_so():
     hull, shell = solid_of(lid_off), solid_of(lid_off, fallback="shell")
     assert (hull.mass, hull.volume, hull.centre[2]) == ("hull", pytest.approx(1), pytest.approx(0.5))
     assert (shell.mass, shell.volume, shell.centre[2]) == ("shell", pytest.approx(5), pytest.approx(0.4))  # 4 * 0.5 / 5
+
+
+LABEL = (np.array([[0.1, -0.05, 0.3], [0.1, 0.05, 0.3], [0.1, 0.0, 0.5]]), np.array([[0, 1, 2]]))
+
+
+def lidless(x: float, y: float, z: float) -> tuple[np.ndarray, np.ndarray]:
+    vertices, faces = standing_box(x, y, z)
+    return vertices, faces[~(vertices[faces][..., 2] == z).all(1)]
+
+
+@pytest.mark.parametrize("fallback", ["hull", "shell"])
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e6])
+def test_a_flat_label_does_not_change_the_mass(fallback, size):
+    """An L that stands; with its hull's mass it would fall."""
+    vertices, faces = joined(l_shape(0.6), LABEL)
+    mesh, bare = Mesh.of(vertices * size, faces), Mesh.of(l_shape(0.6)[0] * size, l_shape(0.6)[1])
+    found, there = solid_of(mesh, fallback=fallback), solid_of(bare)
+    assert (found.mass, found.exact, there.mass, there.exact) == ("partly", 1.0, "exact", 1.0)
+    assert found.volume == pytest.approx(there.volume)
+    np.testing.assert_allclose(found.centre, there.centre, atol=1e-9 * size)
+    np.testing.assert_allclose(found.inertia, there.inertia, rtol=1e-9, atol=1e-12 * size**5)
+    assert simulate_stability(mesh, fallback=fallback).stable
+    assert not simulate_stability(mesh, mass="hull").stable
+
+
+def test_a_fin_on_an_edge_and_a_part_that_is_inside_out_are_no_matter():
+    vertices, faces = joined(standing_box(0.2, 0.2, 0.8), turned_inside_out(box((-0.1, -0.1, 0.8), (0.5, 0.1, 1))))
+    fin = np.array([[faces[0, 0], faces[0, 1], len(vertices)]])
+    found = solid_of(Mesh.of(np.concatenate([vertices, [[0.05, 0.3, 0.4]]]), np.concatenate([faces, fin])))
+    assert (found.mass, found.exact, found.volume) == ("partly", 1.0, pytest.approx(solid_of(solid("L 0.6")).volume))
+
+
+def test_open_parts_have_the_hulls_of_their_bodies_beside_closed_ones():
+    """A closed column, and two open boxes apart from each other: the hull of all would be a block of 3 x 1 x 1."""
+    column, left, right = standing_box(1, 1, 1), lidless(1, 1, 0.5), lidless(1, 1, 0.5)
+    mesh = Mesh.of(*joined(column, (left[0] - [2, 0, 0], left[1]), (right[0] + [2, 0, 0], right[1])))
+    found = solid_of(mesh)
+    assert (found.mass, found.volume, found.exact) == ("partly", pytest.approx(2), pytest.approx(0.5))
+    assert found.centre[2] == pytest.approx((1 * 0.5 + 2 * 0.5 * 0.25) / 2)
+    shell = solid_of(mesh, fallback="shell")
+    assert (shell.mass, shell.exact) == ("shell", 0.0)
+
+
+def test_sides_that_share_no_edges_are_one_open_body():
+    """As where a side is cut otherwise than its neighbours: each side by itself is flat, and none is left out."""
+    vertices, faces = standing_box(1, 1, 1)
+    loose = vertices[faces].reshape(-1, 3) + 1e-4 * np.repeat(np.arange(12), 3)[:, None] / 12
+    knob = box((-0.1, -0.1, 1.2), (0.1, 0.1, 1.4))
+    found = solid_of(Mesh.of(*joined((loose, np.arange(36).reshape(-1, 3)), knob)))
+    assert (found.mass, found.volume) == ("partly", pytest.approx(1.008, abs=1e-3))
+    assert found.exact == pytest.approx(0.008 / 1.008, rel=1e-2)
+
+
+def test_where_nothing_is_closed_the_whole_has_a_hull():
+    mesh = Mesh.of(*joined(lidless(1, 1, 1), (lidless(1, 1, 1)[0] + [2, 0, 0], lidless(1, 1, 1)[1])))
+    found = solid_of(mesh)
+    assert (found.mass, found.volume, found.exact) == ("hull", pytest.approx(3), 0.0)
+
+
+def test_many_open_bodies_take_the_hull_of_all():
+    label, places = LABEL[0], np.random.default_rng(0).uniform(2, 40, (1500, 1, 3))
+    sheets = (label + places).reshape(-1, 3), np.arange(4500).reshape(-1, 3)
+    assert solid_of(Mesh.of(*joined(standing_box(1, 1, 1), sheets))).mass == "hull"
 
 
 def test_a_scaled_solid_is_the_solid_of_the_scaled_mesh():
