@@ -26,29 +26,23 @@ _REST_OF_NOTHING = {"stands": 0.0, "tilt": 180.0, "rotation": 180.0}
 class StabilityReward(SampleReward):
     """Whether an object stays as it was put down: DSO's label, by MuJoCo.
 
-            stands  1 where it turns by less than `threshold` degrees, else 0
-            tilt    -degrees between its upward direction before and after it came to rest
-            margin  how far its centre of mass lies inside the polygon that it stands on, over its longest side; no simulation
+        stands  1 where it turns by less than `threshold` degrees, else 0
+        tilt    -degrees between its upward direction before and after it came to rest
+        margin  how far its centre of mass lies inside the polygon that it stands on, over its longest side; no simulation
 
-        Range: {0, 1}, [-180, 0], [-1, 1]. Higher is better. Components: stands, tilt and rotation (degrees, where it came to
-    <<<<<<< HEAD
-        rest, in every form that simulates), margin, critical_angle (degrees by which it may lean), pieces, seconds (simulated)
-        and exact (1: the mass is that of the closed surface; 0: of its hull, for it is open). Differentiable: no. The media are
-        meshes, z up, or occupancy grids. What topples is simulated until it lies, in form stands too. A grid without a filled
-        cell gets the worst value, and the worst of each component but seconds and exact, which it has none of: a model that
-        draws nothing makes nothing that stands.
-    =======
-        rest, in every form that simulates), margin, critical_angle (degrees by which it may lean), pieces, seconds (simulated),
-        at_rest (1, or 0 where the time was up before: of mode exact 5 s), exact (the share of the volume that closed parts
-        enclose; the rest is hulls of open ones: 0 where none is closed) and overlap (the share that counts more than once, as
-        closed parts run into each other; an estimate). Differentiable: no. The media are meshes, z up, or occupancy grids. What
-        topples is simulated until it lies, in form stands too.
-    >>>>>>> w/mend_sim
-        Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"; see
-        `diffalign.sim.simulate_stability` for what is done otherwise, and `mode="dso"` for the authors' very recipe.
+    Range: {0, 1}, [-180, 0], [-1, 1]. Higher is better. Components: stands, tilt and rotation (degrees, where it came to
+    rest, in every form that simulates), margin, critical_angle (degrees by which it may lean), pieces, seconds (simulated),
+    at_rest (1, or 0 where the time was up before: of mode exact 5 s), exact (the share of the volume that closed parts
+    enclose; the rest is hulls of open ones: 0 where none is closed) and overlap (the share that counts more than once, as
+    closed parts run into each other; an estimate). Differentiable: no. The media are meshes, z up, or occupancy grids. What
+    topples is simulated until it lies, in form stands too. A grid without a filled cell gets the worst value, and the worst
+    of each component but seconds, at_rest, exact and overlap, which it has none of: a model that draws nothing makes
+    nothing that stands.
+    Source: Li et al. 2025, "DSO: Aligning 3D Generators with Simulation Feedback for Physical Soundness"; see
+    `diffalign.sim.simulate_stability` for what is done otherwise, and `mode="dso"` for the authors' very recipe.
 
-        Example:
-            `StabilityReward()([read_mesh("chair.glb")])`
+    Example:
+        `StabilityReward()([read_mesh("chair.glb")])`
     """
 
     components = (

@@ -94,15 +94,10 @@ class Mesh:
     def pieces(self) -> int:
         """How many bodies it is made of: parts that touch, or lie less than about 1/256 of its longest side apart, are one.
 
-                So are parts that share a vertex, whose surfaces cross, or of which one lies in the solid of the other: a hollow is
-        <<<<<<< HEAD
-                no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near. Of the
-                surface of equal cubes the pieces are those of their grid: cubes that meet in an edge or a corner alone are
-                apart.
-        =======
-                no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near. Of
-                the surface of equal cubes the pieces are those of their grid: cubes that meet in an edge or a corner are apart.
-        >>>>>>> w/mend_sim
+        So are parts that share a vertex, whose surfaces cross, or of which one lies in the solid of the other: a hollow is
+        no piece of its own, and what floats in it is. `diffalign.sim.touching.bodies` says how near is near. Of the
+        surface of equal cubes the pieces are those of their grid: cubes that meet in an edge or a corner alone are
+        apart.
         """
         cubes = grid_of(self.vertices, self.faces) if self.closed else None
         if cubes is not None:
