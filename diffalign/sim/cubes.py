@@ -1,4 +1,4 @@
-"""Surfaces of equal cubes, as grids are written to files: their pieces are those of the grid."""
+"""Grids of equal cubes: their pieces, and the grid that a surface in a file was made of."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ def grid_of(points: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np
     return turns == 2 if np.isin(turns, (0, 2)).all() else None
 
 
-def face_connected(occupied: NDArray[np.bool_]) -> int:
-    """How many parts of a grid share no face."""
+def face_labels(occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each cell of a grid the number of its piece, from 1; cubes belong together where they share a face. 0: empty."""
     cells = np.arange(occupied.size).reshape(occupied.shape)
     links = [np.zeros((0, 2), dtype=np.int64)]
     for axis in range(3):
         low, high = (np.moveaxis(each, axis, 0) for each in (cells, occupied))
         both = high[:-1] & high[1:]
         links.append(np.stack([low[:-1][both], low[1:][both]], axis=1))
-    return len(np.unique(components(cells.size, np.concatenate(links))[occupied.reshape(-1)]))
+    label = components(cells.size, np.concatenate(links)).reshape(cells.shape)
+    numbers = np.unique(label[occupied])
+    return np.where(occupied, np.searchsorted(numbers, label) + 1, 0)

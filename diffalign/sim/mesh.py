@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.exceptions import ConfigError, DataError
-from diffalign.sim.cubes import face_connected, grid_of
+from diffalign.sim.cubes import face_labels, grid_of
 from diffalign.sim.touching import bodies
 from diffalign.sim.winding import bounds_a_volume, turned_outwards
 
@@ -101,7 +101,7 @@ class Mesh:
         """
         cubes = grid_of(self.vertices, self.faces) if self.closed else None
         if cubes is not None:
-            return face_connected(cubes)
+            return int(face_labels(cubes).max())
         points = self.vertices - self.vertices.min(0)
         return int(bodies(points / max(self.extent, 1e-300), self.faces).max()) + 1
 

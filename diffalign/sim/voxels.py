@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffalign.exceptions import DataError, MissingExtraError
+from diffalign.sim.cubes import face_labels
 from diffalign.sim.mesh import Mesh
-from diffalign.sim.winding import components
 
 _CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
 # axis -> the corners of its upper face, counterclockwise from outside; the lower one is the same, backwards
@@ -70,15 +70,7 @@ class Voxels:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """For each cell the number of its piece, from 1; cubes belong together where they share a face. 0: empty."""
-        cells = np.arange(self.occupied.size).reshape(self.occupied.shape)
-        links = [np.zeros((0, 2), dtype=np.int64)]
-        for axis in range(3):
-            low, high = (np.moveaxis(each, axis, 0) for each in (cells, self.occupied))
-            both = high[:-1] & high[1:]
-            links.append(np.stack([low[:-1][both], low[1:][both]], axis=1))
-        label = components(cells.size, np.concatenate(links)).reshape(cells.shape)
-        numbers = np.unique(label[self.occupied])
-        return np.where(self.occupied, np.searchsorted(numbers, label) + 1, 0)
+        return face_labels(self.occupied)
 
     @property
     def pieces(self) -> int:
