@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffalign.data.media_files import MEDIA_FILES
+from diffalign.data.media_files import MEDIA_FILES, SHAPES
 from diffalign.data.part_files import PartFiles
 from diffalign.data.records import PictureSource
 from diffalign.data.row_files import LISTING
@@ -24,6 +24,7 @@ _SINGLE = ("file_name", "item")
 _SEVERAL = (("chosen", "rejected"), ("jpg_0", "jpg_1"))
 _NAMING = {*_SINGLE, "items", *(column for pair in _SEVERAL for column in pair)}  # columns that name files
 _TOLD = {".jsonl", ".json", ".parquet", ".csv"}  # endings of files that say something of media
+_OF_MESHES = {".bin", ".mtl"}  # buffers of glTF, materials of OBJ
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,19 @@ def read_pictures(path: Path, prompt: str = "") -> Iterator[PictureRow]:
 def left_out(path: Path) -> str:
     """What lies among the bare media files of a folder and is none of them, in words; "" where that is nothing.
 
-    Captions, and files that hold records or scores, do not count.
+    Captions, files that hold records or scores, and what belongs to meshes (buffers, materials) do not count.
     """
     if not path.is_dir() or (path / LISTING).exists() or any(path.glob("*.parquet")):
         return ""
     files = [each for each in path.rglob("*") if not any(part.startswith(".") for part in each.relative_to(path).parts)]
     links = sum(each.is_symlink() and not each.exists() for each in files)
     there = {each.with_suffix("") for each in files if each.suffix.lower() in MEDIA_FILES}
+    known = MEDIA_FILES | _TOLD | (_OF_MESHES if any(each.suffix.lower() in SHAPES for each in files) else set())
     others = [
         each
         for each in files
         if each.is_file()
-        and each.suffix.lower() not in MEDIA_FILES | _TOLD
+        and each.suffix.lower() not in known
         and not (each.suffix == ".txt" and each.with_suffix("") in there)
     ]
     endings = ", ".join(sorted({each.suffix.lower() or each.name for each in others})[:8])
