@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -94,31 +95,25 @@ def kept_of(base: list[Tensor], grids: list[Tensor], asked: list[str]) -> dict[s
 
 
 def draw(table: dict[str, dict[str, float]], yardstick: float, path: Path) -> None:
-    figure, panels = plt.subplots(1, 2, figsize=(13, 4.6), dpi=110)
-    seconds = [row["seconds"] for row in table.values()]
-    middle = (min(seconds) * max(seconds)) ** 0.5
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5.2), dpi=110)
     for axes, name in zip(panels, ("stands", "shared"), strict=True):
-        for number, (method, row) in enumerate(table.items()):
+        for (method, row), marker in zip(table.items(), cycle("osD^vPX*<>"), strict=False):
             spread = [[row["stands"] - row["low"]], [row["high"] - row["stands"]]] if name == "stands" else None
             colour = "tab:green" if "aligned" in method else "tab:gray" if method == "base" else "tab:blue"
-            axes.errorbar(row["seconds"], row[name], yerr=spread, fmt="o", capsize=3, color=colour)
-            late = row["seconds"] > middle  # its name stands to the left, where there is room
-            place = (-7 if late else 7, -3 + 10 * (number % 2))  # methods that take as long stand beside each other
-            axes.annotate(
-                method, (row["seconds"], row[name]), textcoords="offset points", xytext=place, fontsize=8,
-                ha="right" if late else "left",
-            )  # fmt: skip
-        axes.set(xscale="log", xlabel="CPU seconds per object, one thread", ylim=(0, 1.08))
+            axes.errorbar(
+                row["seconds"], row[name], yerr=spread, fmt=marker, ms=8, capsize=3, color=colour, label=method
+            )
+        axes.set(xscale="log", xlabel="CPU seconds per object, one thread", ylim=(0, 1.05))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="x", which="both", labelsize=8)
-        axes.margins(x=0.25)
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="share that stands, in one piece")
     panels[1].set(ylabel="shared with the base model's shape (IoU)")
-    panels[1].axhline(yardstick, color="tab:gray", linestyle="--", label="two draws of the base model for one caption")
-    panels[1].legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
+    panels[1].axhline(yardstick, color="tab:gray", linestyle="--", label="two draws of base for one caption")
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path)
 
 

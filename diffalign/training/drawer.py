@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,6 +17,9 @@ from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import Reward, Sample, SetReward
 from diffalign.samplers import rollout
 from diffalign.training.rounds import Chunk, Plan, stored
+
+log = logging.getLogger(__name__)
+_LONG = 8  # steps of rounds that are told of as they begin: nothing else is seen for minutes
 
 
 class Drawer:
@@ -56,6 +60,8 @@ class Drawer:
         """What that view's network draws for the groups of a chunk of round `number`, and what the rewards say of it."""
         names, prompts = self.named(number, chunk)
         members, trajectory = self._online.members, None
+        if self._plan.steps >= _LONG and chunk == 0:
+            log.info("round %d: drawing %d for each of %d prompts", number, members, self._plan.prompts)
         generators = [seeded(self._config.seed, number, name, "rollout") for name in names]
         if self._config.objective.on_trajectories:
             condition = generator.condition(prompts)

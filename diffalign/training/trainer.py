@@ -159,8 +159,9 @@ class Trainer(ABC):
             if self.config.training.ema_decay is not None:
                 self.backbone.snapshot("ema", self.config.training.ema_decay)
         self._end_step(skipped=skipped)
-        metrics["seconds_per_step"] = time.monotonic() - started
-        self.seconds += metrics["seconds_per_step"]
+        passed = time.monotonic() - started
+        metrics["seconds_per_step"] = passed - begun.get("seconds_per_round", 0.0)  # what a round took to draw stands apart
+        self.seconds += passed
         return StepResult(metrics, tuple(ids))
 
     @contextmanager
