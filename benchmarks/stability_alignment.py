@@ -25,6 +25,7 @@ from torch import Tensor
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.geometry import compare_shapes
 from diffalign.evaluation.reward_figures import reward_figures
+from diffalign.exceptions import DiffalignError
 from diffalign.pipelines import ImageGenerator
 from diffalign.rewards import Sample, StabilityReward
 from diffalign.rewards.functional import picture_diversity
@@ -144,9 +145,18 @@ def markdown(table: dict[str, Figures]) -> str:
     return "\n".join(lines)
 
 
+def checked_run(folder: Path) -> Run:
+    """The run; what is wrong with it is one line and exit code 2, as of the command line."""
+    try:
+        return load_run(folder)
+    except DiffalignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def measured(folder: Path, options: argparse.Namespace, examples: Examples) -> Figures:
     started = time.monotonic()
-    run = load_run(folder)
+    run = checked_run(folder)
     config = run.config.evaluation
     if run.config.model.family != "volume" or config.prompts is None:
         raise SystemExit(f"{folder}: give runs of model.family volume with evaluation.prompts")

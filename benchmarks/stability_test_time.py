@@ -23,13 +23,13 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from benchmarks.stability_alignment import checked_run
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.geometry import compare_shapes
 from diffalign.evaluation.statistics import win_rate
 from diffalign.pipelines import ImageGenerator, best_of_n
 from diffalign.pipelines.shape_search import push_margin, search_noise
 from diffalign.rewards import StabilityReward
-from diffalign.training import load_run
 from diffalign.training.build import held_out_prompts
 
 matplotlib.use("Agg")
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, nargs="*", default=[8])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run = load_run(options.run)
+    run = checked_run(options.run)
     captions = held_out_prompts(run.config)[: options.captions]
     made = methods(run.generator, options.best, options.tries, run.view)
     base, again = (

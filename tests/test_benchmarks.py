@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import diffalign
-from benchmarks.stability_alignment import bounds, draw, markdown
+from benchmarks.stability_alignment import bounds, checked_run, draw, markdown
 from benchmarks.stability_test_time import methods
 from diffalign.config import parse_config
 
@@ -190,6 +190,13 @@ def call(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        checked_run(tmp_path / "nope")
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.count("\n") == 1 and "nope is not a run folder" in told
 
 
 @pytest.mark.slow

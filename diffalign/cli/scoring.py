@@ -77,7 +77,7 @@ def score_pictures(
                 if chosen is not None:
                     print("stopped; what was scored is kept: the same call goes on", file=sys.stderr)
                 raise
-            print(f"{what}: {done.scored} scored, {done.known} known already", file=sys.stderr)
+            print(f"{what}: {done.scored} looked at, {done.known} known already", file=sys.stderr)
             if done.summary is None:
                 print(f"process {rank} of {world}: others are not done; the last one writes {file}", file=sys.stderr)
                 return True

@@ -25,8 +25,9 @@ class Scored(NamedTuple):
         file: that was written.
         scored: pictures that this process scored by one reward at least.
         known: pictures of its share that needed no scoring.
-        summary: per column what the reward is, `scored` and `unscored` pictures, `reasons`, and of the scored ones `mean`,
-            `std` (population), `least`, `greatest`; None before the last of several processes has finished.
+        summary: per column what the reward is, `scored` and `unscored` pictures, `reasons`, of each reason the id of the
+            first picture (`first_unscored`), and of the scored ones `mean`, `std` (population), `least`, `greatest`; None
+            before the last of several processes has finished.
     """
 
     file: Path
@@ -199,7 +200,7 @@ def _rows(
         for column, score in scores.items():
             if score is None:
                 raise _NotYet
-            summaries[column].add(score)
+            summaries[column].add(score, row.id)
             told |= score_columns(column, score, components=runner.components)
         digest = None if isinstance(picture, DataError) else picture
         yield scored_row(row, file, digest, told, versions, runner.look_at_reference(row), runner.look_at_metadata(row))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from diffalign.rewards.media import MEDIA
 from diffalign.rewards.protocol import PER_SAMPLE
 
 _OURS = ("id", "file_name", "prompt", "picture", "versions", REFERENCE_DIGEST, METADATA_DIGEST)
+_ALIKE = re.compile(r" \(and \d+ alike\)$")  # what `grouped` adds
 
 
 def by_column(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
@@ -143,23 +145,27 @@ class ScoreSummary:
         self._spec = reward.spec
         self._values: list[float] = []
         self._reasons: Counter[str] = Counter()
+        self._first: dict[str, str] = {}  # reason -> id of the first row that has it
 
-    def add(self, score: Score) -> None:
+    def add(self, score: Score, row_id: str) -> None:
         if score.value is None:
-            self._reasons[score.reason or "no reason given"] += 1
+            reason = score.reason or "no reason given"
+            self._reasons[reason] += 1
+            self._first.setdefault(reason, row_id)
         else:
             self._values.append(score.value)
 
     def facts(self) -> dict[str, Any]:
         """As `Scored.summary` has it."""
-        values = np.array(self._values)
+        values, reasons = np.array(self._values), grouped(self._reasons)
         told: dict[str, Any] = {
             "reward": self._spec.name,
             "version": self._spec.version,
             "unit": self._spec.unit,
             "scored": len(values),
             "unscored": self._reasons.total(),
-            "reasons": grouped(self._reasons),
+            "reasons": reasons,
+            "first_unscored": {each: self._first[_ALIKE.sub("", each)] for each in reasons},
         }
         if len(values):
             told |= {

@@ -124,10 +124,12 @@ class BestOf(ImageGenerator):
 def _check(reward: Reward, n: int, medium: str) -> None:
     if n < 1:
         raise ConfigError(f"n: must be at least 1, got {n}")
-    drawn = "mesh" if medium == "volume" else "image"
-    if (reward.spec.media, reward.spec.level) != (drawn, "instance"):
-        judged = f"{reward.spec.name} judges {reward.spec.media} ({reward.spec.level})"
-        raise ConfigError(f"reward: {judged}, not single {MEDIA[drawn].several}")
+    drawn, judged = "mesh" if medium == "volume" else "image", reward.spec.media
+    what = MEDIA[judged].several if judged in MEDIA else judged
+    if judged != drawn:
+        raise ConfigError(f"reward: {reward.spec.name} judges {what}, and the model draws {MEDIA[drawn].several}")
+    if reward.spec.level != "instance":
+        raise ConfigError(f"reward: {reward.spec.name} judges {what} ({reward.spec.level}), not single {what}")
     more = [need for need in reward.spec.needs if need != "prompt"]
     if more:
         raise ConfigError(

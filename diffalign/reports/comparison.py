@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffalign.reports.geometry import geometry_rows
@@ -159,4 +159,11 @@ def _diversity_row(summary: Mapping[str, Any]) -> list[Row]:
     base, aligned = finite(entry.get("base")), finite(entry.get("aligned"))
     low, high = finite(entry.get("low")), finite(entry.get("high"))
     scale = scale_for(False, low, high, (base, aligned))
-    return [Row("diversity", "", str(entry.get("measure") or ""), base, aligned, aligned - base, low, high, scale)]
+    measure = str(entry.get("measure") or "")
+    return [Row("diversity", "", measure, base, aligned, aligned - base, low, high, scale, is_form=True)]
+
+
+def form_heading(rows: Sequence[Row]) -> str:
+    """What stands above the lines that are no rewards; nothing where there are none."""
+    names = [row.name for row in rows if row.is_form]
+    return "" if not names else "diversity" if names == ["diversity"] else "form"

@@ -32,7 +32,7 @@ def _sides_row(name: str, note: str, entry: Mapping[str, Any]) -> Row | None:
     if math.isnan(aligned):
         return None
     scale = scale_for(name == "volume", low, high, [base, aligned])
-    return Row(name.replace("_", " "), "", note, base, aligned, difference, low, high, scale)
+    return Row(name.replace("_", " "), "", note, base, aligned, difference, low, high, scale, is_form=True)
 
 
 def _moved_row(name: str, geometry: Mapping[str, Any]) -> Row | None:
@@ -49,7 +49,7 @@ def _moved_row(name: str, geometry: Mapping[str, Any]) -> Row | None:
         told += f", two draws of the base model for one prompt {plain(draws, 3)}"
         note += f"; two draws of the base model: {plain(draws, 3)}"
     scale = scale_for(False, math.nan, math.nan, [same, aligned])
-    return Row(name, "", note, same, aligned, aligned - same, math.nan, math.nan, scale, told=f"{told}.")
+    return Row(name, "", note, same, aligned, aligned - same, math.nan, math.nan, scale, told=f"{told}.", is_form=True)
 
 
 def _empty_row(geometry: Mapping[str, Any]) -> Row | None:
@@ -63,4 +63,6 @@ def _empty_row(geometry: Mapping[str, Any]) -> Row | None:
         "cell, and volume, pieces, chamfer, f_score and shared leave these pairs out."
     )
     note = "shapes without a filled cell"
-    return Row("empty", "", note, base, aligned, aligned - base, math.nan, math.nan, Scale(False, 0), told=told)
+    return Row(
+        "empty", "", note, base, aligned, aligned - base, math.nan, math.nan, Scale(False, 0), told=told, is_form=True
+    )

@@ -106,6 +106,7 @@ def _render(run: RunReport) -> str:
         progress=_progress(run),
         sentences=_sentences(run, rows),
         rows=rows,
+        form=comparison.form_heading(rows),
         components=comparison.component_rows(run.summary or {}),
         confidence=comparison.confidence_text(run.summary or {}),
         measured=comparison.how_measured(run.summary or {}),
@@ -166,12 +167,12 @@ def _progress(run: RunReport) -> str:
 
 
 def _sentences(run: RunReport, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """(verdict, note, sentence) for every line of the table."""
+    """(colour, note, sentence) for every line of the table."""
     summary = run.summary or {}
     prompts, confidence = count(summary.get("prompts")), comparison.confidence_text(summary)
     pictures = count(summary.get("pictures"))
     return [
-        (row.verdict, row.note, comparison.sentence(row, prompts=prompts, confidence=confidence, pictures=pictures))
+        (row.colour, row.note, comparison.sentence(row, prompts=prompts, confidence=confidence, pictures=pictures))
         for row in rows
     ]
 

@@ -36,6 +36,12 @@ class Row:
     unscored: int = 0
     reasons: tuple[tuple[str, int | None], ...] = ()
     told: str = ""  # the sentence, of lines that compare the two models with each other
+    is_form: bool = False  # how samples look, not how good they are: neither side is the better one
+
+    @property
+    def colour(self) -> Verdict | Literal["form"]:
+        """By what a change is coloured: the verdict of a reward; of form none is good or bad."""
+        return "form" if self.is_form else self.verdict
 
     @property
     def verdict(self) -> Verdict:

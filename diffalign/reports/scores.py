@@ -44,13 +44,22 @@ def unscored_lines(summary: Mapping[str, Mapping[str, Any]], *, most: int | None
     """
     reasons = [facts["reasons"] for facts in summary.values()]
     alike = [reason for reason in reasons[0] if all(reason in each for each in reasons)] if len(reasons) > 1 else []
-    lines = [f"{reasons[0][reason]} unscored by all: {shortened(reason)}" for reason in alike]
+    first = next(iter(summary.values()), {})
+    lines = [f"{reasons[0][reason]} unscored by all: {_with_name(reason, first)}" for reason in alike]
     for column, facts in summary.items():
         own = {reason: count for reason, count in facts["reasons"].items() if reason not in alike}
-        lines += [f"{column}: {count} unscored: {shortened(reason)}" for reason, count in list(own.items())[:most]]
+        lines += [
+            f"{column}: {count} unscored: {_with_name(reason, facts)}" for reason, count in list(own.items())[:most]
+        ]
         rest = facts["unscored"] - sum(facts["reasons"][reason] for reason in alike) - sum(list(own.values())[:most])
         lines += [f"{column}: {rest} unscored for other reasons, which stand in the rows"] if rest else []
     return lines
+
+
+def _with_name(reason: str, facts: Mapping[str, Any]) -> str:
+    """The reason, after the id of the first sample that has it, which the reason itself may not say."""
+    name = facts.get("first_unscored", {}).get(reason, "")
+    return shortened(reason) if not name or name in reason else f"{shortened(name, 80)}: {shortened(reason)}"
 
 
 def shortened(reason: str, most: int = 160) -> str:

@@ -9,10 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from diffalign.reports.comparison import comparison_rows, confidence_text, how_measured, tie_rule
+from diffalign.reports.comparison import comparison_rows, confidence_text, form_heading, how_measured, tie_rule
 from diffalign.reports.row import TRAINED_ON, Row
 
-_COLOURS = {"rose": "green", "fell": "red", "unclear": "yellow", "unknown": ""}
+_COLOURS = {"rose": "green", "fell": "red", "unclear": "yellow", "unknown": "", "form": ""}
 
 
 def evaluation_table(summary: dict[str, Any]) -> Table:
@@ -21,7 +21,8 @@ def evaluation_table(summary: dict[str, Any]) -> Table:
     Args:
         summary: what evaluation/summary.json holds.
 
-    Green: the interval lies above zero; red: below; yellow: it includes zero.
+    Green: the interval lies above zero; red: below; yellow: it includes zero. What is no reward (volume, diversity, ...)
+    has a heading of its own and no colour, for neither side of it is the better one.
     """
     rows = comparison_rows(summary)
     table = Table(
@@ -39,7 +40,14 @@ def evaluation_table(summary: dict[str, Any]) -> Table:
     table.add_column("wins/ties/\nlosses", justify="right")
     table.add_column("win rate", justify="right")
     for row in rows:
-        table.add_row(*_cells(row))
+        if not row.is_form:
+            table.add_row(*_cells(row))
+    if heading := form_heading(rows):
+        table.add_section()
+        table.add_row(Text(heading, style="not bold dim"))
+        for row in rows:
+            if row.is_form:
+                table.add_row(*_cells(row))
     return table
 
 
@@ -58,14 +66,16 @@ def _cells(row: Row) -> tuple[Text, ...]:
         name,
         Text(row.scale.level(row.base)),
         Text(row.scale.level(row.aligned)),
-        Text(difference, style=_COLOURS[row.verdict]),
+        Text(difference, style=_COLOURS[row.colour]),
         Text(row.tally.replace(" / ", "/")),
         Text(rate),
     )
 
 
 def _caption(summary: Mapping[str, Any], rows: list[Row]) -> str:
-    parts = [f"in brackets: {confidence_text(summary)} interval; higher is better", how_measured(summary)]
+    parts = [f"in brackets: {confidence_text(summary)} interval; higher is better in a reward", how_measured(summary)]
+    if heading := form_heading(rows):
+        parts.insert(1, f"{heading}: neither higher nor lower is better by itself")
     parts += [f"{row.name}: {row.unit}, {row.note}" for row in rows if row.note and not row.tally]
     parts += [row.told.removesuffix(".") for row in rows if row.told]
     if rule := tie_rule(rows):

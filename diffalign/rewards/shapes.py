@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffalign.exceptions import DataError
 from diffalign.sim import Mesh, Voxels
+from diffalign.sim.solid import how_to_make_one
 
 _HOW = "a diffalign.sim.Mesh or Voxels, something with vertices and faces (trimesh), or a grid [x, y, z] in [0, 1]"
 
@@ -30,7 +31,7 @@ def as_shape(media: Any) -> Mesh | Voxels:
         return Voxels.of(media, allow_empty=True)
     if hasattr(media, "vertices") and hasattr(media, "faces"):
         return Mesh.of(media.vertices, media.faces)
-    raise DataError(f"a shape must be {_HOW}, got {type(media).__name__}")
+    raise DataError(f"a shape must be {_HOW}, got {how_to_make_one(media)}")
 
 
 def split_shapes(media: Any) -> list[Any]:

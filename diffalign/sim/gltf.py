@@ -47,6 +47,8 @@ def document_of(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         if file.suffix.lower() == ".glb":
             head = stream.read(_GLB_HEADER)
+            if head[:4] != b"glTF":
+                raise DataError("does not begin as a GLB file does: it is damaged, or not what its name says")
             if head[16:20] != b"JSON":
                 raise DataError("has no JSON, as GLB has: it is damaged")
             content = stream.read(int.from_bytes(head[12:16], "little"))

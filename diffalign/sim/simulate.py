@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.sim.mesh import Mesh
-from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, Taken, hull_faces, solid_of
+from diffalign.sim.solid import DENSITY, Mass, Shape, Solid, Taken, checked_shape, hull_faces, solid_of
 
 Mode = Literal["exact", "dso"]
 _CHECK_EVERY = 0.02  # seconds
@@ -102,7 +102,7 @@ def simulate_stability(
         What became of it.
 
     Raises:
-        DataError: it has no volume, or MuJoCo cannot take it; the text says why.
+        DataError: it is no shape, has no volume, or MuJoCo cannot take it; the text says why.
         ConfigError: no such mode, mass or fallback.
         MissingExtraError: MuJoCo or SciPy is not installed.
 
@@ -113,7 +113,7 @@ def simulate_stability(
     if mode == "dso":
         if isinstance(shape, Solid):
             raise ConfigError("mode: dso makes its own body of a mesh or voxels, and got a Solid")
-        return _as_dso(shape, threshold, 10.0 if seconds is None else seconds, bool(normalise))
+        return _as_dso(checked_shape(shape), threshold, 10.0 if seconds is None else seconds, bool(normalise))
     solid = shape if isinstance(shape, Solid) else solid_of(shape, mass=mass, fallback=fallback)
     unit = 1.0 if normalise is False else 1.0 / solid.extent
     placed = replace(solid, points=solid.points - solid.centre, centre=np.zeros(3)).scaled(unit)
@@ -294,5 +294,7 @@ def _mujoco() -> Any:
     try:
         import mujoco
     except ImportError:
-        raise MissingExtraError("the simulation needs MuJoCo: pip install 'diffalign[sim]'") from None
+        mujoco = None
+    if not hasattr(mujoco, "MjSpec"):  # an uninstalled one may leave its folder
+        raise MissingExtraError("the simulation needs MuJoCo 3.3 or newer: pip install 'diffalign[sim]'")
     return mujoco

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -74,14 +75,44 @@ def solid_of(shape: Shape, *, mass: Mass = "exact", fallback: Literal["hull", "s
             density; but not for flat parts beside closed ones.
 
     Raises:
-        DataError: it is flat, or its volume is not a number that can be worked with.
+        DataError: it is no shape, is flat, or its volume is not a number that can be worked with.
         MissingExtraError: the hull without SciPy.
     """
+    shape = checked_shape(shape)
     if isinstance(shape, Voxels):
         return _of_cubes(shape) if mass == "exact" else _of_mesh(shape.surface(), mass)
     if mass == "exact" and not shape.closed:
         return _of_parts(shape, fallback) or _of_mesh(shape, fallback)
     return _of_mesh(shape, mass)
+
+
+def checked_shape(shape: Any) -> Shape:
+    """The shape itself.
+
+    Raises:
+        DataError: it is something else; names what makes a shape of it.
+    """
+    if isinstance(shape, Mesh | Voxels):
+        return shape
+    raise DataError(f"a shape must be a diffalign.sim Mesh or Voxels, got {how_to_make_one(shape)}")
+
+
+def how_to_make_one(other: Any) -> str:
+    """What something is that is no shape, and the call that makes a shape of it where there is one."""
+    if isinstance(other, str | os.PathLike):
+        return f"the path {os.fspath(other)!r}; read the file with diffalign.sim.read_mesh(path)"
+    name = type(other).__name__
+    turned = "up='y' where y points up in it, as in a GLB"
+    if hasattr(other, "vertices") and hasattr(other, "faces"):
+        return f"a {name}; make it one with diffalign.sim.Mesh.of(mesh.vertices, mesh.faces), with {turned}"
+    if hasattr(other, "to_geometry"):
+        return (
+            f"a {name}; mesh = scene.to_geometry() joins its parts, and diffalign.sim.Mesh.of(mesh.vertices, mesh.faces) "
+            f"makes it one, with {turned}; of a file diffalign.sim.read_mesh(path) does all of it"
+        )
+    return (
+        f"{name}; diffalign.sim.read_mesh(path) reads a file, Mesh.of(vertices, faces) and Voxels.of(grid) take arrays"
+    )
 
 
 def hull_faces(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

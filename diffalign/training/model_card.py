@@ -14,7 +14,7 @@ from diffalign.config import RunConfig
 from diffalign.config.model import ModelConfig
 from diffalign.config.online import OnlineConfig
 from diffalign.objectives import get_objective
-from diffalign.zoo import is_zoo
+from diffalign.zoo import is_zoo, locate
 
 TAG = "diffalign"
 _PIPELINES = {
@@ -22,7 +22,6 @@ _PIPELINES = {
     "sdxl": "StableDiffusionXLPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "flux": "FluxPipeline",
-    "volume": "VolumePipeline",
 }
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -52,7 +51,7 @@ def model_card(config: RunConfig, run: Path, step: int, kind: str | None = None,
         "|---|---|",
         *(f"| {name} | {_cell(value)} |" for name, value in _settings(config, step)),
         "",
-        *_usage(model, kind, title or run.resolve().name),
+        *_usage(model, kind, title or run.resolve().name, _how_drawn(config)),
         *_evaluation(run, records=config.online is None),
         "## Licence",
         "",
@@ -60,7 +59,7 @@ def model_card(config: RunConfig, run: Path, step: int, kind: str | None = None,
         "publish.",
         "",
     ]
-    return _front_matter(model.path, kind, method) + "\n".join(lines)
+    return _front_matter(model, kind, method) + "\n".join(lines)
 
 
 def adapter_card(model: ModelConfig, kind: str, title: str) -> str:
@@ -72,7 +71,7 @@ def adapter_card(model: ModelConfig, kind: str, title: str) -> str:
         "",
         *_usage(model, kind, title),
     ]
-    return _front_matter(model.path, kind, None) + "\n".join(lines)
+    return _front_matter(model, kind, None) + "\n".join(lines)
 
 
 def refresh_card(run: Path, config: RunConfig, step: int) -> None:
@@ -84,12 +83,31 @@ def refresh_card(run: Path, config: RunConfig, step: int) -> None:
         os.replace(draft, folder / "README.md")
 
 
-def _front_matter(base: str, kind: str, method: str | None) -> str:
-    tags = ["text-to-image", *(["lora"] if kind != "model" else []), TAG, *([method] if method else [])]
-    content: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
-    if _is_hub_id(base):
-        content = {"base_model": base, "base_model_relation": "finetune" if kind == "model" else "adapter", **content}
+def _front_matter(model: ModelConfig, kind: str, method: str | None) -> str:
+    volume = model.family == "volume"
+    task = "text-to-image" if not volume else "image-to-3d" if _is_shown_pictures(model.path) else "text-to-3d"
+    tags = [task, *(["lora"] if kind != "model" else []), TAG, *([method] if method else [])]
+    content: dict[str, Any] = {
+        "library_name": "diffalign" if volume else "diffusers",  # which has no pipeline of volumes
+        "pipeline_tag": task,
+        "tags": tags,
+    }
+    if _is_hub_id(model.path):
+        relation = "finetune" if kind == "model" else "adapter"
+        content = {"base_model": model.path, "base_model_relation": relation, **content}
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---\n\n"
+
+
+def _is_shown_pictures(path: str) -> bool:
+    """Whether a volume model's condition is a picture: by its folder, or of a hub id its name (TRELLIS-image-large)."""
+    folder = locate(path) if is_zoo(path) else Path(path)
+    try:
+        if (folder / "model_index.json").is_file():
+            parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+            return parts.get("image_encoder") not in (None, [None, None])
+        return "image_cond_model" in (folder / "pipeline.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return "image" in Path(path).name.lower()
 
 
 def _is_hub_id(path: str) -> bool:
@@ -120,7 +138,11 @@ def _settings(config: RunConfig, step: int) -> list[tuple[str, object]]:
         *method.items(),
         ("data", f"{_data(config.data.path)} ({config.data.kind})"),
         ("resolution", config.data.resolution or "the model's own"),
-        *([] if config.online is None else _rounds(config.online, experts=config.objective.experts)),
+        *(
+            []
+            if config.online is None
+            else _rounds(config.online, config.objective.experts, "shapes" if model.family == "volume" else "pictures")
+        ),
         *lora,
         ("learning rate", f"{optimizer.learning_rate:g}, {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps"),
         ("steps", f"{step} of {config.groups_per_step} groups"),
@@ -130,7 +152,7 @@ def _settings(config: RunConfig, step: int) -> list[tuple[str, object]]:
     ]
 
 
-def _rounds(online: OnlineConfig, *, experts: bool) -> list[tuple[str, object]]:
+def _rounds(online: OnlineConfig, experts: bool, drawn_are: str) -> list[tuple[str, object]]:
     """What an online run drew, and who judged it."""
     drawn = "the family's own" if online.sampler is None else f"{online.sampler.name}, {online.sampler.steps} steps"
     how = ("drawn with", f"{drawn}, guidance scale {online.guidance_scale:g}")
@@ -140,15 +162,24 @@ def _rounds(online: OnlineConfig, *, experts: bool) -> list[tuple[str, object]]:
     judges = [f"{each.name} of whole sets" for each in sets] + [each.name for each in online.rewards]
     judged = "people" if online.preference == "human" else ", ".join(judges)
     several = f", as one by {online.combine}" if len(online.rewards) > 1 else ""
-    return [("judged by", judged + several), ("pictures of each prompt", online.members), how]
+    return [("judged by", judged + several), (f"{drawn_are} of each prompt", online.members), how]
 
 
 def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
-    pipeline, volume = _PIPELINES[model.family], model.family == "volume"
+def _how_drawn(config: RunConfig) -> str:
+    """The pipeline's arguments with which the evaluation drew."""
+    told = config.evaluation
+    steps = "" if told.sampler is None else f", num_inference_steps={told.sampler.steps}"
+    return f"{steps}, guidance_scale={told.guidance_scale}"
+
+
+def _usage(model: ModelConfig, kind: str, name: str, how_drawn: str = "") -> list[str]:
+    if model.family == "volume":
+        return _usage_of_volumes(model, kind, how_drawn)
+    pipeline = _PIPELINES[model.family]
     base = model.path if _is_hub_id(model.path) else "BASE_MODEL"
     load = ".from_single_file" if base.endswith(".safetensors") else ".from_pretrained"
     if kind == "model":
@@ -168,13 +199,42 @@ def _usage(model: ModelConfig, kind: str, name: str) -> list[str]:
         "## Use in diffusers",
         "",
         "```python",
-        f"from {'diffalign.backbones' if volume else 'diffusers'} import {pipeline}",
+        f"from diffusers import {pipeline}",
         "",
         *code,
-        f'pipe("your prompt").{"volumes" if volume else "images"}[0]',
+        'pipe("your prompt").images[0]',
         "```",
         "",
-        *([] if volume else ["## Use in ComfyUI", "", comfy, ""]),
+        "## Use in ComfyUI",
+        "",
+        comfy,
+        "",
+    ]
+
+
+def _usage_of_volumes(model: ModelConfig, kind: str, how_drawn: str) -> list[str]:
+    zoo, lora = is_zoo(model.path) and kind != "model", kind != "model"
+    base = f'locate("{model.path}")' if zoo else f'"{model.path if _is_hub_id(model.path) else "BASE_MODEL"}"'
+    source = base if lora else '"THIS_FOLDER"'
+    prompt = "picture.png" if _is_shown_pictures(model.path) else "your prompt"
+    return [
+        "## Use in diffalign",
+        "",
+        "diffusers has no pipeline of this family; `pip install 'diffalign[sim]'` has.",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "from diffalign.backbones import VolumePipeline",
+        "from diffalign.sim import Voxels, glb_of",
+        *(["from diffalign.zoo import locate"] if zoo else []),
+        "",
+        f"pipe = VolumePipeline.from_pretrained({source})",
+        *(['pipe.load_lora_weights("THIS_FOLDER")'] if lora else []),
+        f'shapes = pipe("{prompt}"{how_drawn}).volumes  # occupancy [batch, 1, x, y, z] in [0, 1], z up',
+        'Path("shape.glb").write_bytes(glb_of(Voxels.of(shapes[0].numpy())))',
+        "```",
+        "",
     ]
 
 
@@ -185,6 +245,7 @@ def _evaluation(run: Path, *, records: bool) -> list[str]:
         rows = [_row(name, each) for name, each in summary["rewards"].items() if "difference" in each]
         learnt = [f"`{name}`" for name, each in summary["rewards"].items() if each["trained_on"]]
         prompts, confidence = summary["prompts"], summary["confidence"]
+        form = _form(summary.get("geometry"))
     except (OSError, ValueError, KeyError, TypeError):
         return []
     how = "made the preferences" if records else "judged what it learnt from"
@@ -199,7 +260,31 @@ def _evaluation(run: Path, *, records: bool) -> list[str]:
         "|---|---|---|---|",
         *rows,
         "",
+        *form,
     ]
+
+
+def _form(geometry: Any) -> list[str]:
+    """Of shapes: how full and whole they are, and how far they moved from those of the base model; or nothing."""
+    if not isinstance(geometry, dict):
+        return []
+    sides = ("volume", "pieces", "diversity_within")
+    both = {name.replace("_", " "): geometry[name] for name in sides if isinstance(geometry.get(name), dict)}
+    rows = [_row(name, _means_of(entry)) for name, entry in both.items()]
+    draws = geometry.get("two_draws") or {}
+    moved = [
+        f"{name} {geometry[name]:.3g}" + (f" (two draws of the base model: {draws[name]:.3g})" if name in draws else "")
+        for name in ("chamfer", "f_score", "shared")
+        if isinstance(geometry.get(name), int | float)
+    ]
+    table = ["| form | base | aligned | difference |", "|---|---|---|---|", *rows, ""] if rows else []
+    told = [f"To the base model's shape of the same prompt and seed: {', '.join(moved)}.", ""] if moved else []
+    return [*table, *told]
+
+
+def _means_of(entry: Any) -> Any:
+    """A figure of both sides, keyed as a reward is."""
+    return {**entry, "unit": "", "base_mean": entry["base"], "aligned_mean": entry["aligned"]}
 
 
 def _row(name: str, figures: Any) -> str:

@@ -143,11 +143,11 @@ def test_scores_to_the_terminal_and_as_json(call, drawn, tmp_path):
     assert result.exit_code == 0, result.exception
     assert "jpeg" in result.stdout and "unscored" in result.stdout
     assert result.stdout.strip().splitlines()[-1].endswith("s.jsonl")
-    assert result.stderr.splitlines()[-1] == "pictures: 8 scored, 0 known already"
+    assert result.stderr.splitlines()[-1] == "pictures: 8 looked at, 0 known already"
     again = call("score", "-i", drawn, "-o", out, "-r", "scene:form=graded", "-r", "jpeg", "--components", "--json")
     told = json.loads(again.stdout)
     assert told["file"] == str(out) and told["rewards"]["scene"]["scored"] == 8
-    assert again.stderr.splitlines()[-1] == "pictures: 0 scored, 8 known already"
+    assert again.stderr.splitlines()[-1] == "pictures: 0 looked at, 8 known already"
     assert "scene.objects" in rows(out)[0]
 
 

@@ -196,7 +196,7 @@ def test_score_names_its_file_by_itself(call, tmp_path, monkeypatch):
     assert {row["file_name"] for row in pq.read_table(file).to_pylist()} == {f"one/drawn/{n}.png" for n in range(3)}
     before = file.read_bytes()
     again = call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque", "--json")
-    assert "0 scored, 3 known already" in again.stderr and json.loads(again.stdout)["file"] == file.name
+    assert "0 looked at, 3 known already" in again.stderr and json.loads(again.stdout)["file"] == file.name
     for arguments, says in (
         (("one/drawn", "-r", "jpeg"), "holds scores by brisque too; keep them by --reward brisque"),
         (
@@ -209,7 +209,7 @@ def test_score_names_its_file_by_itself(call, tmp_path, monkeypatch):
         assert told.startswith("--out: drawn-scores.parquet ") and says in told
     assert file.read_bytes() == before
     (tmp_path / "one/drawn/3.png").write_bytes(picture_file(3, (24, 24)))
-    assert "1 scored, 3 known" in call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque").stderr
+    assert "1 looked at, 3 known" in call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque").stderr
     monkeypatch.chdir(tmp_path / "other/drawn")  # where a parquet file would be read in the pictures' place
     for source in (".", "*.png"):
         assert call("score", "-i", source, "-r", "jpeg").stdout.splitlines()[-1] == "drawn-scores.jsonl"
@@ -251,7 +251,7 @@ def test_what_is_left_out_and_what_is_gone_is_said(call, folder, tmp_path):
     told = str(call("score", "-i", folder, "-o", out, "-r", "jpeg").exception)
     assert "1.png is no longer in the input; --overwrite drops its row and keeps the scores of the others" in told
     again = call("score", "-i", folder, "-o", out, "-r", "jpeg", "--overwrite")
-    assert "pictures: 0 scored, " in again.stderr
+    assert "pictures: 0 looked at, " in again.stderr
 
 
 def test_sounds_are_called_so_and_reasons_stand_below_the_table(call, folder, tmp_path):

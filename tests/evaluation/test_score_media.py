@@ -89,6 +89,7 @@ def test_reasons_of_several_samples_are_counted_together(tmp_path):
     first, second = done.summary["jpeg"]["reasons"].items()
     assert first == ("not a readable picture (of no known format); 6 bytes (and 2 alike)", 3)
     assert second[0].startswith("cannot read ") and second[1] == 1
+    assert done.summary["jpeg"]["first_unscored"] == {first[0]: "r0", second[0]: "r3"}
 
 
 def test_a_missing_library_ends_the_call(mixed, tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def test_from_the_command_line(restored, tmp_path, monkeypatch):
     assert [row["reference"] for row in rows] == [f"../hr/{number}.png" for number in range(3)]
     assert rows[0]["file_name"] == "../sr/0.png" and rows[0]["versions"]["psnr"] == "1-y-b2"
     again = CliRunner().invoke(app, command)
-    assert again.stderr.splitlines()[-1] == "pictures: 0 scored, 3 known already"
+    assert again.stderr.splitlines()[-1] == "pictures: 0 looked at, 3 known already"
     assert rows_of(out) == rows
 
 

@@ -94,6 +94,8 @@ def test_refusals():
         best_of_n(shades(), ["x"], JPEGReward(), 0)
     with pytest.raises(ConfigError, match="psnr needs a reference beside each picture"):
         best_of_n(shades(), ["x"], load_reward("psnr"), 2)
+    with pytest.raises(ConfigError, match="stability judges shapes, and the model draws pictures"):
+        best_of_n(shades(), ["x"], load_reward("stability"), 2)
     with pytest.raises(ConfigError, match="prompts: there are none"):
         best_of_n(shades(), [], JPEGReward(), 2)
     with pytest.raises(ConfigError, match=r"seed: .* is too large for the best of 4"):

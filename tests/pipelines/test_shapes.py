@@ -87,7 +87,7 @@ def test_the_best_of_several_shapes_is_the_one_that_the_reward_likes(generator):
     best = best_of_n(generator, PROMPTS, reward, 3)
     assert best.scores.shape == (2, 3)
     torch.testing.assert_close(reward(best.pictures), best.scores.amax(1))
-    with pytest.raises(ConfigError, match="jpeg judges image"):
+    with pytest.raises(ConfigError, match="jpeg judges pictures, and the model draws shapes"):
         best_of_n(generator, PROMPTS, load_reward("jpeg"), 3)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from diffalign.reports import evaluation_table
 from diffalign.reports.charts import Line, draw_chart, nice_ticks, running_mean
+from diffalign.reports.comparison import comparison_rows
 from diffalign.reports.numbers import finite, scale_for
 from diffalign.reports.run_folder import hide_paths
 from diffalign.reports.selection import choose_examples
@@ -56,7 +57,9 @@ def test_table_for_the_terminal():
     for said in ("trained on", "not trained on", "50.0 %", "+10.5 points", "[+6.1, +14.9]", "10/24/6", "[52.0, 58.0]"):
         assert said in text
     assert "corrected score" in text and "scene.clean" in text and "diversity" in text
-    assert "a tie counts half a win" in table_text({**SUMMARY, "rewards": {"scene": REWARDS["scene"]}})
+    assert "a tie counts half a win" in " ".join(
+        table_text({**SUMMARY, "rewards": {"scene": REWARDS["scene"]}}).split()
+    )
 
 
 def test_table_of_shapes_has_the_yardstick_and_no_components():
@@ -65,6 +68,16 @@ def test_table_of_shapes_has_the_yardstick_and_no_components():
     text = " ".join(table_text({**SUMMARY, "rewards": rewards, "geometry": GEOMETRY}).split())
     assert "two draws of the base model for one prompt 0.11" in text and "diversity within" in text
     assert "tilt" not in text
+
+
+def test_table_calls_form_no_reward_and_gives_it_no_colour():
+    summary = {**SUMMARY, "geometry": GEOMETRY}
+    text = " ".join(table_text(summary).split())
+    assert "higher is better in a reward; form: neither higher nor lower is better by itself" in text
+    assert text.index("corrected score") < text.index(" form ") < text.index(" volume ")
+    colours = {row.name: row.colour for row in comparison_rows(summary)}
+    assert {colours[name] for name in ("diversity", "volume", "chamfer")} == {"form"}
+    assert colours["scene"] == "rose"
 
 
 def test_table_says_whose_word_trained_on_is():

@@ -163,6 +163,16 @@ def test_damaged_geometry_is_passed_over(tmp_path, empty):
     assert "filled cell" not in text and "two draws" not in text
 
 
+def test_form_has_a_heading_of_its_own_and_is_neither_good_nor_bad(tmp_path):
+    text = changed_summary(make_run(tmp_path), geometry=GEOMETRY)
+    heading = text.index('<th scope="rowgroup"')
+    assert text.count("rowgroup") == 1 and text.index('<th scope="row">corrected score') < heading
+    assert heading < text.index('<th scope="row">volume')
+    assert 'class="tag form">form</span><span>volume' in text
+    for side in ("rose", "fell"):
+        assert f'<span class="{side}">' not in text[heading : text.index("</table>", heading)]
+
+
 def test_components_of_what_was_trained_on_are_folded(tmp_path):
     part = {"scored": 40, "base_mean": 2.5, "aligned_mean": 1.25, "difference": -1.25, "low": -1.5, "high": -1.0}
     rewards = {name: {**entry, "components": {f"{name}_part": part}} for name, entry in REWARDS.items()}

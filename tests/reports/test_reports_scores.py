@@ -58,3 +58,10 @@ def test_why_there_is_no_score_is_said_once_if_all_say_it():
     assert unscored_lines(many, most=None)[-1] == "jpeg: 1 unscored: reason f"  # there are no rows
     assert unscored_lines({"jpeg": summary["jpeg"]}) == ["jpeg: 3 unscored: not a readable picture"]
     assert unscored_lines({"jpeg": {"unscored": 0, "reasons": {}}}) == []
+
+
+def test_a_reason_names_the_first_that_has_it():
+    facts = {"unscored": 3, "reasons": {"is empty": 2, "b.glb is a mesh": 1}}
+    facts["first_unscored"] = {"is empty": "a.glb", "b.glb is a mesh": "b.glb"}
+    assert unscored_lines({"jpeg": facts}) == ["jpeg: 2 unscored: a.glb: is empty", "jpeg: 1 unscored: b.glb is a mesh"]
+    assert unscored_lines({"jpeg": facts, "brisque": facts})[0] == "2 unscored by all: a.glb: is empty"

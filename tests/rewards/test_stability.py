@@ -11,7 +11,7 @@ import trimesh
 
 from diffalign.config.run import EvaluationConfig
 from diffalign.evaluation.reward_figures import reward_figures
-from diffalign.exceptions import ConfigError, MissingExtraError
+from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.rewards import Sample, StabilityReward, load_reward, stability
 from diffalign.rewards.wire_media import pack_medium, read_medium
 from diffalign.sim import Mesh, Voxels, glb_of, read_mesh
@@ -236,3 +236,13 @@ def test_extra_that_is_missing(monkeypatch):
     monkeypatch.setattr(stability, "_installed", lambda name: name != "mujoco")
     with pytest.raises(MissingExtraError, match=r'needs mujoco; install with: pip install "diffalign\[sim\]"'):
         load_reward("stability")
+
+
+def test_paths_and_scenes_are_told_how_to_make_a_shape():
+    scene = trimesh.Scene([trimesh.creation.box((1, 1, 1))])
+    output = load_reward("stability").score([Sample("table.glb"), Sample(scene), Sample(box(1, 1, 1))])
+    assert torch.isnan(output.values).tolist() == [True, True, False]
+    assert "diffalign.sim.read_mesh(path)" in output.reasons[0]
+    assert "scene.to_geometry()" in output.reasons[1]
+    with pytest.raises(DataError, match=r"the path 'table.glb'; .*read_mesh"):
+        load_reward("stability")("table.glb")

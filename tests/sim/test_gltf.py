@@ -102,6 +102,12 @@ def test_what_is_not_read_has_a_reason(document, told, tmp_path):
         read_mesh(file)
 
 
+def test_a_text_that_is_called_glb_does_not_begin_as_one(tmp_path):
+    (tmp_path / "a.glb").write_text("a note of some length, and no mesh at all\n")
+    with pytest.raises(DataError, match=r"a\.glb: does not begin as a GLB file does"):
+        read_mesh(tmp_path / "a.glb")
+
+
 def test_what_does_not_change_the_shape_is_read(tmp_path):
     """Extensions of materials, and compression beside which the plain numbers stand."""
     document = with_changes(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
 
-from diffalign.exceptions import ConfigError, DataError
+from diffalign.exceptions import ConfigError, DataError, MissingExtraError
 from diffalign.sim import Mesh, Voxels, simulate_stability, static_stability
 from diffalign.sim.simulate import _lean_of
 from tests.sim.solids import SOLIDS, blob, l_shape, solid, standing_box, two_boxes
@@ -265,3 +266,11 @@ def test_all_solids_are_known_to_both_tests():
         assert math.isfinite(static.margin)
         assert 0 <= found.tilt <= 180
         assert static.mass == found.mass == "exact"
+
+
+def test_a_folder_that_an_uninstalled_simulator_left_is_no_simulator(monkeypatch, tmp_path):
+    (tmp_path / "mujoco").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "mujoco")
+    with pytest.raises(MissingExtraError, match=r"diffalign\[sim\]"):
+        simulate_stability(solid("cube"))

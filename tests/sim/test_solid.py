@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
+import trimesh
 
 from diffalign.exceptions import DataError
 from diffalign.sim import Mesh, simulate_stability, solid_of
-from diffalign.sim.solid import hull_faces
+from diffalign.sim.solid import checked_shape, hull_faces
 from tests.sim.solids import box, joined, l_shape, revolved, solid, standing_box, turned_inside_out
 
 
@@ -173,3 +175,16 @@ def test_the_hull_is_closed_and_looks_outwards():
 def test_what_is_flat_has_no_mass(part):
     with pytest.raises(DataError, match="flat"):
         solid_of(Mesh.of(*part))
+
+
+def test_what_is_no_shape_is_told_how_to_make_one():
+    made = trimesh.creation.box((1, 1, 1))
+    for other, remedy in (
+        ("t/table.glb", r"got the path 't/table.glb'; .*read_mesh\(path\)"),
+        (Path("table.glb"), r"read_mesh\(path\)"),
+        (made, r"got a Trimesh; .*Mesh.of\(mesh.vertices, mesh.faces\), with up='y'"),
+        (trimesh.Scene([made]), r"got a Scene; mesh = scene.to_geometry\(\)"),
+        (np.ones((2, 2, 2)), r"got ndarray; .*Voxels.of\(grid\)"),
+    ):
+        with pytest.raises(DataError, match=remedy):
+            checked_shape(other)
