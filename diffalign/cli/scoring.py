@@ -186,7 +186,7 @@ def _score(
     settings: dict[str, Any],
 ) -> Scored:
     rank, world = place
-    with as_options(("out", "processes")), drawing_bar(0, "scored", what) as progress:
+    with as_options(("out", "processes")), drawing_bar(0, "looked at", what) as progress:
         if processes > 1:
             return score_in_processes(
                 source, file, rewards, processes, begin=partial(_quiet_models, rewards), progress=progress, **settings

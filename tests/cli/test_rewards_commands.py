@@ -155,7 +155,7 @@ def test_score_without_a_file_from_stdin_and_of_sets(folder, tmp_path, monkeypat
     both = ("-r", "jpeg", "-r", "vendi", "--no-file")
     result = call("score", "-i", "-", *both, said="0.png\n1.png\n")
     assert result.exit_code == 0, result.exception
-    assert "2 scored" in result.stderr and "jpeg, kB" in result.stdout and "█" in result.stdout
+    assert "2 looked at" in result.stderr and "jpeg, kB" in result.stdout and "█" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
     told = json.loads(call("score", "-i", "[0-2].png", *both, "--by", "prompt", "--json").stdout)
     assert told["file"] is None and told["rewards"]["jpeg"]["scored"] == 3
@@ -192,7 +192,7 @@ def test_score_names_its_file_by_itself(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "drawn-scores.parquet"
     result = call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque")
-    assert result.stdout.splitlines()[-1] == file.name and "3 scored" in result.stderr
+    assert result.stdout.splitlines()[-1] == file.name and "3 looked at" in result.stderr
     assert {row["file_name"] for row in pq.read_table(file).to_pylist()} == {f"one/drawn/{n}.png" for n in range(3)}
     before = file.read_bytes()
     again = call("score", "-i", "one/drawn", "-r", "jpeg", "-r", "brisque", "--json")
@@ -235,7 +235,7 @@ def test_a_file_that_is_named_loses_nothing_either(call, folder, tmp_path):
 
 def test_one_picture_and_one_that_has_no_score(call, folder):
     one = call("score", "-i", folder / "1.png", "-r", "jpeg", "--no-file")
-    assert one.exit_code == 0 and "1 scored" in one.stderr and "█" in one.stdout
+    assert one.exit_code == 0 and "1 looked at" in one.stderr and "█" in one.stdout
     none = call("score", "-i", folder / "1.png", "-r", "psnr", "--no-file")
     assert none.exit_code == 1 and "█" not in none.stdout and len(none.stdout) < 2000
 
