@@ -151,7 +151,7 @@ def test_what_cannot_be_judged_has_a_reason_and_spares_the_rest():
     media = [np.full((4, 4, 4), math.nan), flat, np.zeros((4, 4)), "a.glb", table()]
     output = load_reward("stability").score([Sample(medium) for medium in media])
     assert output.values.isnan().tolist() == [True] * 4 + [False]
-    for reason, said in zip(output.reasons, ("finite", "flat", "must be", "got str"), strict=False):
+    for reason, said in zip(output.reasons, ("finite", "flat", "must be", "read_mesh(path)"), strict=False):
         assert reason is not None and said in reason
 
 
