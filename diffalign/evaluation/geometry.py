@@ -14,8 +14,8 @@ from diffalign.exceptions import DataError
 from diffalign.rewards.functional import diversity_within
 from diffalign.sim import Voxels, likeness, shared_share
 
-POINTS = 10_000  # on each surface
-TAU = 0.05  # of the F-score, in longest sides
+_POINTS = 10_000  # on each surface
+_TAU = 0.05  # of the F-score, in longest sides
 
 
 def compare_shapes(base: Tensor, aligned: Tensor, prompts: Sequence[str], config: EvaluationConfig) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def compare_shapes(base: Tensor, aligned: Tensor, prompts: Sequence[str], config
     whole = [(number, one, other) for number, (one, other) in enumerate(pairs) if one is not None and other is not None]
     told = [prompts[number] for number, _, _ in whole]
     found: dict[str, Any] = {
-        "measure": f"surfaces scaled to a longest side of 1, {POINTS} points, F-score at {TAU}; shared: cells that both "
+        "measure": f"surfaces scaled to a longest side of 1, {_POINTS} points, F-score at {_TAU}; shared: cells that both "
         "fill over those that one of them does",
         "empty": [sum(pair[side] is None for pair in pairs) for side in (0, 1)],
         "compared": len(whole),
@@ -71,7 +71,7 @@ def _two_draws(shapes: Sequence[Voxels | None], prompts: Sequence[str]) -> dict[
 
 
 def _likenesses(pairs: Sequence[tuple[Voxels, Voxels]], prompts: Sequence[str]) -> dict[str, float]:
-    alike = [likeness(one, other, tau=TAU, count=POINTS) for one, other in pairs]
+    alike = [likeness(one, other, tau=_TAU, count=_POINTS) for one, other in pairs]
     figures = {
         "chamfer": [each.chamfer for each in alike],
         "f_score": [each.f_score for each in alike],

@@ -10,7 +10,7 @@ from diffalign.reports.geometry import geometry_rows
 from diffalign.reports.numbers import Scale, count, finite, plain, plural, scale_for
 from diffalign.reports.row import TRAINED_ON, Row, mapping, means_of
 
-BARE_UNITS = ("", "1")  # dimensionless
+_BARE_UNITS = ("", "1")  # dimensionless
 _SHARES = ("share", "fraction", "probability", "accuracy", "rate")
 
 
@@ -38,7 +38,7 @@ def reward_scale(entry: Mapping[str, Any]) -> Scale:
     limits = entry.get("range")
     unit = str(entry.get("unit") or "").lower()
     is_share = isinstance(limits, list) and [finite(limit) for limit in limits] == [0.0, 1.0]
-    percent = is_share and (unit in BARE_UNITS or any(word in unit for word in _SHARES))
+    percent = is_share and (unit in _BARE_UNITS or any(word in unit for word in _SHARES))
     means = [finite(entry.get(key)) for key in ("base_mean", "aligned_mean")]
     return scale_for(percent, finite(entry.get("low")), finite(entry.get("high")), means)
 
@@ -121,7 +121,7 @@ def _reward_row(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any])
     return Row(
         name=name,
         note=TRAINED_ON if trained else f"not {TRAINED_ON}",
-        unit="" if entry.get("unit") in BARE_UNITS else str(entry.get("unit") or ""),
+        unit="" if entry.get("unit") in _BARE_UNITS else str(entry.get("unit") or ""),
         **means_of(entry),
         scale=reward_scale(entry),
         wins=count(entry.get("wins")),

@@ -160,9 +160,7 @@ class Trainer(ABC):
                 self.backbone.snapshot("ema", self.config.training.ema_decay)
         self._end_step(skipped=skipped)
         passed = time.monotonic() - started
-        metrics["seconds_per_step"] = passed - begun.get(
-            "seconds_per_round", 0.0
-        )  # what a round took to draw stands apart
+        metrics["seconds_per_step"] = passed - begun.get("seconds_per_round", 0.0)  # the drawing stands apart
         self.seconds += passed
         return StepResult(metrics, tuple(ids))
 
